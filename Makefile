@@ -1,0 +1,54 @@
+# Two commands for users, each making the environment it needs:
+#   make demo    register the shipped example and draw it, offline
+#   make test    style, types and tests, as in continuous integration
+
+VENV ?= .venv
+# the pins in constraints.txt were resolved for Python 3.11, so it is tried first
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
+DEMO_OUT ?= demo-output
+JOBS ?= 2
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit clean
+
+help:
+	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
+	@echo "make test   style, types and tests with coverage"
+	@echo "make clean  remove the environment and what the commands above wrote"
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/deformgan demo -o $(DEMO_OUT) --force
+
+test: lint types unit
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# one thread a worker: with more, the workers fight over the cores
+unit: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 \
+		--cov --cov-report term
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than Python 3.11: make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.stamp-demo
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis

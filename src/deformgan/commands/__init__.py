@@ -1,0 +1,1 @@
+"""The subcommands: one dataclass each, its fields the options, its ``run`` the work. Heavy imports wait for ``run``."""

@@ -1,0 +1,146 @@
+"""``deformgan apply``: carry further images, labels and points through saved transforms."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from deformgan.commands.console import Console, success
+from deformgan.commands.options import Force, Json, Threads
+from deformgan.errors import InputError, UsageError
+from deformgan.outputs import staged_files
+
+if TYPE_CHECKING:
+    from deformgan.grid import Grid
+    from deformgan.image import Image
+    from deformgan.transform import Transform
+
+INVERSE = ",inverse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apply:
+    """Apply saved transforms to images, labels or points.
+
+    Give inputs and outputs in pairs. Images are resampled onto the reference; label maps are recognised (equal whole numbers side by side) and keep their values; points (.csv with columns x, y, z in world mm, RAS+) move with the image. Several transforms are chained as antsApplyTransforms does: the last one given is applied to the image first.
+    """  # noqa: E501 — the help page wraps its paragraphs itself
+
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IN OUT", help_behavior_hint="")]
+    """.nii, .nii.gz or .csv."""
+    transform: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(aliases=["-t"], metavar="FILE[,inverse]")
+    ] = ()
+    """A transform written by register, ANTs or ITK; may be repeated. ",inverse" after the name turns it round."""
+    reference: Annotated[
+        Path | None, tyro.conf.arg(aliases=["-r"], metavar="IMAGE", help_behavior_hint="(optional)")
+    ] = None
+    """The image whose grid the outputs get; points do without."""
+    interpolation: Literal["auto", "linear", "nearest", "cubic"] = "auto"
+    """auto: nearest for label maps, linear for images."""
+    force: Force = False
+    json: Json = False
+    compute: Threads = field(default_factory=Threads)
+
+    def run(self, console: Console) -> None:
+        """Transform every input, then put all outputs in place at once.
+
+        Raises:
+            UsageError: Not in pairs, no transform, no reference for an image, or an output that is there.
+        """
+        pairs = self._pairs()
+        self.compute.set_threads()
+        transform = self._chain()
+        done = []
+        with staged_files([target for _, target in pairs], force=self.force) as staged, console.progress() as progress:
+            onto = self._grid() if any(not is_points(source) for source, _ in pairs) else None
+            for (source, target), path in zip(pairs, staged, strict=True):
+                progress(f"applying to {source.name}")
+                done.append({"in": str(source), "out": str(target), **self._apply(transform, source, path, onto)})
+        console.result("\n".join(f"{one['out']}: {one['how']}" for one in done), success({"outputs": done}))
+
+    def _pairs(self) -> list[tuple[Path, Path]]:
+        if not self.files or len(self.files) % 2:
+            raise UsageError(f"{len(self.files)} files are not pairs", "give IN OUT [IN OUT ...]")
+        if not self.transform:
+            raise UsageError("no transform was given", "name one with -t, for example -t out/warp.nii.gz")
+        pairs = list(zip(self.files[::2], self.files[1::2], strict=True))
+        targets = [target.absolute() for _, target in pairs]
+        if len(set(targets)) < len(targets):
+            raise UsageError("two outputs have the same name", "give every input an output of its own")
+        for source, target in pairs:
+            if is_points(source) != is_points(target) or not target.name.endswith((".nii", ".nii.gz", ".csv")):
+                raise UsageError(f"{target} does not fit {source}", "images go to .nii or .nii.gz, points to .csv")
+            if not is_points(source) and self.reference is None:
+                raise UsageError("no reference was given", "name the image whose grid the outputs get with -r")
+        return pairs
+
+    def _chain(self) -> Transform:
+        """The whole map, from reference to input: `a @ b` is ``a(b(x))``, and the first transform meets x first."""
+        from deformgan.transform import load_transform
+
+        total = None
+        for name in self.transform:
+            one = load_transform(name.removesuffix(INVERSE))
+            one = one.inverse() if name.endswith(INVERSE) else one
+            total = one if total is None else one @ total
+        assert total is not None
+        return total
+
+    def _grid(self) -> Grid:
+        assert self.reference is not None
+        return _load(self.reference).grid
+
+    def _apply(self, transform: Transform, source: Path, target: Path, onto: Grid | None) -> dict[str, Any]:
+        if onto is None or is_points(source):
+            from deformgan.formats.points import read_points
+
+            points = read_points(source)
+            points.at(transform.apply_points(points.positions_mm)).save(target)
+            return {"how": f"{len(points.positions_mm)} points"}
+        image = _load(source)
+        how = self.interpolation
+        if how == "auto":
+            how = "nearest" if looks_like_labels(image.data) else "linear"
+        transform.apply(image, onto, interpolation=how).save(target)
+        return {"how": how}
+
+
+def _load(source: Path) -> Image:
+    """An image, or a label map that may be empty: a case without a lesion is no error."""
+    from deformgan.image import load_image, load_labels
+
+    try:
+        return load_image(source)
+    except InputError:
+        with suppress(InputError):
+            return load_labels(source)
+        raise
+
+
+def is_points(path: Path) -> bool:
+    """Whether a file holds points, by its name."""
+    return path.suffix.lower() == ".csv"
+
+
+def looks_like_labels(data: Any) -> bool:
+    """Whether (D, H, W) values are labels: whole numbers, most of them (0 aside) equal to a neighbour's.
+
+    The type of the file does not tell: scanners store intensities as integers, and label maps are found as floats.
+    Neighbouring intensities differ almost everywhere; neighbouring labels almost nowhere.
+    """
+    import numpy as np
+
+    if data.dtype == bool:
+        return True
+    if not np.issubdtype(data.dtype, np.integer) and not np.array_equal(data, np.rint(data)):
+        return False
+    here = data != 0
+    alike = np.zeros(data.shape, bool)
+    for axis in range(3):
+        same = np.diff(data, axis=axis) == 0
+        alike[tuple(slice(0, -1) if a == axis else slice(None) for a in range(3))] |= same
+    return bool(alike[here].mean() > 0.7) if here.any() else True

@@ -1,0 +1,49 @@
+"""``deformgan info``: what a bug report needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from deformgan.commands.console import Console, success
+from deformgan.commands.options import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Show versions, devices and the shipped weights with their checksums."""
+
+    json: Json = False
+
+    def run(self, console: Console) -> None:
+        """Collect and answer."""
+        import torch
+
+        from deformgan.models import load_model, shipped_models
+        from deformgan.provenance import environment
+
+        devices = {
+            "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "mps": torch.backends.mps.is_available(),
+            "cpu_threads": torch.get_num_threads(),
+        }
+        weights = {name: load_model(name).sha256 for name in shipped_models()}
+        record: dict[str, Any] = {"environment": environment(), "devices": devices, "weights": weights}
+        console.result(_text(record), success(record))
+
+
+def _text(record: dict[str, Any]) -> str:
+    lines = []
+    for title, entries in record.items():
+        lines.append(title)
+        width = max((len(name) for name in entries), default=0)
+        lines += [f"  {name:{width}}  {_value(value)}" for name, value in entries.items()] or ["  none"]
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not installed" if value is None else str(value)

@@ -1,0 +1,60 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from deformgan.errors import UsageError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+OutFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
+Json = Annotated[bool, tyro.conf.arg(help="Answer with one JSON object on stdout.", help_behavior_hint="")]
+Force = Annotated[bool, tyro.conf.arg(help="Replace results that are there.", help_behavior_hint="")]
+Steps = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="N",
+        help="Optimisation steps after the network, 0 for none.",
+        help_behavior_hint="(default: what was best in tests)",
+    ),
+]
+Weights = Annotated[
+    str, tyro.conf.arg(metavar="NAME|DIR", help="Shipped weights by name (see deformgan info), or a folder.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """How much of the machine to use."""
+
+    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: every core)")] = None
+    """CPU threads."""
+
+    def set_threads(self) -> None:
+        """Tell PyTorch the number of threads.
+
+        Raises:
+            UsageError: Fewer than one.
+        """
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads {self.threads} is less than 1", "leave it out to use every core")
+        import torch
+
+        from deformgan.provenance import available_cpus
+
+        torch.set_num_threads(self.threads or min(torch.get_num_threads(), available_cpus()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Threads):
+    """Where and with what to compute."""
+
+    device: Device = "auto"
+    """auto takes a GPU if there is one."""
+    precision: Precision = "auto"
+    """Number format inside the network; auto is bf16 where the device gains by it."""

@@ -1,0 +1,95 @@
+"""``deformgan register``: align a moving image to a fixed one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from deformgan.commands.console import Console, success
+from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
+from deformgan.errors import QualityError, UsageError
+from deformgan.outputs import OUTPUTS, RECORD, staged_folder
+
+if TYPE_CHECKING:
+    from deformgan.quality import Quality
+    from deformgan.register import Registration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    """Align a moving image to a fixed one of another contrast.
+
+    Images are NIfTI files of any size, spacing and orientation. The output folder gets the moved image on the fixed image's grid (moved.nii.gz), complete transforms for ITK and ANTs (warp.nii.gz, inverse_warp.nii.gz), the affine part alone (affine.txt), the local volume change (jacobian.nii.gz), and quality, versions, checksums and times (registration.json).
+    """  # noqa: E501 — the help page wraps its paragraphs itself
+
+    fixed: Annotated[Path, tyro.conf.arg(aliases=["-f"], metavar="IMAGE")]
+    """The image that stays."""
+    moving: Annotated[Path, tyro.conf.arg(aliases=["-m"], metavar="IMAGE")]
+    """The image that is moved onto it."""
+    out: OutFolder
+    """Folder for the results; made if it is not there."""
+    moving_labels: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
+    """Label map in the moving image's space; written as moved_labels.nii.gz, its values kept."""
+    points: Annotated[Path | None, tyro.conf.arg(metavar="CSV", help_behavior_hint="(optional)")] = None
+    """Points in the moving image's space, columns x, y, z in world mm (RAS+); written as moved_points.csv."""
+    refine: Steps = None
+    weights: Weights = "t1-t2"
+    seed: int = 0
+    """For what is random."""
+    no_inverse: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Do not write inverse_warp.nii.gz."""
+    no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Do not write jacobian.nii.gz."""
+    force: Force = False
+    json: Json = False
+    compute: Compute = field(default_factory=Compute)
+
+    def run(self, console: Console) -> None:
+        """Register, write the folder, answer.
+
+        Raises:
+            QualityError: The folder was written, but the quality check failed.
+        """
+        if self.refine is not None and self.refine < 0:
+            raise UsageError(f"--refine {self.refine} is less than 0", "give 0 for none")
+        with staged_folder(self.out, OUTPUTS, force=self.force, last=RECORD) as folder:
+            result, record = self._register(console, folder)
+        verdict = {} if result.quality.passed else {"status": "quality", "exit_code": QualityError.exit_code}
+        answer = {**success({"out": str(self.out), **record}), **verdict}
+        console.result(_line(result.quality, record["timings"]["total"], self.out), answer)
+        if not result.quality.passed:
+            raise QualityError("; ".join(result.quality.reasons), f"look at the results in {self.out}; they were kept")
+
+    def _register(self, console: Console, folder: Path) -> tuple[Registration, dict[str, Any]]:
+        from deformgan.formats.points import read_points
+        from deformgan.register import register
+
+        self.compute.set_threads()
+        points = None if self.points is None else read_points(self.points)
+        with console.progress() as progress:
+            result = register(
+                self.fixed,
+                self.moving,
+                moving_labels=self.moving_labels,
+                moving_points=points,
+                model=self.weights,
+                refine_steps=self.refine,
+                device=self.compute.device,
+                precision=self.compute.precision,
+                seed=self.seed,
+                progress=progress,
+            )
+            record = result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
+        return result, record
+
+
+def _line(quality: Quality, seconds: float, out: Path) -> str:
+    return (
+        f"{out}: similarity {quality.similarity_before:.3f} → {quality.similarity_after:.3f}, "
+        f"displacement mean {quality.displacement_mean_mm:.1f} mm, max {quality.displacement_max_mm:.1f} mm, "
+        f"folding {quality.folding_percent:.3f} %, {seconds:.1f} s"
+        f"{'' if quality.passed else ', QUALITY CHECK FAILED'}"
+    )

@@ -1,0 +1,71 @@
+"""``deformgan train``: train T, and with it G and D, as a configuration says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from deformgan.commands.console import Console, Progress, success
+from deformgan.commands.options import Json, OutFolder, Threads
+from deformgan.errors import UsageError
+
+_NEEDED = ("accelerate",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train networks as a configuration file says; a run that was stopped goes on where it was.
+
+    The output folder gets checkpoint/, metrics.jsonl, samples/ and at the end model/, which register takes with --weights. Several GPUs: accelerate launch -m deformgan train CONFIG -o DIR.
+    """  # noqa: E501 — the help page wraps its paragraphs itself
+
+    config: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG", help_behavior_hint="")]
+    """TOML file."""
+    out: OutFolder
+    """Folder of the run; one that holds a checkpoint is resumed."""
+    json: Json = False
+    compute: Threads = field(default_factory=Threads)
+
+    def run(self, console: Console) -> None:
+        """Train to the last step.
+
+        Raises:
+            UsageError: The libraries for training are not installed, or the checkpoint is of another configuration.
+        """
+        try:
+            from deformgan.training.loop import train
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+        self.compute.set_threads()
+        with console.progress() as progress:
+            latest = _Latest(progress)
+            try:
+                model = train(self.config, self.out, progress=latest)
+            except ModuleNotFoundError as error:
+                raise _missing(error) from error
+        if os.environ.get("RANK", "0") == "0":  # one answer, however many processes train
+            console.result(f"{model}: {latest.text}", success({"model": str(model), **latest.record}))
+
+
+class _Latest:
+    """Keeps the last step's numbers and shows them as they come."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.text = "nothing left to do"
+        self.record: dict[str, float] = {}
+        self._progress = progress
+
+    def __call__(self, step: int, steps: int, metrics: dict[str, float]) -> None:
+        self.record = {"step": step, "steps": steps, **{k: v for k, v in metrics.items() if abs(v) < float("inf")}}
+        self.text = f"step {step} of {steps}, " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._progress(self.text)
+
+
+def _missing(error: ModuleNotFoundError) -> Exception:
+    if error.name in _NEEDED:
+        return UsageError(f"training needs {error.name}", "pip install 'deformgan[train]'")
+    return error

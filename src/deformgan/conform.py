@@ -1,0 +1,273 @@
+"""From an image of any orientation, spacing and size to the working grid the networks know, normalised to [0, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.errors import InputError
+from deformgan.grid import Grid, Shape
+from deformgan.image import Image
+from deformgan.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
+
+WORKING_SHAPE: Shape = (112, 128, 96)
+WORKING_SPACING = 1.5
+
+_FLAT_BACKGROUND = 0.2  # share of voxels with one and the same lowest (or zero) value that makes it a background
+_COMPACT = 0.75  # borders between foreground and background for each foreground voxel; noise has more
+_STRAY = 1e-3  # share of the foreground that may stick out at each end of each axis
+_WHITE = 0.998  # quantile of the foreground that becomes 1
+
+
+@dataclass(frozen=True, eq=False)
+class Conformed:
+    """An image on the working grid.
+
+    Args:
+        tensor: (1, 1, D, H, W) float32 in [0, 1]; exactly 0 in a flat background.
+        grid: The working grid, along the world axes (RAS+), centred on the image's content.
+        mask: (1, 1, D, H, W) float32, 1 in the foreground, else 0.
+    """
+
+    tensor: Tensor
+    grid: Grid
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What an image shows, found once: foreground mask, its value range and where it lies."""
+
+    mask: np.ndarray  # (D, H, W) bool
+    box: tuple[slice, slice, slice]  # of all the foreground, in voxels
+    centre_mm: np.ndarray  # centre of mass
+    corners_mm: np.ndarray  # (8, 3) of the box without strays, outer voxel faces
+    flat: bool
+    floor: float  # the value that becomes 0: the background's, or the lowest of the foreground where that lies below
+
+
+def conform(
+    image: Image,
+    shape: Shape = WORKING_SHAPE,
+    spacing: float = WORKING_SPACING,
+    centre_mm: np.ndarray | None = None,
+    *,
+    grid: Grid | None = None,
+) -> Conformed:
+    """Bring an image to a working grid along the world axes.
+
+    Args:
+        image: Any orientation, spacing and size; checked by `deformgan.image.load_image`.
+        shape: Of the working grid.
+        spacing: Voxel size of the working grid in mm; grows until the foreground fits.
+        centre_mm: Its middle in world mm (RAS+), shape (3,); default: the foreground's centre of mass.
+        grid: This grid and no other, the rest ignored: for a second image that must share the first one's voxels.
+
+    The foreground is what differs from a flat background (zero, or the lowest value, in a fifth of the voxels or more),
+    else what lies above Otsu's threshold. Intensities are shifted so that the background becomes 0 and divided by the
+    99.8th percentile of the foreground; where the foreground reaches below a flat background (z-scored images), its own
+    lowest value becomes 0 instead.
+    Finer images are smoothed to the working resolution before sampling.
+    """
+    content = _find_content(image)
+    if grid is not None:
+        return _to_grid(image, content, grid)
+    centre = content.centre_mm if centre_mm is None else np.asarray(centre_mm, float)
+    spacing *= _growth(content, centre, shape, spacing)
+    return _to_grid(image, content, _working_grid(image, shape, spacing, centre))
+
+
+def conform_pair(
+    fixed: Image, moving: Image, shape: Shape = WORKING_SHAPE, spacing: float = WORKING_SPACING
+) -> tuple[Conformed, Conformed]:
+    """Bring both images to working grids of one spacing, each centred on its own content.
+
+    Raises:
+        InputError: the two images share no part of world space.
+    """
+    _require_overlap(fixed, moving)
+    images, contents = (fixed, moving), (_find_content(fixed), _find_content(moving))
+    spacing *= max(_growth(content, content.centre_mm, shape, spacing) for content in contents)
+    first, second = (
+        _to_grid(image, content, _working_grid(image, shape, spacing, content.centre_mm))
+        for image, content in zip(images, contents, strict=True)
+    )
+    return first, second
+
+
+def _require_overlap(fixed: Image, moving: Image) -> None:
+    (low_f, high_f), (low_m, high_m) = (_bounds_mm(image.grid) for image in (fixed, moving))
+    if (np.minimum(high_f, high_m) <= np.maximum(low_f, low_m)).any():
+        apart = np.linalg.norm(fixed.grid.centre_mm - moving.grid.centre_mm)
+        raise InputError(
+            f"{fixed.name} and {moving.name} do not overlap in world space: their centres are {apart:.0f} mm apart",
+            "check their headers, or centre both on the same origin first",
+        )
+
+
+def _bounds_mm(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    corners = _corners_mm(grid, [(0, n) for n in grid.shape])
+    return corners.min(0), corners.max(0)
+
+
+def _corners_mm(grid: Grid, ranges: list[tuple[int, int]]) -> np.ndarray:
+    """World positions of the 8 corners (outer voxel faces) of a box of voxels ``start ≤ i < stop``, (8, 3)."""
+    faces = [(start - 0.5, stop - 0.5) for start, stop in ranges]
+    return grid.to_world(np.stack(np.meshgrid(*faces, indexing="ij"), -1).reshape(-1, 3))
+
+
+def _find_content(image: Image) -> _Content:
+    mask, flat, floor = _foreground(image)
+    counts = _projections(mask)
+    total = counts[0].sum()
+    if total == 0:
+        raise InputError(f"{image.name} shows nothing but background", "give an image that shows anatomy")
+    centre = np.array([(np.arange(len(c)) * c).sum() / total for c in counts])
+    occupied = [np.flatnonzero(c) for c in counts]
+    box = tuple(slice(int(o[0]), int(o[-1]) + 1) for o in occupied)
+    dense = []
+    for c in counts:
+        share = np.cumsum(c) / total
+        first, last = np.searchsorted(share, _STRAY, "right"), np.searchsorted(share, 1 - _STRAY, "left")
+        dense.append((int(first), int(last) + 1))
+    corners = _corners_mm(image.grid, dense)
+    return _Content(mask, box, image.grid.to_world(centre), corners, flat, floor)  # type: ignore[arg-type]
+
+
+def _foreground(image: Image) -> tuple[np.ndarray, bool, float]:
+    """Foreground mask, whether the background is flat, and the value that becomes 0."""
+    data = image.data
+    sample = data[::2, ::2, ::2]
+    for value in dict.fromkeys((0, sample.min())):
+        if _is_flat_background(sample == value):
+            below = value if sample.min() == value else np.quantile(sample[sample != value], _STRAY)
+            return data != value, True, float(min(value, below))
+    threshold = _otsu(sample)
+    mask = data > threshold
+    return mask, False, float(np.median(sample[sample <= threshold]))
+
+
+def _is_flat_background(candidate: np.ndarray) -> bool:
+    """Whether the voxels are many and what they leave is compact: zeros sprinkled through noisy air do not count."""
+    flat = np.count_nonzero(candidate)
+    if flat < _FLAT_BACKGROUND * candidate.size:
+        return False
+    turned = (candidate, candidate.T, candidate.swapaxes(0, 1))  # each puts another axis first
+    borders = sum(np.count_nonzero(view[1:] != view[:-1]) for view in turned)
+    return bool(borders <= _COMPACT * (candidate.size - flat))
+
+
+def _otsu(sample: np.ndarray, bins: int = 256) -> float:
+    """Otsu's threshold (the split of the histogram with the largest variance between its two classes)."""
+    high = float(np.quantile(sample, _WHITE))
+    low = float(sample.min())
+    if high <= low:
+        high = float(sample.max())
+    counts, edges = np.histogram(sample, bins, (low, high))
+    counts = counts.astype(float)
+    centres = (edges[1:] + edges[:-1]) / 2
+    below, above = np.cumsum(counts)[:-1], np.cumsum(counts[::-1])[::-1][1:]
+    sum_below = np.cumsum(counts * centres)[:-1]
+    mean_below = sum_below / np.maximum(below, 1)
+    mean_above = ((counts * centres).sum() - sum_below) / np.maximum(above, 1)
+    return float(edges[1:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def _projections(mask: np.ndarray) -> list[np.ndarray]:
+    """Number of foreground voxels in each plane across each axis."""
+    plane = mask.sum(axis=2, dtype=np.int32)
+    return [
+        plane.sum(axis=1, dtype=np.int64),
+        plane.sum(axis=0, dtype=np.int64),
+        np.array([np.count_nonzero(mask[:, :, k]) for k in range(mask.shape[2])], np.int64),
+    ]
+
+
+def _growth(content: _Content, centre_mm: np.ndarray, shape: Shape, spacing: float) -> float:
+    """By how much the spacing must grow (≥ 1) for the content to fit around the centre."""
+    reach = np.abs(content.corners_mm - centre_mm).max(0)
+    return float(max(1.0, (reach / (np.array(shape) * spacing / 2)).max()))
+
+
+def _working_grid(image: Image, shape: Shape, spacing: float, centre_mm: np.ndarray) -> Grid:
+    """The grid around a centre; on the image's own voxels where these have the same size and axes, to spare a blur."""
+    grid = Grid.centred(shape, spacing, centre_mm)
+    axes = parallel_axes(grid.index_to(image.grid), shape)
+    if axes is None or not np.allclose([abs(a.scale) for a in axes], 1, atol=1e-4):
+        return grid
+    index = image.grid.to_index(grid.to_world(np.zeros(3)))
+    return Grid.centred(shape, spacing, centre_mm + image.grid.to_world(np.rint(index)) - image.grid.to_world(index))
+
+
+def _to_grid(image: Image, content: _Content, grid: Grid) -> Conformed:
+    sigmas = [antialiasing_sigma(grid.spacing[0], own) for own in image.grid.spacing]
+    source, source_grid = _cropped(image, content, grid, sigmas)
+    values, covered = _resampled(source, source_grid, grid, sigmas)
+    mask = covered >= 0.5
+    values = _normalised(values, mask, content.flat)
+    return Conformed(_turned(values), grid, _turned(mask.float()))
+
+
+def _cropped(image: Image, content: _Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:
+    """Image above its floor and foreground mask, (2, W, H, D), where they matter, in a margin of zeros."""
+    reach = image.grid.to_index(_corners_mm(grid, [(0, n) for n in grid.shape]))
+    ranges = []
+    for axis, (n, sigma) in enumerate(zip(image.grid.shape, sigmas, strict=True)):
+        margin = 1 + int(np.ceil(4 * sigma))
+        inner = content.box[axis] if content.flat else slice(0, n)
+        start = max(inner.start, int(np.floor(reach[:, axis].min())) - margin)
+        stop = min(inner.stop, int(np.ceil(reach[:, axis].max())) + margin + 1)
+        ranges.append((start, max(stop, start + 1), margin))
+    block = tuple(slice(start, stop) for start, stop, _ in ranges)
+    within = tuple(slice(margin, margin + stop - start) for start, stop, margin in ranges)
+    shape = tuple(stop - start + 2 * margin for start, stop, margin in ranges)
+    crop = np.zeros((*shape, 2), np.float32, order="F")
+    np.subtract(image.data[block], np.float32(content.floor), out=crop[(*within, 0)], casting="unsafe")
+    crop[(*within, 1)] = content.mask[block]
+    if content.flat:
+        # a background that lay amid the foreground's values (z-scores) goes below them before anything is interpolated
+        crop[..., 0] *= crop[..., 1]
+    to_image = np.eye(4)
+    to_image[:3, 3] = [start - margin for start, _, margin in ranges]
+    return torch.from_numpy(crop.T), Grid(shape, image.grid.affine @ to_image)
+
+
+def _resampled(source: Tensor, source_grid: Grid, grid: Grid, sigmas: list[float]) -> Tensor:
+    """Smoothed and sampled on ``grid``, (C, W, H, D)."""
+    to_source = grid.index_to(source_grid)
+    axes = parallel_axes(to_source, grid.shape)
+    sizes = source_grid.shape
+    if axes is not None:
+        ordered = source.permute(0, *(3 - axes[t].axis for t in (2, 1, 0)))
+        matrices = [
+            axis_matrix(n, sizes[a.axis], a.scale, a.offset, sigma=sigmas[a.axis])
+            for n, a in zip(grid.shape, axes, strict=True)
+        ]
+        return separable(ordered, matrices)
+    if max(sigmas) > 0:
+        source = separable(source, [axis_matrix(n, n, 1, 0, sigma=s) for n, s in zip(sizes, sigmas, strict=True)])
+    at = affine_coordinates(to_source, grid.shape, sizes)
+    slices = source[None].expand(at.shape[0], -1, -1, -1, -1)  # grid_sample runs in parallel over the batch only
+    sampled = F.grid_sample(slices, at[:, None], padding_mode="zeros", align_corners=False)
+    return sampled[:, :, 0].transpose(0, 1)
+
+
+def _normalised(values: Tensor, mask: Tensor, flat: bool) -> Tensor:
+    """[0, 1], the background's value being 0 already; a flat background stays exactly 0."""
+    foreground = values[mask].numpy()
+    if foreground.size == 0:
+        return torch.zeros_like(values)
+    if flat:
+        values = values * mask
+    last = foreground.size - 1
+    white = float(np.partition(foreground, int(_WHITE * last))[int(_WHITE * last)])
+    return (values / max(white, float(np.finfo(np.float32).tiny))).clamp_(0, 1)
+
+
+def _turned(volume: Tensor) -> Tensor:
+    """(W, H, D) → (1, 1, D, H, W), contiguous."""
+    return volume.permute(2, 1, 0).contiguous()[None, None]

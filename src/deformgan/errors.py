@@ -1,0 +1,48 @@
+"""The one family of errors meant for users; each carries the exit code the command ends with."""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+
+
+class DeformganError(Exception):
+    """Base of every error a user is meant to read.
+
+    A message says in one line what happened, where and why; ``mend`` says what to do about it.
+    """
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, message: str, mend: str = "") -> None:
+        super().__init__(message)
+        self.mend = mend
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message} — {self.mend}" if self.mend else message
+
+
+class UsageError(DeformganError):
+    """The call itself is wrong: a missing argument, an unknown option value, an output that is in the way."""
+
+    exit_code = 2
+
+
+class InputError(DeformganError):
+    """An input cannot be used: unreadable, wrong shape, empty, not finite, singular geometry, no overlap."""
+
+    exit_code = 3
+
+
+class QualityError(DeformganError):
+    """The registration ran to its end and its outputs were kept, but the quality check failed."""
+
+    exit_code = 4
+
+
+class CohortError(DeformganError):
+    """Some cases of a cohort failed."""
+
+    exit_code = 5

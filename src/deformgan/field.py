@@ -1,0 +1,106 @@
+"""Displacement and velocity fields in voxels: integrate, compose, invert, resize, Jacobian, affine parts.
+
+All fields are (B, 3, D, H, W) float32 tensors in voxels of their own grid, pull-back (see `deformgan.warp`), and every
+function is differentiable and runs on the field's device. Beyond its border a field keeps its border value.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.warp import warp
+
+
+def identity_positions(shape: tuple[int, ...], device: torch.device | None = None) -> Tensor:
+    """Voxel index of every voxel, (1, 3, D, H, W)."""
+    axes = [torch.arange(n, device=device, dtype=torch.float32) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def resize(field: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Resample a field to a grid of ``shape`` over the same extent; the vectors are rescaled to its voxels."""
+    if tuple(field.shape[2:]) == tuple(shape):
+        return field
+    out = F.interpolate(field, size=tuple(shape), mode="trilinear", align_corners=False)
+    factor = [b / a for a, b in zip(field.shape[2:], shape, strict=True)]
+    return out * torch.tensor(factor, device=field.device).view(1, 3, 1, 1, 1)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """Displacement of ``x → (id + outer)((id + inner)(x))``."""
+    return inner + warp(outer, inner, padding="border")
+
+
+def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
+    """Displacement of the flow of a stationary velocity field at time 1, by scaling and squaring (``steps`` ≥ 0)."""
+    field = velocity * (1.0 / 2**steps)
+    for _ in range(steps):
+        field = compose(field, field)
+    return field
+
+
+def invert(field: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> tuple[Tensor, float]:
+    """Displacement ``w`` with ``w(y) = -u(y + w(y))``, by damped fixed-point iteration.
+
+    Returns:
+        The inverse and its residual: the largest ``|w(y) + u(y + w(y))|`` in voxels over positions whose source lies
+        inside the grid. Iteration stops at ``tolerance`` or after ``iterations``; a field that folds has no inverse and
+        keeps a large residual.
+    """
+    inverse = -field
+    positions = identity_positions(tuple(field.shape[2:]), field.device)
+    upper = torch.tensor(field.shape[2:], device=field.device).view(1, 3, 1, 1, 1) - 1
+    residual = float("inf")
+    for i in range(iterations):
+        error = inverse + warp(field, inverse, padding="border")
+        if i % 3 == 2 or i == iterations - 1:
+            source = positions + inverse
+            inside = ((source >= 0) & (source <= upper)).all(1, keepdim=True)
+            residual = float((error.square().sum(1, keepdim=True).sqrt() * inside).amax())
+            if residual <= tolerance:
+                break
+        # full steps contract quickly where |∇u| < 1; half steps still do where it is larger
+        inverse = inverse - (error if i < iterations // 2 else 0.5 * error)
+    return inverse, residual
+
+
+def jacobian_matrix(field: Tensor) -> Tensor:
+    """Jacobian of ``x + u(x)`` by central differences (one-sided at the border), (B, 3, 3, D, H, W); [:, i, j] = ∂i/∂j."""
+    derivatives = torch.stack(torch.gradient(field, dim=(2, 3, 4)), dim=2)
+    return derivatives + torch.eye(3, device=field.device).view(1, 3, 3, 1, 1, 1)
+
+
+def jacobian_determinant(field: Tensor) -> Tensor:
+    """Local volume change of ``x + u(x)``, (B, D, H, W); 1 is none, ≤ 0 is folding."""
+    j = jacobian_matrix(field)
+    return (
+        j[:, 0, 0] * (j[:, 1, 1] * j[:, 2, 2] - j[:, 1, 2] * j[:, 2, 1])
+        - j[:, 0, 1] * (j[:, 1, 0] * j[:, 2, 2] - j[:, 1, 2] * j[:, 2, 0])
+        + j[:, 0, 2] * (j[:, 1, 0] * j[:, 2, 1] - j[:, 1, 1] * j[:, 2, 0])
+    )
+
+
+def affine_field(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Displacement of ``x → A x + t``; ``matrix`` is (B, 3, 4) or (B, 4, 4) in voxels, the result (B, 3, D, H, W)."""
+    x = identity_positions(shape, matrix.device).to(matrix.dtype)
+    moved = torch.einsum("bij,jdhw->bidhw", matrix[:, :3, :3], x[0]) + matrix[:, :3, 3, None, None, None]
+    return moved - x
+
+
+def fit_affine(field: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The affine map nearest to ``x + u(x)`` in the (weighted) least-squares sense, (B, 3, 4) in voxels.
+
+    Args:
+        field: (B, 3, D, H, W).
+        weight: (B, 1, D, H, W), ≥ 0, not all zero; default: every voxel alike.
+    """
+    batch, _, *shape = field.shape
+    x = identity_positions(tuple(shape), field.device).flatten(2).double()  # (1, 3, N)
+    ones = torch.ones_like(x[:, :1])
+    design = torch.cat([x, ones], 1).expand(batch, -1, -1)  # (B, 4, N)
+    weighted = design if weight is None else design * weight.flatten(2).double()
+    target = x + field.flatten(2).double()
+    normal = weighted @ design.transpose(1, 2)
+    return torch.linalg.solve(normal, weighted @ target.transpose(1, 2)).transpose(1, 2).to(field.dtype)

@@ -1,0 +1,83 @@
+"""A voxel grid in world space: the only way from voxel indices to millimetres and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular 3-D grid.
+
+    Args:
+        shape: Voxels along each axis.
+        affine: 4×4 matrix from voxel index (voxel centres are integers) to world millimetres (RAS+).
+    """
+
+    shape: Shape
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4):
+            raise ValueError(f"a grid's affine is 4×4, this one is {affine.shape}")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and self.shape == other.shape and np.allclose(self.affine, other.affine)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.affine.tobytes()))
+
+    @classmethod
+    def centred(cls, shape: Shape, spacing: float | np.ndarray, centre_mm: np.ndarray) -> Grid:
+        """A grid along the world axes (RAS+) whose middle lies at ``centre_mm``."""
+        affine = np.diag([*np.broadcast_to(np.asarray(spacing, float), 3), 1.0])
+        affine[:3, 3] = np.asarray(centre_mm) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+        return cls(shape, affine)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Millimetres between neighbouring voxels along each axis, shape (3,)."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def centre_mm(self) -> np.ndarray:
+        """World position of the middle of the grid, shape (3,)."""
+        return self.to_world((np.array(self.shape) - 1) / 2)
+
+    @property
+    def world_to_index(self) -> np.ndarray:
+        """The inverse of ``affine``, 4×4."""
+        return np.linalg.inv(self.affine)
+
+    def to_world(self, index: np.ndarray) -> np.ndarray:
+        """World millimetres of voxel indices, (…, 3) → (…, 3)."""
+        return np.asarray(index) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_index(self, world_mm: np.ndarray) -> np.ndarray:
+        """Voxel indices of world millimetres, (…, 3) → (…, 3)."""
+        matrix = self.world_to_index
+        return np.asarray(world_mm) @ matrix[:3, :3].T + matrix[:3, 3]
+
+    def index_to(self, other: Grid) -> np.ndarray:
+        """4×4 matrix from this grid's voxel indices to those of ``other``, the world position kept."""
+        return other.world_to_index @ self.affine
+
+    def moved_by(self, matrix: np.ndarray) -> Grid:
+        """The same grid after a 4×4 world-to-world matrix has been applied to every voxel position."""
+        return Grid(self.shape, np.asarray(matrix) @ self.affine)
+
+    def resized(self, shape: Shape) -> Grid:
+        """A grid over the same extent (outer voxel faces kept) with another number of voxels."""
+        factor = np.array(self.shape) / np.array(shape)
+        index = np.eye(4)
+        index[:3, :3] = np.diag(factor)
+        index[:3, 3] = (factor - 1) / 2
+        return Grid(shape, self.affine @ index)

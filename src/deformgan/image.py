@@ -1,0 +1,204 @@
+"""An image is voxel data and the grid it lies on; reading it checks everything a registration relies on."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from deformgan.errors import InputError
+from deformgan.files import read_nifti, write_nifti
+from deformgan.grid import Grid, Shape
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+    ImageLike: TypeAlias = "str | Path | SpatialImage | Image"
+
+_FORMS_AGREE_MM = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A 3-D image.
+
+    Args:
+        data: (D, H, W), real numbers in the file's own units and, unless the file scales them, in its own dtype
+            (64-bit floats become 32-bit). Fortran order is quickest: it is how files are laid out.
+        grid: Where the voxels lie in world millimetres (RAS+).
+        name: What messages call it, usually its path.
+    """
+
+    data: np.ndarray
+    grid: Grid
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.grid.shape:
+            raise ValueError(f"data of shape {self.data.shape} on a grid of shape {self.grid.shape}")
+
+    def save(self, path: str | Path, dtype: Any = None) -> None:
+        """Write ``.nii`` or ``.nii.gz``; integers are rounded and clipped to the range of ``dtype`` (default: kept)."""
+        data = self.data if dtype is None else cast(self.data, np.dtype(dtype))
+        write_nifti(path, data, self.grid.affine)
+
+
+def cast(data: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """``data`` as ``dtype``; towards integers values are rounded and clipped, not truncated and wrapped."""
+    if data.dtype == dtype:
+        return data
+    if dtype.kind in "iu" and data.dtype.kind == "f":
+        limits = np.iinfo(dtype)
+        data = np.clip(np.rint(data), limits.min, limits.max)
+    return data.astype(dtype)
+
+
+def load_image(source: ImageLike, name: str | None = None) -> Image:
+    """Read an image and check it.
+
+    Orientation: the affine is the sform where its code is above 0, else the qform where its code is, else voxel sizes
+    alone with the origin in the middle (nibabel's order), and the last with a warning. Where sform and qform are both
+    set and disagree by more than 0.1 mm anywhere in the volume, a warning says so: other tools may take the qform.
+
+    Args:
+        source: A path (NIfTI, or any format nibabel reads), a nibabel image or an `Image`.
+        name: What messages call it; default: its path.
+
+    Raises:
+        InputError: missing, not an image, truncated, not 3-D (trailing axes of length 1 are dropped), coloured or
+            complex, empty or constant, NaN or infinite somewhere, or with a singular affine.
+    """
+    image = _read(source, name)
+    low, high = image.data.min(), image.data.max()
+    # min and max carry NaN and infinity with them: one pass, no temporary
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{image.name} holds NaN or infinite values", "replace them, for example by 0")
+    if low == high:
+        what = "is empty (all zero)" if low == 0 else f"is constant (all {low:g})"
+        raise InputError(f"{image.name} {what}", "give an image that shows anatomy")
+    return image
+
+
+def load_labels(source: ImageLike, name: str | None = None) -> Image:
+    """Read a label map: `load_image`'s checks, integers only (whole-numbered floats become int32); empty is allowed.
+
+    Raises:
+        InputError: as `load_image`, or values that are not whole numbers.
+    """
+    image = _read(source, name)
+    if image.data.dtype.kind in "iu":
+        return image
+    low, high = image.data.min(), image.data.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{image.name} holds NaN or infinite values", "a label map holds whole numbers only")
+    if max(abs(low), abs(high)) >= 2**31 or not np.array_equal(np.rint(image.data), image.data):
+        raise InputError(f"{image.name} is not a label map: it holds fractions", "give whole-numbered labels")
+    return Image(image.data.astype(np.int32), image.grid, image.name)
+
+
+def _read(source: ImageLike, name: str | None) -> Image:
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, str | Path):
+        name = name or str(source)
+        data, header, affine = _read_path(Path(source))
+    elif hasattr(source, "dataobj") and hasattr(source, "header"):
+        name = name or "image"
+        data, header, affine = _raw_nibabel(source)
+    else:
+        raise InputError(f"{type(source).__name__} is not an image", "give a path, a nibabel image or an Image")
+    data = _real_3d(data, name)
+    slope, intercept = _scaling(header)
+    if (slope, intercept) != (1.0, 0.0):
+        data = data.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    elif data.dtype.kind == "f" and data.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what overflows turns infinite and is reported as such
+            data = data.astype(np.float32)
+    if affine is None:
+        affine = header_affine(header, data.shape, name)
+    return Image(data, Grid(data.shape, checked_affine(affine, name)), name)
+
+
+def _read_path(path: Path) -> tuple[np.ndarray, Any, np.ndarray | None]:
+    """Array, header and, where the format is not NIfTI, its affine."""
+    if path.exists() and path.name.endswith((".mgz", ".mgh", ".hdr", ".img", ".mnc", ".nrrd", ".mha", ".dcm")):
+        import nibabel as nib
+        from nibabel.filebasedimages import ImageFileError
+
+        try:
+            return _raw_nibabel(nib.load(path))
+        except (ImageFileError, OSError, EOFError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as an image: {error}", "convert it to .nii.gz") from error
+    data, header = read_nifti(path)
+    return data, header, None
+
+
+def _raw_nibabel(image: Any) -> tuple[np.ndarray, Any, np.ndarray | None]:
+    # nibabel has applied the scaling when the array is asked for, so no header goes on from here
+    affine = image.affine
+    header = image.header if affine is None else None
+    return np.asanyarray(image.dataobj), header, affine
+
+
+def _real_3d(data: np.ndarray, name: str) -> np.ndarray:
+    if data.dtype.fields is not None or data.dtype.kind not in "iufb":
+        kind = "colours" if data.dtype.fields is not None else "complex numbers"
+        raise InputError(f"{name} holds {kind}, not one real number a voxel", "give a scalar image")
+    shape = data.shape
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim > 3:
+        raise InputError(f"{name} is {data.ndim}-D {shape}, not 3-D", "extract one volume, for example its first")
+    if data.ndim < 3 or min(data.shape) < 2:
+        raise InputError(f"{name} is not 3-D: its shape is {shape}", "give a volume of several slices")
+    return data.astype(np.uint8) if data.dtype.kind == "b" else data
+
+
+def _scaling(header: Any) -> tuple[float, float]:
+    if header is None:
+        return 1.0, 0.0
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not np.isfinite(slope):  # NIfTI: not set
+        return 1.0, 0.0
+    return slope, intercept if np.isfinite(intercept) else 0.0
+
+
+def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
+    """Voxel index to world mm (RAS+) of a NIfTI header, by the policy of `load_image`, 4×4, unchecked."""
+    sform_set, qform_set = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not (sform_set or qform_set):
+        warnings.warn(f"{name} has no orientation (sform and qform codes are 0): axes are assumed LAS", stacklevel=4)
+        return header.get_base_affine()
+    qform = None
+    if qform_set:
+        try:
+            qform = header.get_qform()
+        except ValueError as error:  # a quaternion longer than 1
+            if not sform_set:
+                raise InputError(f"{name}: its qform is damaged: {error}", "repair the header") from error
+    if not sform_set:
+        return qform  # type: ignore[return-value]
+    sform = header.get_sform()
+    if qform is not None and np.isfinite(sform).all():
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+        apart = np.linalg.norm(Grid(shape, sform).to_world(corners) - Grid(shape, qform).to_world(corners), axis=1)
+        if apart.max() > _FORMS_AGREE_MM:
+            warnings.warn(f"{name}: sform and qform disagree by {apart.max():.1f} mm: the sform is used", stacklevel=4)
+    return sform
+
+
+def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
+    """The affine as float64, or an `InputError` naming ``name`` where it is not finite or is singular."""
+    affine = np.asarray(affine, np.float64)
+    if not np.isfinite(affine).all():
+        raise InputError(f"{name}: its affine is not finite", "repair the header's sform and qform")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    # relative to the voxel size, so that micrometre voxels pass
+    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise InputError(
+            f"{name}: its affine is singular, voxels have no volume", "repair the header's sform and qform"
+        )
+    return affine

@@ -1,0 +1,124 @@
+"""Trained networks: where they are kept, how they are checked and loaded, and how T is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+
+from deformgan.errors import InputError, UsageError
+from deformgan.files import atomic
+from deformgan.networks import build
+
+DEFAULT_MODEL = "t1-t2"
+_SHIPPED = Path(__file__).parent / "weights"
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained transformation network.
+
+    Args:
+        network: T, in evaluation mode.
+        config: What was saved beside the weights: ``network``, ``grid`` and, for information, ``training``.
+        name: The name or path it was loaded by.
+        sha256: Of the weights file.
+    """
+
+    network: nn.Module
+    config: dict[str, Any]
+    name: str
+    sha256: str
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Working grid the network was trained on."""
+        return tuple(self.config["grid"]["shape"])
+
+    @property
+    def spacing(self) -> float:
+        """Its voxel size in millimetres."""
+        return float(self.config["grid"]["spacing"])
+
+    @torch.inference_mode()
+    def predict(self, fixed: Tensor, moving: Tensor, precision: str = "auto") -> Tensor:
+        """Run T.
+
+        Args:
+            fixed, moving: (1, 1, D, H, W) in [0, 1] on working grids.
+            precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes in it.
+
+        Returns:
+            Field (1, 3, d, h, w), float32, in voxels of its own grid, which may be coarser than the images'.
+        """
+        device = next(self.network.parameters()).device
+        bf16 = precision == "bf16" or (precision == "auto" and _computes_in_bf16(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            field = self.network(fixed.to(device), moving.to(device))
+        return field.float()
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    """Elsewhere bf16 is emulated and slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu":
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def shipped_models() -> list[str]:
+    """Names of the weights inside the package."""
+    return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_WEIGHTS}"))
+
+
+def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
+    """Load T by the name of shipped weights or the path of a folder that holds ``config.json`` and ``model.safetensors``.
+
+    Raises:
+        UsageError: There is nothing of that name.
+        InputError: The files are damaged or do not belong together.
+    """
+    folder = _folder(name)
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        data = (folder / _WEIGHTS).read_bytes()
+        network = build(config["network"])
+        state = load(data)
+        grid = config["grid"]
+        if len(grid["shape"]) != 3 or float(grid["spacing"]) <= 0:
+            raise ValueError("the grid is not one of three axes with a positive spacing")
+        if not all(bool(torch.isfinite(t).all()) for t in state.values()):
+            raise ValueError("weights are not finite")
+        network.load_state_dict(state)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the weights in {folder} are damaged: {reason}", "install or train them anew") from error
+    network = network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return Model(network, config, str(name), hashlib.sha256(data).hexdigest())
+
+
+def _folder(name: str | Path) -> Path:
+    for folder in (Path(name), _SHIPPED / name):
+        # a name never leads out of the package: a path must be given as one
+        if (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file():
+            return folder
+    known = ", ".join(shipped_models()) or "none are shipped"
+    raise UsageError(f"there are no weights named {str(name)!r}", f"use one of: {known}; or the path of a folder that train wrote")
+
+
+def save_model(folder: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Write ``config.json`` and ``model.safetensors`` as `load_model` reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / _WEIGHTS) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, partial)
+    with atomic(folder / _CONFIG) as partial:
+        Path(partial).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""The convolution blocks the U-Nets and the discriminator are made of.
+
+They are built to be fast where the product runs, on a CPU: activations stay in the channels-last layout (in which bf16
+convolutions are fastest), activation functions work in place, and normalisation by instance is a `GroupNorm` with one
+channel a group, because PyTorch's `InstanceNorm3d` leaves that layout.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2  # of every leaky ReLU
+GROUP_CHANNELS = 16  # of the "group" normalisation; so many that even a single voxel has a variance
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, D, H, W) in the channels-last memory layout, also where C = 1 leaves the layout open to the backend."""
+    if x.shape[1] == 1:
+        # with one channel `contiguous` sees nothing to do and the convolution would answer channels-first
+        return x.squeeze(1).contiguous().unsqueeze(-1).movedim(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def normalisation(kind: str, channels: int) -> nn.Module:
+    """A normalisation layer over (B, channels, D, H, W).
+
+    Args:
+        kind: ``none``; ``instance`` (every channel of every sample for itself); ``group`` (16 channels together, or
+            all where 16 does not divide their number: the relative strengths of a group's channels survive).
+        channels: Channels of the input.
+
+    Raises:
+        ValueError: ``kind`` is none of these.
+    """
+    if kind == "none":
+        return nn.Identity()
+    if kind == "instance":
+        return _GroupNorm(channels, channels)
+    if kind == "group":
+        return _GroupNorm(1 if channels % GROUP_CHANNELS else channels // GROUP_CHANNELS, channels)
+    raise ValueError(f"norm is none, instance or group, not {kind!r}")
+
+
+class _GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm`, except that a group of one voxel and one channel becomes its bias and is not an error.
+
+    Small images shrink to one voxel at the deepest level of a U-Net, and networks work at any size.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in the base class
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class ConvBlock(nn.Sequential):
+    """3³ convolution, normalisation, leaky ReLU: (B, inputs, n…) → (B, outputs, ⌈n / stride⌉…)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, norm: str = "none") -> None:
+        convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        super().__init__(convolution, normalisation(norm, outputs), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+class UpBlock(nn.Module):
+    """One decoder level: coarse features are doubled in size, joined with the skip, and pass two `ConvBlock`.
+
+    Args:
+        coarse: Channels that come from below.
+        skip: Channels of the skip connection, and of the output.
+        norm: See `normalisation`.
+    """
+
+    def __init__(self, coarse: int, skip: int, norm: str = "none") -> None:
+        super().__init__()
+        # mixing channels before doubling costs an eighth of doing it after, and halves what is doubled
+        self.reduce = nn.Conv3d(coarse, skip, 1)
+        self.convolutions = nn.Sequential(ConvBlock(2 * skip, skip, norm=norm), ConvBlock(skip, skip, norm=norm))
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, coarse, ⌈n/2⌉…) and (B, skip, n…) → (B, skip, n…)."""
+        d, h, w = skip.shape[2:]
+        # voxel i of a strided convolution sits on voxel 2 i: doubling and cutting the end keeps any size in register
+        x = F.interpolate(self.reduce(x), scale_factor=2, mode="nearest")[:, :, :d, :h, :w]
+        return self.convolutions(torch.cat([x, skip], 1))

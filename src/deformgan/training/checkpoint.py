@@ -1,0 +1,85 @@
+"""Checkpoints without pickles: networks and optimiser states as safetensors, everything else as JSON.
+
+A checkpoint is a folder that is complete or absent; a run resumed from it goes on exactly as if it had not stopped, since
+pairs are seeded by their index and the learning rate is a function of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from deformgan.errors import InputError
+from deformgan.training.config import TrainingConfig
+
+_STATE = "state.json"
+
+
+def save_checkpoint(
+    folder: Path, config: TrainingConfig, step: int, networks: dict[str, nn.Module], optimizers: dict[str, Optimizer]
+) -> None:
+    """Write ``folder`` whole: beside it first, then swapped in. ``networks`` and ``optimizers`` are named alike."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, network in networks.items():
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial / f"{name}.safetensors")
+        save_file(_flat(optimizers[name]), partial / f"{name}.optimizer.safetensors")
+    (partial / _STATE).write_text(json.dumps({"step": step, "config": config.to_dict()}, indent=1))
+    previous = folder.with_name(folder.name + ".previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, previous)
+    os.replace(partial, folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def read_state(folder: Path) -> tuple[int, TrainingConfig]:
+    """Steps done and the configuration of a checkpoint; from the previous one if a crash hit between the two swaps.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        state = json.loads((folder / _STATE).read_text())
+        return int(state["step"]), TrainingConfig.from_dict(state["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the checkpoint {folder} is damaged: {error}", "remove the folder to start anew") from error
+
+
+def restore(folder: Path, networks: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
+    """Fill networks and optimisers from a checkpoint.
+
+    Raises:
+        InputError: A file is missing or does not fit.
+    """
+    try:
+        for name, network in networks.items():
+            network.load_state_dict(load_file(folder / f"{name}.safetensors"))
+            _fill(optimizers[name], load_file(folder / f"{name}.optimizer.safetensors"))
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"the checkpoint {folder} does not fit: {error}", "remove the folder to start anew") from error
+
+
+def _flat(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The tensors of an optimiser's state as ``PARAMETER.KEY``."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{key}": torch.as_tensor(value).contiguous() for index, values in state.items() for key, value in values.items()
+    }
+
+
+def _fill(optimizer: Optimizer, flat: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

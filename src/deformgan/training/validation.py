@@ -1,0 +1,47 @@
+"""A validation pass: the same held-out pairs each time, judged by what the loss does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from deformgan.evaluation.metrics import dice, endpoint_error, folding_percent, rmse_percent
+from deformgan.field import resize
+from deformgan.training.predict import stage_fields
+from deformgan.warp import warp
+
+
+def validate(network: nn.Module, pairs: Iterable[dict[str, Tensor]], regimes: list[str], scale: float, bf16: bool) -> dict[str, float]:
+    """Mean metrics over pairs (items of `PairDataset`).
+
+    Returns:
+        ``initial`` and ``error`` (mean endpoint error in voxels of the working grid, before and after; ``error_REGIME``
+        for each regime), ``rmse`` (% of the range, inside the content), ``dice`` of the lesion and ``folding`` (%).
+    """
+    device = next(network.parameters()).device
+    rows: list[dict[str, float]] = []
+    was_training = network.training
+    network.eval()
+    for pair in pairs:
+        item = {k: v[None].to(device) for k, v in pair.items()}
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            field = stage_fields(network, item["fixed"], item["moving"], scale)[-1]
+        field = resize(field.float(), tuple(item["fixed"].shape[2:]))
+        mask = item["mask"]
+        error = float(endpoint_error(field, item["field"], mask).mean()) / scale
+        rows.append(
+            {
+                "initial": float(endpoint_error(torch.zeros_like(field), item["field"], mask).mean()) / scale,
+                "error": error,
+                f"error_{regimes[int(item['regime'])]}": error,
+                "rmse": rmse_percent(warp(item["moving"], field), item["moving_true"], mask),
+                "dice": dice(warp(item["moving_lesion"], field), item["lesion"]),
+                "folding": folding_percent(field, mask),
+            }
+        )
+    network.train(was_training)
+    names = sorted({name for row in rows for name in row})
+    known = {n: [row[n] for row in rows if n in row and row[n] == row[n]] for n in names}
+    return {n: sum(values) / len(values) for n, values in known.items() if values}

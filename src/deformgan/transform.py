@@ -1,0 +1,297 @@
+"""The complete map from fixed to moving space in world millimetres: an affine fused with a displacement field.
+
+The only module that turns voxel fields into millimetres and back. Volumes are evaluated in slabs, so memory stays near
+the size of what is returned, and without a 64-bit copy of anything large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deformgan import field as fields
+from deformgan import slabs
+from deformgan.errors import UsageError
+from deformgan.formats import itk
+from deformgan.grid import Grid
+from deformgan.image import Image
+from deformgan.points import follow, interpolate
+
+_INTERPOLATIONS = ("linear", "nearest", "cubic")
+_FINEST = 4  # a composition refines the inner field's grid at most so many times along an axis
+
+
+class Transform:
+    """The pull-back ``x ↦ affine · (x + disp(x))`` from fixed to moving world positions.
+
+    Args:
+        affine: 4×4 ``fixed_to_moving``, world mm (RAS+), invertible.
+        disp_mm: (D, H, W, 3) displacement in world mm, numpy or torch, or None for none; kept as float32. Between
+            voxels it is linear, beyond its grid it keeps its border value.
+        grid: Where the voxels of ``disp_mm`` lie in fixed space; None if and only if ``disp_mm`` is.
+        residual_mm: For an inverse that was computed: the largest distance between a position and its image under the
+            map and back, over the grid; None otherwise.
+    """
+
+    def __init__(
+        self,
+        affine: np.ndarray,
+        disp_mm: np.ndarray | Tensor | None = None,
+        grid: Grid | None = None,
+        *,
+        residual_mm: float | None = None,
+    ) -> None:
+        self.affine = np.array(affine, np.float64)
+        if self.affine.shape != (4, 4) or not abs(np.linalg.det(self.affine)) > 0:
+            raise ValueError("a transform's affine is 4×4 and invertible")
+        if (disp_mm is None) != (grid is None):
+            raise ValueError("a displacement needs its grid, and a grid its displacement")
+        if disp_mm is not None and grid is not None:
+            if isinstance(disp_mm, Tensor):
+                disp_mm = disp_mm.detach().cpu().numpy()
+            if disp_mm.shape != (*grid.shape, 3):
+                raise ValueError(f"a displacement of shape {disp_mm.shape} on a grid of shape {grid.shape}")
+        self.disp_mm: np.ndarray | None = None if disp_mm is None else np.asfortranarray(disp_mm, np.float32)
+        self.grid = grid
+        self.residual_mm = residual_mm
+
+    @classmethod
+    def identity(cls) -> Transform:
+        """The map that moves nothing."""
+        return cls(np.eye(4))
+
+    @classmethod
+    def from_field(
+        cls, fixed_grid: Grid, moving_grid: Grid, field_vox: Tensor, affine_vox: np.ndarray | None = None
+    ) -> Transform:
+        """From a network's field: moving index = ``affine_vox · (i + u(i))`` for the fixed index ``i``.
+
+        Args:
+            fixed_grid, moving_grid: The working grids of the two images, of one shape.
+            field_vox: (1, 3, d, h, w), in voxels of its own grid, which covers the same extent as ``fixed_grid`` and
+                may be coarser.
+            affine_vox: 4×4 from fixed working index to moving working index (full resolution); default: none.
+        """
+        if fixed_grid.shape != moving_grid.shape:
+            raise ValueError(f"working grids of one shape are needed, not {fixed_grid.shape} and {moving_grid.shape}")
+        index_to_index = np.eye(4) if affine_vox is None else np.asarray(affine_vox, np.float64)
+        affine = moving_grid.affine @ index_to_index @ fixed_grid.world_to_index
+        grid = fixed_grid.resized(tuple(field_vox.shape[2:]))  # type: ignore[arg-type]
+        return cls(affine, _vox_to_mm(field_vox, grid), grid)
+
+    # -- positions ---------------------------------------------------------------------------------------------------
+
+    def map_points(self, points_mm: np.ndarray) -> np.ndarray:
+        """Where fixed positions come from, (N, 3) → (N, 3): fixed → moving world mm, the way images are pulled."""
+        points = _points(points_mm)
+        return _apply_affine(self.affine, points + self._displacement_at(points))
+
+    def apply_points(self, points_mm: np.ndarray) -> np.ndarray:
+        """Move points with the image: moving → fixed world mm, (N, 3) → (N, 3); the inverse of `map_points`.
+
+        Solved for each point to 1e-4 mm. Where the map folds there may be no solution: the nearest found is returned.
+        """
+        target = _apply_affine(np.linalg.inv(self.affine), _points(points_mm))
+        return target if self.disp_mm is None else follow(self._displacement_at, target)
+
+    def _displacement_at(self, points: np.ndarray) -> np.ndarray:
+        if self.disp_mm is None or self.grid is None:
+            return np.zeros_like(points)
+        return interpolate(self.disp_mm, self.grid.to_index(points))
+
+    # -- volumes -----------------------------------------------------------------------------------------------------
+
+    def displacement(self, onto: Grid) -> np.ndarray:
+        """The complete map minus identity on the voxels of ``onto``: (D, H, W, 3) float32 mm, Fortran order."""
+        out = np.empty((*onto.shape, 3), np.float32, order="F")
+        turned = torch.from_numpy(out.T)  # (3, W, H, D)
+        for start, stop, values in self._slabs(onto, self.affine, relative=True):
+            turned[:, start:stop] = values
+        return out
+
+    def apply(self, image: Image, onto: Grid, interpolation: str = "linear") -> Image:
+        """Pull ``image`` (in moving space) onto ``onto`` (in fixed space).
+
+        As ITK does it: positions beyond the outer voxel faces of ``image`` become 0, those in the outer half voxel take
+        the border value.
+
+        Args:
+            interpolation: ``linear``, ``cubic`` (Catmull-Rom; slower, may overshoot) or ``nearest`` (values kept).
+
+        Returns:
+            float32, or the image's dtype with ``nearest``.
+
+        Raises:
+            UsageError: unknown interpolation.
+        """
+        if interpolation not in _INTERPOLATIONS:
+            raise UsageError(f"unknown interpolation {interpolation!r}", f"use {', '.join(_INTERPOLATIONS)}")
+        nearest = interpolation == "nearest"
+        out = np.zeros(onto.shape, image.data.dtype if nearest else np.float32, order="F")
+        turned, source = out.T, _sampler(image, interpolation)
+        for start, stop, at in self._slabs(onto, slabs.normalised_index(image.grid) @ self.affine):
+            reach = at.abs().amax(0)
+            if float(reach.min()) > 1:
+                continue
+            turned[start:stop] = source(at)
+            if float(reach.max()) > 1:
+                turned[start:stop][(reach > 1).numpy()] = 0
+        return Image(out, onto, image.name)
+
+    def apply_labels(self, labels: Image, onto: Grid) -> Image:
+        """Pull a label map onto ``onto`` by nearest neighbour; values and dtype are kept."""
+        return self.apply(labels, onto, "nearest")
+
+    def jacobian(self, onto: Grid) -> np.ndarray:
+        """Local volume change of the complete map, (D, H, W) float32: 1 is none, ≤ 0 is folding.
+
+        Central differences on the field's own grid, linear between its voxels. Values describe moving volume over fixed
+        volume.
+        """
+        volume = float(np.linalg.det(self.affine[:3, :3]))
+        if self.disp_mm is None or self.grid is None:
+            return np.full(onto.shape, volume, np.float32, order="F")
+        determinant = fields.jacobian_determinant(_mm_to_vox(self.disp_mm, self.grid))[0] * volume
+        values = determinant.permute(2, 1, 0).contiguous()[None]
+        out = np.empty(onto.shape, np.float32, order="F")
+        turned = torch.from_numpy(out.T)
+        for start, stop, slab in slabs.resampled_slabs(values, self.grid, onto):
+            turned[start:stop] = slab[0]
+        return out
+
+    def _slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[tuple[int, int, Tensor]]:
+        """``matrix · (x + disp(x))`` (minus ``x`` if relative) for the voxels of ``onto``, slab by slab.
+
+        Yields:
+            start, stop, (3, stop - start, H, D) float32.
+        """
+        ramp = (matrix - np.eye(4) if relative else matrix) @ onto.affine
+        if self.disp_mm is None or self.grid is None:
+            yield from slabs.ramp_slabs(ramp, onto)
+            return
+        linear = torch.from_numpy(matrix[:3, :3].astype(np.float32))
+        values = torch.tensordot(linear, torch.from_numpy(self.disp_mm.T), 1)
+        yield from slabs.resampled_slabs(values, self.grid, onto, ramp)
+
+    # -- algebra -----------------------------------------------------------------------------------------------------
+
+    def inverse(self) -> Transform:
+        """The map from moving to fixed space; its ``residual_mm`` says how well the field could be inverted."""
+        back = np.linalg.inv(self.affine)
+        if self.disp_mm is None or self.grid is None:
+            return Transform(back)
+        inverse_vox, residual_vox = fields.invert(_mm_to_vox(self.disp_mm, self.grid))
+        # x = A⁻¹y + w(A⁻¹y) = A⁻¹(y + A w(A⁻¹y)): the field rides on the moved grid
+        moved = self.grid.moved_by(self.affine)
+        residual = residual_vox * float(self.grid.spacing.max())
+        return Transform(back, _vox_to_mm(inverse_vox, moved), moved, residual_mm=residual)
+
+    def __matmul__(self, inner: Transform) -> Transform:
+        """``(self @ inner)(x) = self(inner(x))``, on a grid that covers both fields at the finer resolution."""
+        affine = self.affine @ inner.affine
+        if self.disp_mm is None or self.grid is None:
+            return Transform(affine, inner.disp_mm, inner.grid)
+        # self(inner(x)) = A_self A_inner (x + d_inner(x) + A_inner⁻¹ d_self(inner(x)))
+        grid = _covering(inner.grid, self.grid.moved_by(np.linalg.inv(inner.affine)))
+        outer = _rotated(self.disp_mm, np.linalg.inv(inner.affine[:3, :3]))
+        disp = np.empty((*grid.shape, 3), np.float32, order="F")
+        turned = torch.from_numpy(disp.T)
+        for start, stop, at in inner._slabs(grid, slabs.normalised_index(self.grid) @ inner.affine):
+            turned[:, start:stop] = slabs.sample(outer, at)
+        if inner.disp_mm is not None and inner.grid is not None:
+            for start, stop, own in slabs.resampled_slabs(torch.from_numpy(inner.disp_mm.T), inner.grid, grid):
+                turned[:, start:stop] += own
+        return Transform(affine, disp, grid)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, onto: Grid | None = None) -> None:
+        """Write an ITK transform that ``antsApplyTransforms -t`` takes.
+
+        ``.nii.gz`` or ``.nii``: the complete map (affine fused) as a 5-D vector field on ``onto``, by default on the
+        field's own grid; ITK moves nothing beyond it, so take the grid of the fixed image. ``.txt`` or ``.tfm``: an
+        affine without a field.
+
+        Raises:
+            UsageError: no grid to write on, a field into a text file, an unknown ending.
+        """
+        if str(path).endswith((".txt", ".tfm")):
+            if self.disp_mm is not None:
+                raise UsageError(f"cannot write {path}: this transform has a field", "use .nii.gz")
+            itk.write_affine(path, self.affine)
+            return
+        onto = onto or self.grid
+        if onto is None:
+            raise UsageError(f"cannot write {path}: an affine has no grid of its own", "give onto=, or use .txt")
+        itk.write_displacement(path, self.displacement(onto), onto)
+
+
+def load_transform(path: str | Path) -> Transform:
+    """Read an ITK transform: a 5-D vector field (``.nii``, ``.nii.gz``) or a text affine (``.txt``, ``.tfm``).
+
+    Raises:
+        InputError: the file is missing, damaged or holds something else.
+    """
+    if str(path).endswith((".txt", ".tfm")):
+        return Transform(itk.read_affine(path))
+    disp_mm, grid = itk.read_displacement(path)
+    return Transform(np.eye(4), disp_mm, grid)
+
+
+def _sampler(image: Image, interpolation: str) -> Callable[[Tensor], Tensor | np.ndarray]:
+    """A function from `grid_sample` coordinates (3, s, H, D) to the image's values there, (s, H, D)."""
+    if interpolation == "nearest":
+        labels = np.ascontiguousarray(image.data.T)
+        return lambda at: slabs.sample_nearest(labels, at)
+    # torch wants memory it may write to; for float images in file order this copies nothing
+    source = torch.from_numpy(np.require(image.data.T, np.float32, ["C", "W"]))
+    if interpolation == "cubic":
+        return lambda at: slabs.sample_cubic(source, at)
+    return lambda at: slabs.sample(source[None], at)[0]
+
+
+def _points(points_mm: np.ndarray) -> np.ndarray:
+    points = np.asarray(points_mm, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points are (N, 3), these are {points.shape}")
+    return points
+
+
+def _apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _rotated(vectors: np.ndarray, linear: np.ndarray) -> Tensor:
+    """(D, H, W, 3) → (3, W, H, D), each vector multiplied by a 3×3 matrix."""
+    return torch.tensordot(torch.from_numpy(linear.astype(np.float32)), torch.from_numpy(vectors.T), 1)
+
+
+def _vox_to_mm(field_vox: Tensor, grid: Grid) -> np.ndarray:
+    """(1, 3, D, H, W) in voxels of ``grid`` → (D, H, W, 3) in world mm, Fortran order."""
+    turned = field_vox.detach()[0].float().cpu().permute(0, 3, 2, 1).numpy()
+    return _rotated(turned.T, grid.affine[:3, :3]).numpy().T
+
+
+def _mm_to_vox(disp_mm: np.ndarray, grid: Grid) -> Tensor:
+    """(D, H, W, 3) in world mm → (1, 3, D, H, W) in voxels of ``grid``."""
+    return _rotated(disp_mm, grid.world_to_index[:3, :3]).permute(0, 3, 2, 1).contiguous()[None]
+
+
+def _covering(inner: Grid | None, reach: Grid) -> Grid:
+    """A grid over both, along the inner one's axes and through its voxels, as fine as the finer of the two."""
+    if inner is None:
+        return reach
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in reach.shape], indexing="ij"), -1).reshape(-1, 3)
+    there = inner.to_index(reach.to_world(corners))
+    slack = 1e-3  # a grid that differs by rounding is the same grid
+    low = np.minimum(np.floor(there.min(0) + slack), 0)
+    high = np.maximum(np.ceil(there.max(0) - slack), np.array(inner.shape) - 1)
+    finer = np.clip(np.rint(inner.spacing / reach.spacing.min()), 1, _FINEST)
+    to_inner = np.diag([*(1 / finer), 1.0])
+    to_inner[:3, 3] = low
+    shape = tuple(int(n) for n in (high - low) * finer + 1)
+    return Grid(shape, inner.affine @ to_inner)  # type: ignore[arg-type]

@@ -1,0 +1,160 @@
+"""The product as a Python function: what it returns, what it writes, and that its parts fit together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import PairFiles, Phantom
+from tiny import write_tiny_model
+
+import deformgan
+from deformgan.errors import UsageError
+from deformgan.image import Image
+from deformgan.models import Model, load_model
+from deformgan.outputs import OUTPUTS
+from deformgan.register import Registration, pick_device
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(write_tiny_model(tmp_path_factory.mktemp("weights") / "tiny"))
+
+
+@pytest.fixture
+def registration(pair_files: PairFiles, model: Model) -> Registration:
+    return deformgan.register(
+        pair_files.fixed,
+        pair_files.moving,
+        moving_labels=pair_files.moving_labels,
+        moving_points=np.array([[10.0, -20.0, 5.0]]),
+        model=model,
+        refine_steps=0,
+    )
+
+
+def test_an_untrained_network_still_centres_the_content(registration: Registration, phantom: Phantom) -> None:
+    # the moving image is the fixed one's contrast shifted by two voxels of 4 mm along x: its content's centre says so
+    np.testing.assert_allclose(registration.transform.affine[:3, 3], [8, 0, 0], atol=0.7)
+    inside = phantom.labels > 0
+    before = np.abs(np.roll(phantom.t1, 2, axis=0) - phantom.t1)[inside].mean()
+    after = np.abs(registration.moved.data - phantom.t1)[inside].mean()
+    assert after < 0.35 * before
+    assert registration.quality.passed
+    assert registration.quality.similarity_after > registration.quality.similarity_before
+
+
+def test_labels_and_points_move_with_the_image(registration: Registration, phantom: Phantom) -> None:
+    assert registration.moved_labels is not None
+    assert registration.moved_points is not None
+    assert set(np.unique(registration.moved_labels.data)) <= set(np.unique(phantom.labels))
+    assert (registration.moved_labels.data == phantom.labels)[phantom.labels > 0].mean() > 0.9
+    # content at x in the moving image lies 8 mm to the left of it in the fixed image
+    np.testing.assert_allclose(registration.moved_points.positions_mm, [[2.0, -20.0, 5.0]], atol=0.8)
+
+
+def test_the_moved_image_lies_on_the_fixed_grid(registration: Registration, phantom: Phantom) -> None:
+    assert registration.moved.data.shape == phantom.t2.shape
+    np.testing.assert_allclose(registration.moved.grid.affine, phantom.affine, atol=1e-5)
+
+
+def test_paths_nibabel_images_and_images_are_alike(pair_files: PairFiles, model: Model) -> None:
+    def moved(fixed: object, moving: object) -> np.ndarray:
+        return deformgan.register(fixed, moving, model=model, refine_steps=0).moved.data
+
+    paths = moved(pair_files.fixed, str(pair_files.moving))
+    objects = moved(nib.load(pair_files.fixed), deformgan.load_image(pair_files.moving))
+    np.testing.assert_array_equal(paths, objects)
+
+
+def test_the_folder_is_complete_and_reads_back(registration: Registration, tmp_path: Path) -> None:
+    record = registration.save(tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(OUTPUTS)
+    assert json.loads((tmp_path / "out" / "registration.json").read_text()) == record
+    transform = deformgan.load_transform(tmp_path / "out" / "warp.nii.gz")
+    points = np.array([[0.0, 0.0, 0.0], [20.0, -30.0, 10.0]])
+    np.testing.assert_allclose(transform.map_points(points), registration.transform.map_points(points), atol=1e-2)
+    back = deformgan.load_transform(tmp_path / "out" / "inverse_warp.nii.gz")
+    np.testing.assert_allclose(back.map_points(transform.map_points(points)), points, atol=0.05)
+    affine = deformgan.load_transform(tmp_path / "out" / "affine.txt")
+    np.testing.assert_allclose(affine.affine, registration.transform.affine, atol=1e-9)
+    jacobian = nib.load(tmp_path / "out" / "jacobian.nii.gz")
+    assert jacobian.get_fdata().mean() == pytest.approx(1, abs=0.02)
+
+
+def test_the_record_says_what_was_done(registration: Registration, pair_files: PairFiles, tmp_path: Path) -> None:
+    record = registration.save(tmp_path / "out")
+    assert record["inputs"]["fixed"]["path"] == str(pair_files.fixed)
+    assert set(record["inputs"]) == {"fixed", "moving", "moving_labels"}
+    assert len(record["model"]["sha256"]) == 64
+    assert record["settings"]["refine_steps"] == 0
+    assert record["quality"]["passed"] is True
+    assert {"read", "load model", "conform", "predict", "transform", "assess", "write", "total"} == set(
+        record["timings"]
+    )
+    assert sum(v for k, v in record["timings"].items() if k != "total") == pytest.approx(
+        record["timings"]["total"], abs=0.01
+    )
+    assert set(record["outputs"]) == set(OUTPUTS) - {"registration.json"}
+
+
+def test_saving_twice_needs_force(registration: Registration, tmp_path: Path) -> None:
+    registration.save(tmp_path / "out")
+    with pytest.raises(UsageError, match="already holds"):
+        registration.save(tmp_path / "out")
+    registration.save(tmp_path / "out", force=True)
+
+
+def test_an_error_in_a_writing_thread_is_raised_and_leaves_nothing(
+    registration: Registration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        registration.save(tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_the_callers_random_state_is_left_alone(pair_files: PairFiles, model: Model) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    deformgan.register(pair_files.fixed, pair_files.moving, model=model, refine_steps=0, seed=5)
+    torch.testing.assert_close(torch.rand(3), expected)
+
+
+def test_refinement_improves_the_agreement(pair_files: PairFiles, model: Model) -> None:
+    fixed, moving = pair_files.fixed, pair_files.moving
+    stages: list[str] = []
+    start = deformgan.register(fixed, moving, model=model, refine_steps=0)
+    refined = deformgan.register(fixed, moving, model=model, refine_steps=8, progress=stages.append)
+    assert refined.quality.similarity_after > start.quality.similarity_after
+    assert "refine" in stages
+    assert refined.provenance["settings"]["refine_steps"] == 8
+
+
+def test_usage_errors(pair_files: PairFiles, model: Model) -> None:
+    with pytest.raises(UsageError, match="less than 0"):
+        deformgan.register(pair_files.fixed, pair_files.moving, model=model, refine_steps=-1)
+    with pytest.raises(UsageError, match="no device 'tpu'"):
+        pick_device("tpu")
+    if not torch.cuda.is_available():
+        assert pick_device("auto") == "cpu"
+        with pytest.raises(UsageError, match="no device 'cuda'"):
+            pick_device("cuda")
+
+
+def test_the_module_does_not_hide_the_function() -> None:
+    import deformgan.register  # the import that would replace the name by the module
+
+    assert callable(deformgan.register)
+    assert deformgan.register.__name__ == "register"
+    assert "register" in dir(deformgan)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = deformgan.nothing

@@ -1,0 +1,169 @@
+"""ANTs and SimpleITK apply the files we write as we do ourselves: images, labels and points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ants
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.ndimage as ndi
+import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
+import torch
+
+from deformgan.grid import Grid
+from deformgan.image import Image
+from deformgan.transform import Transform, load_transform
+
+TO_LPS = np.array([-1.0, -1.0, 1.0])
+
+
+def _oblique(degrees: float, spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> Grid:
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2 + (3, -2, 1)
+    return Grid(shape, affine)
+
+
+def _flipped(grid: Grid, axes: tuple[int, ...]) -> Grid:
+    matrix = np.eye(4)
+    for axis in axes:
+        matrix[axis, axis] = -1
+        matrix[axis, 3] = grid.shape[axis] - 1
+    return Grid(grid.shape, grid.affine @ matrix)
+
+
+PLAIN = Grid.centred((24, 28, 20), 4.0, np.array([1.0, 2.0, -3.0]))
+THICK = Grid.centred((40, 36, 14), np.array([2.4, 3.0, 6.0]), np.array([-2.0, 4.0, 5.0]))
+SLANTED = _oblique(17, (3.0, 3.5, 4.5), (30, 28, 22))
+CASES = {
+    "identity grids": (PLAIN, PLAIN),
+    "anisotropic onto plain": (PLAIN, THICK),
+    "oblique onto anisotropic": (THICK, SLANTED),
+    "plain onto oblique": (SLANTED, PLAIN),
+    "flipped, one axis": (_flipped(PLAIN, (0,)), _flipped(THICK, (1,))),
+    "flipped, LPS onto oblique": (_flipped(SLANTED, (0, 1)), _flipped(PLAIN, (0, 1))),
+}
+cases = pytest.mark.parametrize(("fixed", "moving"), CASES.values(), ids=CASES.keys())
+
+
+def _transform() -> Transform:
+    """An affine and a smooth field that stay within the images."""
+    working = Grid.centred((24, 26, 20), 4.0, np.array([0.0, 2.0, 0.0]))
+    coarse = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    field = torch.nn.functional.interpolate(coarse, size=(24, 26, 20), mode="trilinear", align_corners=True)
+    angle = np.deg2rad(6)
+    affine = np.array([[np.cos(angle), 0, -np.sin(angle), 2], [0, 1.05, 0, -3], [np.sin(angle), 0, np.cos(angle), 1.5]])
+    moving = working.moved_by(np.vstack([affine, [0, 0, 0, 1]]))
+    return Transform.from_field(working, moving, field * 1.2 / field.abs().max())
+
+
+def _image(grid: Grid) -> Image:
+    data = ndi.gaussian_filter(np.random.default_rng(5).random(grid.shape), 1.0)
+    return Image(np.ascontiguousarray(data / data.max() * 100, np.float32), grid)
+
+
+def _blob(grid: Grid) -> Image:
+    """Two labelled ellipsoids in the middle of space, wherever the grid's voxels lie."""
+    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
+    x = grid.to_world(voxels)
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[(((x - (0, 3, 0)) / (26, 30, 24)) ** 2).sum(-1) < 1] = 3
+    labels[(((x - (8, -4, 4)) / (9, 11, 10)) ** 2).sum(-1) < 1] = 41
+    return Image(labels, grid)
+
+
+def _ants_apply(folder: Path, transform: str, onto: Image, image: Image, how: str) -> np.ndarray:
+    onto.save(folder / "onto.nii.gz")
+    image.save(folder / "image.nii.gz")
+    out = ants.apply_transforms(
+        ants.image_read(str(folder / "onto.nii.gz")),
+        ants.image_read(str(folder / "image.nii.gz")),
+        [str(folder / transform)],
+        interpolator=how,
+    )
+    return out.numpy()
+
+
+def _agreement(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> float:
+    """Share of voxels that agree (on the very edge of an image rounding decides who is inside)."""
+    return float((np.abs(ours.astype(float) - theirs) <= tolerance).mean())
+
+
+@cases
+def test_ants_reproduces_moved_from_the_warp_alone(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
+    transform, image = _transform(), _image(moving)
+    transform.save(tmp_path / "warp.nii.gz", fixed)
+    ours = transform.apply(image, fixed).data
+    theirs = _ants_apply(tmp_path, "warp.nii.gz", _image(fixed), image, "linear")
+    assert (ours > 0).mean() > 0.3
+    assert _agreement(ours, theirs, 0.01) > 0.995
+    assert np.abs(transform.apply(image, fixed).data - Transform.identity().apply(image, fixed).data).mean() > 1
+
+
+@cases
+def test_ants_brings_labels_back_with_the_inverse_warp(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
+    transform, labels = _transform(), _blob(fixed)
+    inverse = transform.inverse()
+    inverse.save(tmp_path / "inverse_warp.nii.gz", moving)
+    theirs = _ants_apply(tmp_path, "inverse_warp.nii.gz", _blob(moving), labels, "genericLabel")
+    ours = inverse.apply_labels(labels, moving).data
+    assert set(np.unique(theirs)) == {0, 3, 41}
+    assert _agreement(ours, theirs, 0) > 0.97  # the generic label interpolator votes, the nearest neighbour does not
+    # and they are where the forward map takes them from
+    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in moving.shape], indexing="ij"), -1).reshape(-1, 3)
+    there = fixed.to_index(transform.apply_points(moving.to_world(voxels)))
+    expected = ndi.map_coordinates(labels.data, there.T, order=0).reshape(moving.shape)
+    assert _agreement(ours, expected, 0) > 0.985
+
+
+@cases
+def test_nearest_neighbour_agrees_with_ants(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
+    transform, labels = _transform(), _blob(moving)
+    transform.save(tmp_path / "warp.nii.gz", fixed)
+    theirs = _ants_apply(tmp_path, "warp.nii.gz", _image(fixed), labels, "nearestNeighbor")
+    assert _agreement(transform.apply_labels(labels, fixed).data, theirs, 0) > 0.998
+
+
+@cases
+def test_points_go_the_same_way(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
+    transform = _transform()
+    transform.save(tmp_path / "warp.nii.gz", fixed)
+    saved = load_transform(tmp_path / "warp.nii.gz")
+    inner = np.array(fixed.shape) - 9
+    points = fixed.to_world(np.random.default_rng(1).uniform(4, inner + 4, (30, 3)))
+    ours = saved.map_points(points)
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "warp.nii.gz"), sitk.sitkVectorFloat64))
+    judged = np.array([field.TransformPoint(p) for p in (points * TO_LPS).tolist()]) * TO_LPS
+    np.testing.assert_allclose(ours, judged, atol=1e-2)
+    table = pd.DataFrame(points * TO_LPS, columns=["x", "y", "z"])
+    by_ants = ants.apply_transforms_to_points(3, table, [str(tmp_path / "warp.nii.gz")])
+    np.testing.assert_allclose(ours, by_ants[["x", "y", "z"]].to_numpy() * TO_LPS, atol=1e-2)
+    # points move with the image, so against the pull-back: from moving to fixed
+    np.testing.assert_allclose(saved.apply_points(ours), points, atol=1e-3)
+
+
+@cases
+def test_a_mark_in_the_image_and_its_point_end_up_together(fixed: Grid, moving: Grid) -> None:
+    """The direction, without any formula: paint a ball at a point of the moving image, move both."""
+    transform = _transform()
+    point = np.array([[6.0, 9.0, 4.0]])
+    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in moving.shape], indexing="ij"), -1)
+    ball = np.exp(-((moving.to_world(voxels) - point[0]) ** 2).sum(-1) / (2 * 6.0**2)).astype(np.float32)
+    moved = transform.apply(Image(ball, moving), fixed).data
+    world = fixed.to_world(np.stack(np.meshgrid(*[np.arange(n) for n in fixed.shape], indexing="ij"), -1))
+    seen = (world * moved[..., None]).sum((0, 1, 2)) / moved.sum()
+    expected = transform.apply_points(point)[0]
+    assert np.linalg.norm(seen - expected) < 1.0
+    assert np.linalg.norm(point[0] - expected) > 2.0
+
+
+def test_affine_file_in_ants(tmp_path: Path) -> None:
+    affine = Transform(_transform().affine)
+    affine.save(tmp_path / "affine.txt")
+    image = _image(THICK)
+    theirs = _ants_apply(tmp_path, "affine.txt", _image(SLANTED), image, "linear")
+    assert _agreement(affine.apply(image, SLANTED).data, theirs, 0.01) > 0.995

@@ -1,0 +1,31 @@
+"""An untrained network on a tiny grid: the whole product in milliseconds, its maps nearly the identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from deformgan.models import save_model
+from deformgan.networks import build
+
+CONFIG = {
+    "network": {"kind": "unet", "widths": [4, 8]},
+    "grid": {"shape": [32, 36, 28], "spacing": 6.0},
+}
+
+
+def write_tiny_model(folder: Path, *, bend: float = 0.0) -> Path:
+    """Save the network as `load_model` reads it.
+
+    Args:
+        bend: Standard deviation given to the last layer's weights: a larger one makes a wild field.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        network = build(CONFIG["network"])
+        if bend:
+            *_, last = (m for m in network.modules() if isinstance(m, torch.nn.Conv3d))
+            torch.nn.init.normal_(last.weight, 0, bend)
+    save_model(folder, network, CONFIG)
+    return folder
