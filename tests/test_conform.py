@@ -137,9 +137,8 @@ def test_given_grid_is_kept_whatever_the_content(phantom: Phantom) -> None:
 
 def test_pair_has_one_spacing_and_two_centres(phantom: Phantom) -> None:
     image = _image(phantom)
-    shifted = Image(image.data, Grid(image.grid.shape, image.grid.affine + np.eye(4)[:, 3:] * 0)).data
     big = Grid(image.grid.shape, np.diag([1.5, 1.5, 1.5, 1.0]) @ image.grid.affine)
-    a, b = conform_pair(image, Image(shifted, big), SHAPE, 5.0)
+    a, b = conform_pair(image, Image(image.data, big), SHAPE, 5.0)
     np.testing.assert_allclose(a.grid.spacing, b.grid.spacing)
     assert a.grid.spacing[0] > 5.0  # the larger one set it
     np.testing.assert_allclose(b.grid.centre_mm, 1.5 * a.grid.centre_mm, atol=1e-6)
@@ -205,6 +204,20 @@ def test_binary_image(phantom: Phantom) -> None:
     out = conform(Image((phantom.labels > 0).astype(np.uint8), Grid(phantom.t1.shape, phantom.affine)), SHAPE, 6.0)
     assert float(out.tensor[out.mask > 0].min()) > 0.5
     assert float(out.tensor.max()) == 1
+
+
+def test_grid_beside_the_content_is_empty(phantom: Phantom) -> None:
+    out = conform(_image(phantom), grid=Grid.centred((8, 8, 8), 2.0, np.full(3, 500.0)))
+    assert float(out.tensor.abs().max()) == float(out.mask.max()) == 0
+
+
+def test_sparkles_alone_are_the_foreground() -> None:
+    """All but a few single voxels are alike: no compact object, and no histogram to split but at the top."""
+    data = np.full((20, 20, 20), 7, np.int16)
+    data[4:16:4, 4:16:4, 4:16:4] = 100
+    out = conform(Image(data, Grid(data.shape, np.eye(4))), (20, 20, 20), 1.0)
+    assert int(out.mask.sum()) == 27
+    assert float(out.tensor[out.mask > 0].min()) == 1
 
 
 def test_integers_and_read_only_data(phantom: Phantom) -> None:

@@ -140,6 +140,17 @@ def test_qform_where_there_is_no_sform(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.grid.affine, AFFINE, atol=1e-5)
 
 
+def test_damaged_qform_matters_only_without_an_sform(tmp_path: Path) -> None:
+    for name, sform in (("a.nii", AFFINE), ("b.nii", None)):
+        path = _with_forms(tmp_path / name, sform, AFFINE)
+        content = bytearray(path.read_bytes())
+        content[256:268] = np.full(3, 5, "<f4").tobytes()  # a quaternion far longer than 1
+        path.write_bytes(content)
+    np.testing.assert_allclose(load_image(tmp_path / "a.nii").grid.affine, AFFINE)
+    with pytest.raises(InputError, match="qform is damaged"):
+        load_image(tmp_path / "b.nii")
+
+
 def test_no_form_at_all_warns_and_follows_nibabel(tmp_path: Path) -> None:
     path = _with_forms(tmp_path / "a.nii", None, None)
     with pytest.warns(UserWarning, match="no orientation"):

@@ -135,7 +135,7 @@ def test_refinement_improves_the_agreement(pair_files: PairFiles, model: Model) 
     start = deformgan.register(fixed, moving, model=model, refine_steps=0)
     refined = deformgan.register(fixed, moving, model=model, refine_steps=8, progress=stages.append)
     assert refined.quality.similarity_after > start.quality.similarity_after
-    assert "refine" in stages
+    assert "refine: step 8 of 8" in stages
     assert refined.provenance["settings"]["refine_steps"] == 8
 
 

@@ -134,3 +134,22 @@ def test_halved_field_moves_the_halved_image_alike(generator: torch.Generator) -
     whole = halved(warp(image, field.expand(1, 3, *shape), padding="border"))
     inner = (..., slice(3, -3), slice(3, -3), slice(3, -3))
     assert (small - whole)[inner].abs().max() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_threads_do_not_change_the_result(mode: str) -> None:
+    """A single volume is cut into one slab a thread; values and gradients are those of the whole."""
+    generator = torch.Generator().manual_seed(3)
+    image = torch.rand(1, 2, 12, 9, 10, generator=generator)
+    field = torch.randn(1, 3, 12, 9, 10, generator=generator).requires_grad_()
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3, 5):
+            torch.set_num_threads(n)
+            moved = warp(image, field, mode)
+            results.append((moved.detach(), torch.autograd.grad(moved.square().sum(), field)[0]))
+    finally:
+        torch.set_num_threads(threads)
+    for moved, gradient in results[1:]:
+        assert torch.equal(moved, results[0][0])
+        assert torch.equal(gradient, results[0][1])

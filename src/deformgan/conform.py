@@ -124,8 +124,6 @@ def _find_content(image: Image) -> _Content:
     mask, flat, floor = _foreground(image)
     counts = _projections(mask)
     total = counts[0].sum()
-    if total == 0:
-        raise InputError(f"{image.name} shows nothing but background", "give an image that shows anatomy")
     centre = np.array([(np.arange(len(c)) * c).sum() / total for c in counts])
     occupied = [np.flatnonzero(c) for c in counts]
     box = tuple(slice(int(o[0]), int(o[-1]) + 1) for o in occupied)
@@ -219,9 +217,9 @@ def _cropped(image: Image, content: _Content, grid: Grid, sigmas: list[float]) -
     for axis, (n, sigma) in enumerate(zip(image.grid.shape, sigmas, strict=True)):
         margin = 1 + int(np.ceil(4 * sigma))
         inner = content.box[axis] if content.flat else slice(0, n)
-        start = max(inner.start, int(np.floor(reach[:, axis].min())) - margin)
-        stop = min(inner.stop, int(np.ceil(reach[:, axis].max())) + margin + 1)
-        ranges.append((start, max(stop, start + 1), margin))
+        start = min(max(inner.start, int(np.floor(reach[:, axis].min())) - margin), inner.stop - 1)
+        stop = max(min(inner.stop, int(np.ceil(reach[:, axis].max())) + margin + 1), start + 1)
+        ranges.append((start, stop, margin))
     block = tuple(slice(start, stop) for start, stop, _ in ranges)
     within = tuple(slice(margin, margin + stop - start) for start, stop, margin in ranges)
     shape = tuple(stop - start + 2 * margin for start, stop, margin in ranges)

@@ -58,7 +58,7 @@ def invert(field: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> tupl
         if i % 3 == 2 or i == iterations - 1:
             source = positions + inverse
             inside = ((source >= 0) & (source <= upper)).all(1, keepdim=True)
-            residual = float((error.square().sum(1, keepdim=True).sqrt() * inside).amax())
+            residual = float((error.detach().square().sum(1, keepdim=True).sqrt() * inside).amax())
             if residual <= tolerance:
                 break
         # full steps contract quickly where |∇u| < 1; half steps still do where it is larger

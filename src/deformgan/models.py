@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from deformgan.networks import build
 DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_TRANSFORMATIONS = ("pyramid", "unet")
+_PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,12 @@ class Model:
 
         Returns:
             Field (1, 3, d, h, w), float32, in voxels of its own grid, which may be coarser than the images'.
+
+        Raises:
+            UsageError: There is no such precision.
         """
+        if precision not in _PRECISIONS:
+            raise UsageError(f"there is no precision {precision!r}", f"use one of: {', '.join(_PRECISIONS)}")
         device = next(self.network.parameters()).device
         bf16 = precision == "bf16" or (precision == "auto" and _computes_in_bf16(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -81,7 +89,9 @@ def shipped_models() -> list[str]:
 
 
 def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
-    """Load T by the name of shipped weights or the path of a folder that holds ``config.json`` and ``model.safetensors``.
+    """Load T by the name of shipped weights or the path of a folder with ``config.json`` and ``model.safetensors``.
+
+    A string that names shipped weights means these, whatever lies in the working folder; `Path` or ``./NAME`` does not.
 
     Raises:
         UsageError: There is nothing of that name.
@@ -91,28 +101,32 @@ def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "c
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         data = (folder / _WEIGHTS).read_bytes()
+        if config["network"]["kind"] not in _TRANSFORMATIONS:
+            raise ValueError("they are not those of a transformation network")
         network = build(config["network"])
         state = load(data)
-        grid = config["grid"]
-        if len(grid["shape"]) != 3 or float(grid["spacing"]) <= 0:
+        sizes, spacing = config["grid"]["shape"], float(config["grid"]["spacing"])
+        if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes) or not 0 < spacing < math.inf:
             raise ValueError("the grid is not one of three axes with a positive spacing")
         if not all(bool(torch.isfinite(t).all()) for t in state.values()):
             raise ValueError("weights are not finite")
         network.load_state_dict(state)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the weights in {folder} are damaged: {reason}", "install or train them anew") from error
     network = network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Model(network, config, str(name), hashlib.sha256(data).hexdigest())
 
 
 def _folder(name: str | Path) -> Path:
-    for folder in (Path(name), _SHIPPED / name):
-        # a name never leads out of the package: a path must be given as one
-        if (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file():
-            return folder
+    # compared with what is there, not joined to it: a name leads nowhere but into the package
+    folder = _SHIPPED / name if isinstance(name, str) and name in shipped_models() else Path(name)
+    if (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file():
+        return folder
     known = ", ".join(shipped_models()) or "none are shipped"
-    raise UsageError(f"there are no weights named {str(name)!r}", f"use one of: {known}; or the path of a folder that train wrote")
+    raise UsageError(
+        f"there are no weights named {str(name)!r}", f"use one of: {known}; or the path of a folder that train wrote"
+    )
 
 
 def save_model(folder: Path, network: nn.Module, config: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """A short optimisation of a low-resolution field at test time, starting from T's; network weights are never touched.
 
-The field is an affine map plus displacements at control points four voxels apart, smoothed like a spline. Level by level
-the squared normalised-gradient product of the two images (see `deformgan.losses.gradient`) is maximised by Adam; the bending
-energy of the control points keeps the rest smooth and costs an affine map nothing.
+The field is an affine map plus displacements at control points four voxels apart, smoothed like a spline. Level by
+level the squared normalised-gradient product of the two images (see `deformgan.losses.gradient`) is maximised by Adam;
+the bending energy of the control points keeps the rest smooth and costs an affine map nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.warp import warp
 
-DEFAULT_STEPS = 120
+DEFAULT_STEPS = 100
 
 _REACH = 50.0  # voxels over which a linear coefficient of 1 moves its end by one voxel: gives every parameter one scale
+
+
+_LEAST_JACOBIAN = 0.25
+_UNIT = torch.eye(3).view(3, 1, 3, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,22 @@ class RefineSettings:
         spacing: Voxels between control points.
         smoothing: How often the control points are smoothed with a 3³ box.
         epsilon: Gradient (intensity in [0, 1] per voxel of the level) below which an edge counts as noise.
-        bending: Weight of the bending energy.
+        bending: Weight of the bending energy at the end.
+        relaxation: How many times heavier it is at the start; it falls geometrically over the first level.
+        folding: Weight of the mean squared amount by which the Jacobian determinant falls below `_LEAST_JACOBIAN`.
         rate: Adam's step in voxels, of the control points.
         affine_rate: The same of the affine map; 0 leaves it to the control points.
     """
 
-    levels: tuple[tuple[int, float], ...] = ((8, 1 / 3), (4, 1 / 3), (2, 1 / 3))
+    levels: tuple[tuple[int, float], ...] = ((4, 0.4), (2, 0.6))
     spacing: int = 4
     smoothing: int = 2
     epsilon: float = 0.03
     bending: float = 0.02
+    relaxation: float = 3.0
+    folding: float = 5.0
     rate: float = 0.5
-    affine_rate: float = 0.3
+    affine_rate: float = 2.0
 
 
 DEFAULT_SETTINGS = RefineSettings()
@@ -72,7 +80,7 @@ def refine(
 
     Returns:
         (1, 3, D/2, H/2, W/2) in voxels of the half-resolution grid, and never worse than the start: where the final
-        similarity is lower, or the result folds more, the start comes back.
+        similarity is lower, or the result folds more (and in over one of 10 000 voxels), the start comes back, resized.
     """
     if steps <= 0:
         return field
@@ -84,16 +92,24 @@ def refine(
         for number, (factor, share) in enumerate(settings.levels):
             last = number == len(settings.levels) - 1
             todo = steps - done if last else round(share * steps)
-            _optimise(parameters, *(F.avg_pool3d(i, factor) for i in images), factor, todo, settings, _shifted(progress, done, steps))
+            relaxation = settings.relaxation if number == 0 else 1.0
+            f, m, inside = (_reduced(image, factor) for image in images)
+            _optimise(parameters, f, m, inside, todo, settings, relaxation, _shifted(progress, done, steps))
             done += todo
     half = tuple(n // 2 for n in fixed.shape[2:])
     with torch.no_grad():
         refined = parameters.field(half)
-        return _better(*(F.avg_pool3d(i, 2) for i in images), refined, resize(field.float(), half), settings)
+        f, m, inside = (_reduced(image, 2) for image in images)
+        return _better(f, m, inside, refined, resize(field.float(), half), settings)
+
+
+def _reduced(image: Tensor, factor: int) -> Tensor:
+    """Box means on a grid with about ``factor`` times fewer voxels along each axis, over the same extent."""
+    return F.adaptive_avg_pool3d(image, [max(2, n // factor) for n in image.shape[2:]])  # type: ignore[arg-type]
 
 
 class _Parameters:
-    """An affine map (3, 4) over positions measured from the centre in `_REACH`, and control points (1, 3, d, h, w); voxels."""
+    """An affine map (3, 4) over positions from the centre in `_REACH`, and control points (1, 3, d, h, w); voxels."""
 
     def __init__(self, shape: tuple[int, ...], affine: Tensor, control: Tensor, smoothing: int) -> None:
         self.shape, self.smoothing = shape, smoothing
@@ -108,15 +124,19 @@ class _Parameters:
         target = _to_full_voxels(resize(field, coarse), shape)
         x = _centred_positions(shape, coarse, field.device)
         design = torch.cat([x, torch.ones_like(x[:, :1])], 1)[0].flatten(1).double()
-        weighted = design * F.adaptive_avg_pool3d(mask, coarse).flatten().double().add(1e-6)
+        inside = F.adaptive_avg_pool3d(mask, coarse)  # type: ignore[arg-type]
+        weighted = design * inside.flatten().double().add(1e-6)
         affine = torch.linalg.solve(weighted @ design.T, weighted @ target[0].flatten(1).double().T).T.float()
         return cls(shape, affine, target - _linear(affine, x), settings.smoothing)
 
-    def field(self, shape: tuple[int, ...]) -> Tensor:
-        """Displacement on a grid of ``shape``, in its voxels."""
-        coarse = _smoothed(self.control, self.smoothing) + _linear(self.affine, self._positions)
-        fine = F.interpolate(coarse, size=shape, mode="trilinear", align_corners=False)
-        return _from_full_voxels(fine, self.shape)
+    def coarse(self) -> Tensor:
+        """Displacement at the control points, in their voxels."""
+        field = _smoothed(self.control, self.smoothing) + _linear(self.affine, self._positions)
+        return _from_full_voxels(field, self.shape)
+
+    def field(self, shape: tuple[int, ...], coarse: Tensor | None = None) -> Tensor:
+        """Displacement on a grid of ``shape``, in its voxels; ``coarse`` is `coarse` where it is at hand."""
+        return resize(self.coarse() if coarse is None else coarse, shape)
 
 
 def _optimise(
@@ -124,30 +144,55 @@ def _optimise(
     fixed: Tensor,
     moving: Tensor,
     mask: Tensor,
-    factor: int,
     steps: int,
     settings: RefineSettings,
+    relaxation: float,
     progress: Callable[[int], None],
 ) -> None:
     """Adam at one level, its rates falling linearly to a tenth."""
     similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=mask)
-    groups = [{"params": [parameters.control], "lr": settings.rate}]
-    if settings.affine_rate > 0:
-        groups.append({"params": [parameters.affine], "lr": settings.affine_rate})
-    rates = [group["lr"] for group in groups]
-    optimizer = torch.optim.Adam(groups)
+    variables = [parameters.control, parameters.affine]
+    moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
     shape = tuple(fixed.shape[2:])
     for step in range(steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (1 - 0.9 * step / steps)
-        loss = settings.bending * bending_energy(parameters.control) - similarity(warp(moving, parameters.field(shape)))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        coarse = parameters.coarse()
+        bending = settings.bending * relaxation ** (1 - step / steps)
+        penalty = bending * bending_energy(parameters.control) + settings.folding * _folding(coarse)
+        loss = penalty - similarity(warp(moving, parameters.field(shape, coarse)))
+        gradients = torch.autograd.grad(loss, variables)
+        decay = 1 - 0.9 * step / steps
+        for variable, gradient, moment, rate in zip(
+            variables, gradients, moments, (settings.rate, settings.affine_rate), strict=True
+        ):
+            _adam(variable, gradient, moment, rate * decay, step + 1)
         progress(step + 1)
 
 
-def _better(fixed: Tensor, moving: Tensor, mask: Tensor, refined: Tensor, start: Tensor, settings: RefineSettings) -> Tensor:
+@torch.no_grad()
+def _adam(variable: Tensor, gradient: Tensor, moment: tuple[Tensor, Tensor], rate: float, step: int) -> None:
+    """One step of Adam (Kingma & Ba 2015). PyTorch's own imports its compiler first: a second that short runs feel."""
+    first, second = moment
+    first.lerp_(gradient, 0.1)
+    second.lerp_(gradient.square(), 0.001)
+    scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
+    variable.addcdiv_(first, scale, value=-rate / (1 - 0.9**step))
+
+
+def _folding(field: Tensor) -> Tensor:
+    """Mean squared shortfall of the Jacobian determinant, by forward differences: those see what lies between voxels."""
+    inner = field[:, :, :-1, :-1, :-1]
+    a, b, c = (
+        field[:, :, 1:, :-1, :-1] - inner + _UNIT[0].to(field),
+        field[:, :, :-1, 1:, :-1] - inner + _UNIT[1].to(field),
+        field[:, :, :-1, :-1, 1:] - inner + _UNIT[2].to(field),
+    )
+    determinant = (a * torch.linalg.cross(b, c, dim=1)).sum(1)
+    return (_LEAST_JACOBIAN - determinant).relu().square().mean()
+
+
+def _better(
+    fixed: Tensor, moving: Tensor, mask: Tensor, refined: Tensor, start: Tensor, settings: RefineSettings
+) -> Tensor:
     """The refined field, unless it is less similar than the start or folds where that did not."""
     similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=mask)
     gained = float(similarity(warp(moving, refined))) >= float(similarity(warp(moving, start)))
@@ -164,7 +209,7 @@ def _linear(affine: Tensor, positions: Tensor) -> Tensor:
 
 
 def _centred_positions(full: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where the voxels of a coarser grid lie in the full one, from its centre, in units of `_REACH`, (1, 3, d, h, w)."""
+    """Where a coarser grid's voxels lie in the full one, from its centre, in units of `_REACH`, (1, 3, d, h, w)."""
     middle, ratio = (torch.tensor(v, device=device).view(1, 3, 1, 1, 1) for v in _middle_and_ratio(full, shape))
     return (identity_positions(shape, device) - middle) * ratio / _REACH
 

@@ -159,7 +159,8 @@ def register(
             field = network.predict(*pair, precision)
         if steps:
             with watch.stage("refine"):
-                field = refine(*pair, field, steps)
+                mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
+                field = refine(*pair, field, steps, mask=mask, progress=told)
     field = field.cpu()
     with watch.stage("transform"):
         transform = Transform.from_field(fixed_c.grid, moving_c.grid, field)

@@ -54,15 +54,32 @@ def warp(image: Tensor, field: Tensor, mode: str = "linear", padding: str = "zer
     grid = sampling_grid(field, tuple(image.shape[2:]))
     if image.shape[0] != grid.shape[0]:
         image = image.expand(grid.shape[0], *image.shape[1:])
+    parts = _parts(grid)
+    if parts > 1:
+        image = image.expand(parts, *image.shape[1:])
+        grid = grid.unflatten(1, (parts, -1))[0]
     out = F.grid_sample(
-        image.float(), grid, mode="bilinear" if mode == "linear" else "nearest", padding_mode=padding, align_corners=False
+        image.float(),
+        grid,
+        mode="bilinear" if mode == "linear" else "nearest",
+        padding_mode=padding,
+        align_corners=False,
     )
+    if parts > 1:
+        out = out.transpose(0, 1).flatten(1, 2)[None]
     return out.to(image.dtype) if not image.is_floating_point() else out
+
+
+def _parts(grid: Tensor) -> int:
+    """Into how many slabs a single volume is cut: on the CPU, `grid_sample` works in parallel over the batch alone."""
+    if grid.shape[0] > 1 or grid.device.type != "cpu":
+        return 1
+    return next(n for n in range(min(torch.get_num_threads(), grid.shape[1]), 0, -1) if grid.shape[1] % n == 0)
 
 
 def _warp_cubic(image: Tensor, field: Tensor, padding: str) -> Tensor:
     """Catmull-Rom sampling as 64 gathered taps; memory is one tap at a time."""
-    batch, channels, *shape = image.shape
+    channels, *shape = image.shape[1:]
     axes = [torch.arange(n, device=field.device, dtype=torch.float32) for n in field.shape[2:]]
     where = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None] + field.float()  # (B, 3, d, h, w)
     base = where.floor()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from deformgan.commands.console import Console, Progress, success
 from deformgan.commands.options import Json, OutFolder, Threads
 from deformgan.errors import UsageError
+
+if TYPE_CHECKING:
+    from deformgan.training.config import TrainingConfig
 
 _NEEDED = ("accelerate",)
 
@@ -27,6 +30,8 @@ class Train:
     """TOML file."""
     out: OutFolder
     """Folder of the run; one that holds a checkpoint is resumed."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="ROOT", help_behavior_hint="(default: as in CONFIG)")] = None
+    """Folder of the patients and label maps, in place of root in the [data] section."""
     json: Json = False
     compute: Threads = field(default_factory=Threads)
 
@@ -44,11 +49,19 @@ class Train:
         with console.progress() as progress:
             latest = _Latest(progress)
             try:
-                model = train(self.config, self.out, progress=latest)
+                model = train(self._configuration(), self.out, progress=latest)
             except ModuleNotFoundError as error:
                 raise _missing(error) from error
         if os.environ.get("RANK", "0") == "0":  # one answer, however many processes train
             console.result(f"{model}: {latest.text}", success({"model": str(model), **latest.record}))
+
+    def _configuration(self) -> Path | TrainingConfig:
+        if self.data is None:
+            return self.config
+        from deformgan.training.config import load_config
+
+        config = load_config(self.config)
+        return replace(config, data=replace(config.data, root=str(self.data)))
 
 
 class _Latest:

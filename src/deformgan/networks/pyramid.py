@@ -1,10 +1,11 @@
 """The default transformation network T: match coarsely everywhere at once, then correct locally, finer and finer.
 
-One encoder, shared by both images, reads them at half resolution and at once goes to a quarter: nearly all the time of a
-3-D network goes into its finest level. At 1/8 every fixed position is matched against every moving position (an attention
-over the whole volume, so a displacement of forty voxels is as near as one of four), a small decoder turns the matches into
-a smooth velocity, and a stage at 1/4 looks, once or more, at what is left after warping the moving features. Each velocity
-is integrated and composed with what came before, so the result is smooth and very nearly free of folds.
+One encoder, shared by both images, reads them at half resolution and at once goes to a quarter: nearly all the time of
+a 3-D network goes into its finest level. At 1/8 every fixed position is matched against every moving position (an
+attention over the whole volume, so a displacement of forty voxels is as near as one of four), a small decoder turns the
+matches into a smooth velocity, and a stage at 1/4 looks, once or more, at what is left after warping the moving
+features. Each velocity is integrated and composed with what came before, so the result is smooth and very nearly free
+of folds.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Encoder(nn.Module):
         quarter, eighth, sixteenth = widths
         self.level4 = nn.Sequential(_conv(1, quarter, 2), nn.LeakyReLU(0.1), _conv(quarter, quarter), nn.LeakyReLU(0.1))
         self.level8 = nn.Sequential(_Block(quarter, eighth, 2), _Block(eighth, eighth))
-        self.level16 = nn.Sequential(_Block(eighth + 3, sixteenth, 2), _Block(sixteenth, sixteenth), _conv(sixteenth, eighth, kernel=1))
+        self.level16 = nn.Sequential(
+            _Block(eighth + 3, sixteenth, 2), _Block(sixteenth, sixteenth), _conv(sixteenth, eighth, kernel=1)
+        )
         self.merge = nn.Sequential(_Block(2 * eighth, eighth), _Block(eighth, eighth))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +62,9 @@ class Encoder(nn.Module):
         eighth = self.level8(quarter)
         # position in the volume tells the hemispheres apart, which look alike
         shape = tuple(eighth.shape[2:])
-        where = identity_positions(shape, image.device) / (torch.tensor(shape, device=image.device).view(1, 3, 1, 1, 1) / 2)
+        where = identity_positions(shape, image.device) / (
+            torch.tensor(shape, device=image.device).view(1, 3, 1, 1, 1) / 2
+        )
         where = (where - 1).to(eighth.dtype).expand(eighth.shape[0], -1, -1, -1, -1)
         context = self.level16(torch.cat([eighth, where], 1))
         context = F.interpolate(context, size=shape, mode="trilinear", align_corners=False)
@@ -79,7 +84,7 @@ class GlobalMatching(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def forward(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, d, h, w) → expected displacement (B, 3, d, h, w) in voxels, confidence (B, 1, d, h, w) in (0, 1]."""
+        """Features (B, C, d, h, w) → expected displacement (B, 3, …) in voxels, confidence (B, 1, …) in (0, 1]."""
         batch, _, *shape = fixed.shape
         query = F.normalize(self.project(fixed).flatten(2).float(), dim=1)
         key = F.normalize(self.project(moving).flatten(2).float(), dim=1)
@@ -99,7 +104,9 @@ class MatchDecoder(nn.Module):
     def __init__(self, width: int, deep_width: int) -> None:
         super().__init__()
         self.enter = _Block(width + 4, width)
-        self.down = nn.Sequential(_Block(width, deep_width, 2), _Block(deep_width, deep_width), _conv(deep_width, width, kernel=1))
+        self.down = nn.Sequential(
+            _Block(width, deep_width, 2), _Block(deep_width, deep_width), _conv(deep_width, width, kernel=1)
+        )
         self.merge = nn.Sequential(_Block(2 * width, width), _Block(width, width))
         self.head = _conv(width, 3)
         nn.init.normal_(self.head.weight, std=1e-3)
@@ -148,7 +155,7 @@ def _neighbours(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
 
 
 def local_correlation(fixed: Tensor, moved: Tensor) -> Tensor:
-    """Scaled dot products of the features with those of the 3³ neighbourhood, (B, C, d, h, w) twice → (B, 27, d, h, w)."""
+    """Scaled dot products of features with those of the 3³ neighbourhood, (B, C, d, h, w) twice → (B, 27, d, h, w)."""
     return _LocalCorrelation.apply(fixed * fixed.shape[1] ** -0.5, moved)
 
 
@@ -204,13 +211,15 @@ class PyramidNetwork(nn.Module):
     def forward(self, fixed: Tensor, moving: Tensor, halved: bool = False) -> Tensor | list[Tensor]:
         """Fixed and moving (B, 1, D, H, W) in [0, 1] → field (B, 3, D/2, H/2, W/2) in half-resolution voxels.
 
-        With ``halved`` (for training) the images are at half resolution already, and the fields of every stage come back,
-        coarse to fine, as `stages` gives them.
+        With ``halved`` (for training) the images are at half resolution already, and the fields of every stage come
+        back, coarse to fine, as `stages` gives them.
         """
         if halved:
             return self.stages(fixed, moving)
         if any(n % 2 for n in fixed.shape[2:]):
-            raise ValueError(f"a grid needs even sides for its half to cover the same extent, not {tuple(fixed.shape[2:])}")
+            raise ValueError(
+                f"a grid needs even sides for its half to cover the same extent, not {tuple(fixed.shape[2:])}"
+            )
         fixed, moving = halve(fixed), halve(moving)
         field = self._at_half(fixed, moving)
         for _ in range(self.passes - 1):

@@ -1,8 +1,8 @@
 """Random deformations with a known truth: shift, rotation, scaling and a smooth elastic part, fold-free.
 
 A deformation is ``φ = A ∘ exp(v)``: an affine map about the content's centre after the flow of a smooth stationary
-velocity. Its inverse ``exp(-v) ∘ A⁻¹`` is known in closed form, then polished by fixed-point iteration, so that a moving
-image can be made from the one it must return to: ``moving = warp(true, inverse)`` and ``warp(moving, forward) = true``.
+velocity. Its inverse ``exp(-v) ∘ A⁻¹`` is known in closed form, then polished by Newton's method, so that a moving
+image can be made from the one it must return to: ``moving = warp(true, inverse)``, ``warp(moving, forward) = true``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.field import affine_field, compose, identity_positions, integrate, jacobian_determinant, resize
-from deformgan.warp import warp
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,11 @@ REGIMES: dict[str, DeformationConfig] = {
 class Deformation:
     """A sampled deformation; fields are (1, 3, D, H, W) pull-back displacements in voxels.
 
-    ``forward`` is the truth a registration must find; ``inverse`` makes the moving image. ``inverse_error`` is the
-    largest distance in voxels between ``inverse ∘ forward`` and the identity inside the content.
+    ``forward`` is the truth a registration must find; ``inverse`` makes the moving image. ``max_displacement`` (of
+    ``forward``) and ``min_jacobian`` are those inside the content. ``inverse_error`` is the largest distance in voxels
+    between ``inverse ∘ forward`` and the identity, inside the content where that is moved to a place inside the grid.
+    About a tenth of a voxel (a fiftieth on average) is what linear interpolation between the voxels of a curved field
+    costs, however well ``forward ∘ inverse`` is the identity at the voxels.
     """
 
     forward: Tensor
@@ -124,7 +126,7 @@ def sample_deformation(
     mask: Tensor | None = None,
     *,
     keep_inside: bool = True,
-    polish: int = 3,
+    polish: int = 2,
     steps: int = 6,
     attempts: int = 20,
 ) -> Deformation:
@@ -137,13 +139,20 @@ def sample_deformation(
         mask: (1, 1, D, H, W) content: its centre is the centre of rotation, displacements are measured inside it and it
             is kept inside the volume. Default: everything but a margin.
         keep_inside: Whether displaced content must stay inside the volume.
-        polish: Fixed-point iterations that bring the inverse below ≈ 0.01 voxel; 0 keeps the closed form (≈ 0.1).
+        polish: Rounds of `polished_inverse`. Largest ``|forward ∘ inverse - id|`` at voxels: about 0.2 voxels for 0,
+            the closed form; below 0.05 for 1, 0.02 for 2 and 0.005 for 3.
         steps: Squarings of the integration.
-        attempts: Draws before the strength is reduced step by step; the result always has a Jacobian above 0.1.
+        attempts: Draws before the strength is reduced step by step; inside the content the Jacobian of the result is
+            always above 0.1.
+
+    Raises:
+        RuntimeError: The content lies so near the border that nothing keeps it inside.
     """
     config = REGIMES[regime] if isinstance(regime, str) else regime
     if mask is None:
-        mask = F.pad(torch.ones(1, 1, *[n - 2 * (n // 6) for n in shape]), [p for n in reversed(shape) for p in (n // 6,) * 2])
+        mask = F.pad(
+            torch.ones(1, 1, *[n - 2 * (n // 6) for n in shape]), [p for n in reversed(shape) for p in (n // 6,) * 2]
+        )
     inside = mask[0, 0] > 0.5
     positions = identity_positions(tuple(shape))
     centre = torch.tensor([float(positions[0, a][inside].mean()) for a in range(3)])
@@ -165,8 +174,10 @@ def sample_deformation(
         ]
         found = _build(velocity * strength, [p * strength for p in parts], centre, tuple(shape), steps)
         largest = float(found[0].square().sum(1).sqrt()[0][inside].max())
-        if largest > config.max_displacement:
-            ratio = 0.98 * strength * config.max_displacement / largest
+        ratio = strength
+        # once as a rule, but a displacement is not quite proportional to its parts
+        while largest > config.max_displacement:
+            ratio = 0.98 * ratio * config.max_displacement / largest
             found = _build(velocity * ratio, [p * ratio for p in parts], centre, tuple(shape), steps)
             largest = float(found[0].square().sum(1).sqrt()[0][inside].max())
         forward, inverse = found
@@ -176,20 +187,35 @@ def sample_deformation(
             break
     else:
         raise RuntimeError("no deformation keeps this content inside the grid; use a larger grid or a smaller regime")
-    for _ in range(polish):
-        # inverse(y) = -forward(y + inverse(y)): converges since the closed form is already within a fraction of a voxel
-        inverse = -warp(forward, inverse, padding="border")
-    error = compose(inverse, forward).square().sum(1).sqrt()[0][inside].max()
-    return Deformation(forward, inverse, largest, jacobian, float(error))
+    inverse = polished_inverse(forward, inverse, polish)
+    error = compose(inverse, forward).square().sum(1).sqrt()[0]
+    landed = ((source >= 0) & (source <= upper)).all(0)
+    return Deformation(forward, inverse, largest, jacobian, float((error[inside] * landed).max()))
 
 
-def _build(velocity: Tensor, parts: list[Tensor], centre: Tensor, shape: tuple[int, ...], steps: int) -> tuple[Tensor, Tensor]:
-    matrix = affine_matrix(*parts, centre)
+def polished_inverse(forward: Tensor, inverse: Tensor, rounds: int) -> Tensor:
+    """An inverse, some tenths of a voxel off, made better: each round leaves of its error a small part.
+
+    Newton's method: what ``forward ∘ inverse`` is off by is subtracted from where the inverse is looked up. Unlike the
+    fixed point ``w(y) = -u(y + w(y))`` this converges where the field is steeper than 1, as under a large rotation.
+    """
+    for _ in range(rounds):
+        inverse = compose(inverse, -compose(forward, inverse))
+    return inverse
+
+
+def _build(
+    velocity: Tensor, parts: list[Tensor], centre: Tensor, shape: tuple[int, ...], steps: int
+) -> tuple[Tensor, Tensor]:
+    rotation, log_scale, shear, shift = parts
+    matrix = affine_matrix(rotation, log_scale, shear, shift, centre)
     elastic, elastic_inverse = integrate(torch.cat([velocity, -velocity]), steps).chunk(2)
     affine_inverse = affine_field(_invert_matrix(matrix), shape)
     # the affine map is known everywhere: apply its matrix to the moved positions instead of sampling its field
     moved = identity_positions(shape) + elastic
-    forward = elastic + torch.einsum("ij,bjdhw->bidhw", matrix[0, :, :3], moved) + matrix[0, :, 3].view(1, 3, 1, 1, 1) - moved
+    forward = (
+        elastic + torch.einsum("ij,bjdhw->bidhw", matrix[0, :, :3], moved) + matrix[0, :, 3].view(1, 3, 1, 1, 1) - moved
+    )
     return forward, compose(elastic_inverse, affine_inverse)
 
 

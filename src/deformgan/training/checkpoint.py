@@ -1,7 +1,7 @@
 """Checkpoints without pickles: networks and optimiser states as safetensors, everything else as JSON.
 
-A checkpoint is a folder that is complete or absent; a run resumed from it goes on exactly as if it had not stopped, since
-pairs are seeded by their index and the learning rate is a function of the step.
+A checkpoint is a folder that is complete or absent; a run resumed from it goes on exactly as if it had not stopped,
+since pairs are seeded by their index and the learning rate is a function of the step.
 """
 
 from __future__ import annotations
@@ -9,22 +9,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deformgan.errors import InputError
+from deformgan.errors import InputError, UsageError
 from deformgan.training.config import TrainingConfig
 
 _STATE = "state.json"
 
 
 def save_checkpoint(
-    folder: Path, config: TrainingConfig, step: int, networks: dict[str, nn.Module], optimizers: dict[str, Optimizer]
+    folder: Path,
+    config: TrainingConfig,
+    step: int,
+    networks: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
 ) -> None:
     """Write ``folder`` whole: beside it first, then swapped in. ``networks`` and ``optimizers`` are named alike."""
     partial = folder.with_name(folder.name + ".partial")
@@ -34,7 +40,7 @@ def save_checkpoint(
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial / f"{name}.safetensors")
         save_file(_flat(optimizers[name]), partial / f"{name}.optimizer.safetensors")
     (partial / _STATE).write_text(json.dumps({"step": step, "config": config.to_dict()}, indent=1))
-    previous = folder.with_name(folder.name + ".previous")
+    previous = _previous(folder)
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
         os.replace(folder, previous)
@@ -42,8 +48,19 @@ def save_checkpoint(
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def find_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint; the previous one is put back if a crash hit between the two swaps."""
+    if not folder.exists() and _previous(folder).exists():
+        os.replace(_previous(folder), folder)
+    return folder.exists()
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")
+
+
 def read_state(folder: Path) -> tuple[int, TrainingConfig]:
-    """Steps done and the configuration of a checkpoint; from the previous one if a crash hit between the two swaps.
+    """Steps done and the configuration of a checkpoint.
 
     Raises:
         InputError: It is damaged.
@@ -51,11 +68,11 @@ def read_state(folder: Path) -> tuple[int, TrainingConfig]:
     try:
         state = json.loads((folder / _STATE).read_text())
         return int(state["step"]), TrainingConfig.from_dict(state["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
         raise InputError(f"the checkpoint {folder} is damaged: {error}", "remove the folder to start anew") from error
 
 
-def restore(folder: Path, networks: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
+def restore(folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
     """Fill networks and optimisers from a checkpoint.
 
     Raises:
@@ -65,21 +82,30 @@ def restore(folder: Path, networks: dict[str, nn.Module], optimizers: dict[str, 
         for name, network in networks.items():
             network.load_state_dict(load_file(folder / f"{name}.safetensors"))
             _fill(optimizers[name], load_file(folder / f"{name}.optimizer.safetensors"))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"the checkpoint {folder} does not fit: {error}", "remove the folder to start anew") from error
+    except (OSError, RuntimeError, LookupError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the checkpoint {folder} does not fit: {reason}", "remove the folder to start anew"
+        ) from error
 
 
 def _flat(optimizer: Optimizer) -> dict[str, Tensor]:
     """The tensors of an optimiser's state as ``PARAMETER.KEY``."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {
-        f"{index}.{key}": torch.as_tensor(value).contiguous() for index, values in state.items() for key, value in values.items()
+        f"{index}.{key}": torch.as_tensor(value).contiguous()
+        for index, values in state.items()
+        for key, value in values.items()
     }
 
 
 def _fill(optimizer: Optimizer, flat: dict[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in flat.items():
         index, key = name.split(".", 1)
+        if value.ndim:
+            # laid out in memory as the parameter is: rounding and speed are then those of a run that never stopped
+            value = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -6,13 +6,17 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from deformgan.errors import InputError, UsageError
 from deformgan.simulation.deformation import DeformationConfig
 from deformgan.training.steps import LossWeights
 
 T = TypeVar("T")
+
+_OTHER_HEAD = DeformationConfig(24.0, (0.0, 8.0), (9.0, 16.0), 6.0, (8.0, 8.0, 8.0), 0.12, 0.04)
+_MEND = "see the settings in training/config.py"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,16 @@ class DataConfig:
     shape: tuple[int, int, int] = (112, 128, 96)
     spacing: float = 1.5
 
+    def __post_init__(self) -> None:
+        if not all(weight > 0 for weight in self.contrasts.values()):
+            raise UsageError("a contrast is drawn with a weight above 0", "leave out contrasts that are not to be used")
+        if self.variants < 2:
+            raise UsageError("a pair needs two images of a label map", "set variants to 2 or more")
+        if any(n < 16 or n % 4 for n in self.shape) or self.spacing <= 0:
+            raise UsageError(
+                f"there can be no working grid {self.shape} at {self.spacing} mm", "use multiples of 4 from 16 on"
+            )
+
 
 @dataclass(frozen=True)
 class AugmentationConfig:
@@ -64,9 +78,15 @@ class AugmentationConfig:
         }
     )
     weights: tuple[float, ...] = (0.25, 0.35, 0.4)
-    anatomy: DeformationConfig = DeformationConfig(24.0, (0.0, 8.0), (9.0, 16.0), 6.0, (8.0, 8.0, 8.0), 0.12, 0.04)
+    anatomy: DeformationConfig = _OTHER_HEAD
     flip: float = 0.5
     degradation: float = 0.5
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.regimes):
+            raise UsageError(
+                f"there are {len(self.regimes)} regimes and {len(self.weights)} weights", "give each regime its weight"
+            )
 
 
 @dataclass(frozen=True)
@@ -104,9 +124,9 @@ class TrainingConfig:
     steps: int = 1000
     batch: int = 4
     learning_rate: float = 1e-3
-    schedule: str = "one-cycle"
+    schedule: Literal["constant", "one-cycle"] = "one-cycle"
     clip: float = 1.0
-    precision: str = "bf16"
+    precision: Literal["bf16", "fp32"] = "bf16"
     workers: int = 1
     seed: int = 1
     validate_every: int = 250
@@ -114,13 +134,25 @@ class TrainingConfig:
     validation_pairs: int = 6
     validation: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.scale not in (0.5, 1):
+            raise UsageError(f"scale is 1 or 0.5, not {self.scale}", _MEND)
+        if min(self.steps, self.batch, self.validate_every, self.checkpoint_every) < 1:
+            raise UsageError("steps, batch, validate_every and checkpoint_every are 1 or more", _MEND)
+        if (self.generator is None) != (self.discriminator is None):
+            raise UsageError("a generator and a discriminator are trained against each other", "give both or neither")
+        if self.generator is None and self.loss.similarity == "lcc_g+lg":
+            raise UsageError("the similarity lcc_g+lg needs a generator", "add [generator] and [discriminator]")
+        if self.network.get("kind") == "pyramid" and any(n % 16 for n in self.data.shape):
+            raise UsageError(f"a pyramid cannot be trained on the grid {self.data.shape}", "use multiples of 16")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
-        """The inverse of `to_dict`; unknown or missing keys raise `UsageError`."""
+        """The inverse of `to_dict`; unknown or missing keys and values of the wrong type raise `UsageError`."""
         return _read(cls, values, "the configuration")
 
 
@@ -129,13 +161,15 @@ def load_config(path: str | Path) -> TrainingConfig:
 
     Raises:
         InputError: The file is missing or is not TOML.
-        UsageError: A key is unknown or missing.
+        UsageError: A key is unknown or missing, or a value cannot be.
     """
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read the configuration {path}: {error.strerror}", "give the path of a .toml file") from error
+        raise InputError(
+            f"cannot read the configuration {path}: {error.strerror}", "give the path of a .toml file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a TOML file: {error}", "correct the line it names") from error
     return TrainingConfig.from_dict(values)
@@ -151,12 +185,38 @@ def _read(cls: type[T], values: dict[str, Any], where: str) -> T:
         hint = hints[key]
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
             value = _read(hint, value, f"{where}, {key}")  # type: ignore[arg-type]
-        elif key == "regimes":
-            value = {k: v if isinstance(v, DeformationConfig) else _read(DeformationConfig, v, f"{where}, {k}") for k, v in value.items()}
+        elif hint == dict[str, DeformationConfig] and isinstance(value, dict):
+            value = {
+                k: _read(DeformationConfig, v, f"{where}, {k}") if isinstance(v, dict) else v for k, v in value.items()
+            }
         elif isinstance(value, list):
             value = tuple(value)
+        if not _fits(value, hint):
+            raise UsageError(
+                f"{where}: {key} cannot be {value!r}",
+                f"its type is {hint.__name__ if isinstance(hint, type) else hint}",
+            )
         arguments[key] = value
     try:
         return cls(**arguments)
     except TypeError as error:
         raise UsageError(f"{where} is incomplete: {error}", "add the missing setting") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a setting's type; whole numbers pass for ``float``, but nothing passes for another."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return any(_fits(value, one) for one in inner)
+    if kind is Literal:
+        return value in inner
+    if kind is tuple:
+        each = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (...,) else inner
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, value, each))
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, hint)

@@ -7,18 +7,30 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from deformgan.errors import UsageError
+from deformgan.models import save_model
 from deformgan.networks import build
-from deformgan.training.checkpoint import read_state, restore, save_checkpoint
+from deformgan.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint
 from deformgan.training.config import TrainingConfig, load_config
-from deformgan.training.data import PairDataset, load_subjects
-from deformgan.training.steps import Networks, TrainingBatch, discriminator_step, generator_step, moved_image, transformation_step
+from deformgan.training.data import PairDataset
+from deformgan.training.steps import (
+    Networks,
+    TrainingBatch,
+    discriminator_step,
+    generator_step,
+    moved_image,
+    transformation_step,
+)
+from deformgan.training.subjects import load_subjects
 from deformgan.training.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -31,16 +43,18 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
 
     Args:
         config: A configuration or the path of its TOML file.
-        out: Folder of the run: ``checkpoint/``, ``metrics.jsonl``, ``samples/``, ``model/`` (T as `load_model` reads it).
+        out: Folder of the run: ``checkpoint/``, ``metrics.jsonl``, ``samples/``, ``model/`` (as `load_model` reads it).
         progress: Called after each step with the step, their number and the latest metrics.
 
     Returns:
         The folder ``out/model``.
+
+    Raises:
+        UsageError: The configuration cannot be, or ``out`` holds a run of another one.
+        InputError: The configuration, an image or the checkpoint cannot be used.
     """
     from accelerate import Accelerator
     from accelerate.utils import set_seed
-
-    from deformgan.models import save_model
 
     config = config if isinstance(config, TrainingConfig) else load_config(config)
     out = Path(out)
@@ -48,13 +62,15 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     set_seed(config.seed)
 
     kinds = {"T": config.network, "G": config.generator, "D": config.discriminator}
-    networks = {name: build(kind) for name, kind in kinds.items() if kind}
+    networks = {name: _built(kind).to(memory_format=torch.channels_last_3d) for name, kind in kinds.items() if kind}  # type: ignore[call-overload]
     optimizers = {
-        name: torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99) if name == "T" else (0.5, 0.999))
+        name: torch.optim.Adam(
+            network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99) if name == "T" else (0.5, 0.999)
+        )
         for name, network in networks.items()
     }
     checkpoint, done = out / "checkpoint", 0
-    if checkpoint.exists():
+    if find_checkpoint(checkpoint):
         done, before = read_state(checkpoint)
         _same_run(before, config)
         restore(checkpoint, networks, optimizers)
@@ -62,13 +78,19 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
 
     batch_size = config.batch * accelerator.num_processes
     subjects = load_subjects(config.data, config.data.patients, config.data.label_maps)
-    dataset = PairDataset(subjects, config.data, config.augmentation, config.scale, config.seed, config.steps * batch_size)
+    dataset = PairDataset(
+        subjects, config.data, config.augmentation, config.scale, config.seed, config.steps * batch_size
+    )
     rest = Subset(dataset, range(done * batch_size, len(dataset)))
-    loader = DataLoader(rest, config.batch, num_workers=config.workers, persistent_workers=config.workers > 0, worker_init_fn=_one_thread)
+    loader = DataLoader(
+        rest,
+        config.batch,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        worker_init_fn=_one_thread,
+    )
     held_out = _held_out(config)
 
-    for network in networks.values():
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     wrapped = {name: accelerator.prepare(network) for name, network in networks.items()}
     prepared = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
     loader = accelerator.prepare(loader)
@@ -76,36 +98,40 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     record = _Record(out, accelerator.is_main_process)
     backward = _clipped_backward(accelerator, wrapped["T"], config.clip)
 
-    step, start = done, time.perf_counter()
-    for items in loader:
-        batch = TrainingBatch(items["fixed"], items["moving"], items["field"], items["mask"], config.scale)
-        metrics: dict[str, Tensor] = {}
-        with accelerator.autocast():
-            if players.discriminator is not None:
-                moved = moved_image(players, batch)
-                metrics |= discriminator_step(players, prepared["D"], batch, config.loss, moved=moved, backward=accelerator.backward)
-                metrics |= generator_step(players, prepared["G"], batch, config.loss, moved=moved, backward=accelerator.backward)
-            _set_learning_rate(optimizers["T"], config, step)
-            metrics |= transformation_step(players, prepared["T"], batch, config.loss, backward=backward)
-        step += 1
-        values = {name: float(value) for name, value in metrics.items()}
-        if "t_field_error" in values:
-            values["t_field_error"] /= config.scale  # in voxels of the working grid
-        values["seconds"] = (time.perf_counter() - start) / (step - done)
-        last = step == config.steps
-        if held_out and accelerator.is_main_process and (last or step % config.validate_every == 0):
-            names = list(config.augmentation.regimes)
-            found = validate(networks["T"], held_out, names, config.scale, config.precision == "bf16")
-            values |= {f"val_{name}": value for name, value in found.items()}
-            record.picture(networks["T"], held_out, config, step)
-        record.write(step, values)
-        if accelerator.is_main_process and (last or step % config.checkpoint_every == 0):
-            save_checkpoint(checkpoint, config, step, networks, optimizers)
-        if progress is not None:
-            progress(step, config.steps, values)
+    with closing(record):
+        step, start = done, time.perf_counter()
+        for items in loader:
+            batch = TrainingBatch(items["fixed"], items["moving"], items["field"], items["mask"], config.scale)
+            metrics: dict[str, Tensor] = {}
+            with accelerator.autocast():
+                if players.discriminator is not None:
+                    moved = moved_image(players, batch)
+                    metrics |= discriminator_step(
+                        players, prepared["D"], batch, config.loss, moved=moved, backward=accelerator.backward
+                    )
+                    metrics |= generator_step(
+                        players, prepared["G"], batch, config.loss, moved=moved, backward=accelerator.backward
+                    )
+                _set_learning_rate(optimizers["T"], config, step)
+                metrics |= transformation_step(players, prepared["T"], batch, config.loss, backward=backward)
+            step += 1
+            values = {name: float(value) for name, value in metrics.items()}
+            if "t_field_error" in values:
+                values["t_field_error"] /= config.scale  # in voxels of the working grid
+            values["seconds"] = (time.perf_counter() - start) / (step - done)
+            last = step == config.steps
+            if held_out and accelerator.is_main_process and (last or step % config.validate_every == 0):
+                names = list(config.augmentation.regimes)
+                found = validate(networks["T"], held_out, names, config.scale, config.precision == "bf16")
+                values |= {f"val_{name}": value for name, value in found.items()}
+                record.picture(networks["T"], held_out, config, step)
+            record.write(step, values)
+            if accelerator.is_main_process and (last or step % config.checkpoint_every == 0):
+                save_checkpoint(checkpoint, config, step, networks, optimizers)
+            if progress is not None:
+                progress(step, config.steps, values)
     if accelerator.is_main_process:
         save_model(out / "model", networks["T"], _model_config(config, step))
-    record.close()
     return out / "model"
 
 
@@ -117,8 +143,6 @@ def _held_out(config: TrainingConfig) -> list[dict[str, Tensor]]:
     """The validation pairs, made once: every regime in turn, undamaged images."""
     if not config.validation or not config.validation_pairs:
         return []
-    from dataclasses import replace
-
     subjects = load_subjects(config.data, config.validation)
     pairs = []
     regimes = list(config.augmentation.regimes)
@@ -156,11 +180,28 @@ def _clipped_backward(accelerator: Any, network: nn.Module, clip: float) -> Call
 
 
 def _same_run(before: TrainingConfig, now: TrainingConfig) -> None:
-    from deformgan.errors import UsageError
-
-    changed = [k for k, v in before.to_dict().items() if v != now.to_dict()[k] and k not in ("workers", "validate_every", "checkpoint_every")]
+    was, is_now = (_essentials(config) for config in (before, now))
+    changed = [name for name in was if was[name] != is_now[name]]
     if changed:
-        raise UsageError(f"the checkpoint was made with other settings: {', '.join(changed)}", "give a new output folder")
+        raise UsageError(
+            f"the checkpoint was made with other settings: {', '.join(changed)}", "give a new output folder"
+        )
+
+
+def _essentials(config: TrainingConfig) -> dict[str, Any]:
+    """What may not change in a run: not where its data lie, nor how often it says how it goes."""
+    values = json.loads(json.dumps(config.to_dict()))  # lists and tuples are alike
+    for name in ("workers", "validate_every", "checkpoint_every"):
+        del values[name]
+    del values["data"]["root"], values["data"]["cache"]
+    return values
+
+
+def _built(kind: dict[str, Any]) -> nn.Module:
+    try:
+        return build(kind)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the configuration has a network that cannot be: {error}", "correct its section") from error
 
 
 def _model_config(config: TrainingConfig, steps: int) -> dict[str, Any]:
@@ -180,7 +221,8 @@ class _Record:
         if not active:
             return
         out.mkdir(parents=True, exist_ok=True)
-        self.lines = (out / "metrics.jsonl").open("a", encoding="utf-8")
+        self.lines = (out / "metrics.jsonl").open("a+", encoding="utf-8")
+        _end_last_line(self.lines)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -211,10 +253,23 @@ class _Record:
                 self.board.close()
 
 
+def _end_last_line(lines: TextIO) -> None:
+    """A run that was killed may have left half a line, which the next would go on."""
+    lines.seek(0)
+    if (text := lines.read()) and not text.endswith("\n"):
+        lines.write("\n")
+
+
 def read_metrics(out: str | Path) -> Iterator[dict[str, float]]:
-    """The rows of a run's metrics.jsonl; a row written twice around a resume is given as it was written last."""
+    """The rows of a run's metrics.jsonl; a row written twice around a resume is given as it was written last.
+
+    A row that was cut off when the run was killed is left out.
+    """
     rows: dict[int, dict[str, float]] = {}
     for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
         rows[int(row["step"])] = row
     return iter(rows[k] for k in sorted(rows))

@@ -13,7 +13,7 @@ from deformgan.warp import warp
 
 
 def save_samples(path: Path, network: nn.Module, pairs: list[dict[str, Tensor]], scale: float) -> None:
-    """Draw the middle slices of fixed, moving, moved and true images and the error of the field, a row for each pair."""
+    """Draw the middle slices of fixed, moving, moved and true images and of the field's error, a row for each pair."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

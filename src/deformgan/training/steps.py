@@ -191,7 +191,7 @@ def transformation_step(
 
 
 def _staged_error(stages: list[Tensor], last_error: Tensor, batch: TrainingBatch, decay: float) -> Tensor:
-    """Weighted sum of the stages' field errors; the last, already known, counts 1 and each coarser one ``decay`` less."""
+    """Weighted sum of the stages' field errors; the last, already known, counts 1, each coarser one ``decay`` less."""
     total = last_error
     for distance, stage in enumerate(reversed(stages[:-1]), start=1):
         total = total + decay**distance * _error_at_own_grid(stage, batch)
@@ -199,10 +199,10 @@ def _staged_error(stages: list[Tensor], last_error: Tensor, batch: TrainingBatch
 
 
 def _error_at_own_grid(field: Tensor, batch: TrainingBatch) -> Tensor:
-    """`field_error` of a field on a coarser grid, seen there (cheaper than enlarging it), in voxels of the batch's grid."""
+    """`field_error` of a field on a coarser grid, seen there (cheaper than enlarging it), in the batch's voxels."""
     assert batch.true_field is not None
     shape = tuple(field.shape[2:])
-    mask = batch.mask if batch.mask is None else F.adaptive_avg_pool3d(batch.mask, shape)
+    mask = batch.mask if batch.mask is None else F.adaptive_avg_pool3d(batch.mask, shape)  # type: ignore[arg-type]
     factor = batch.fixed.shape[2] / shape[0]
     return factor * field_error(field, resize(batch.true_field, shape), mask)
 
@@ -224,7 +224,7 @@ def _similarities(networks: Networks, fixed: Tensor, moved: Tensor, weights: Los
         return {"mi": losses.mutual_information(fixed, moved)}
     if kind in ("ngf", "ngf2"):
         return {kind: losses.ngf_similarity(fixed, moved, squared=kind == "ngf2")}
-    raise ValueError(f"similarity is lcc_g+lg, lg, lcc, mi, ngf or ngf2, not {kind!r}")
+    raise ValueError(f"similarity is lcc_g+lg, lg, lcc, mi, ngf, ngf2 or none, not {kind!r}")
 
 
 def moved_image(networks: Networks, batch: TrainingBatch) -> Tensor:

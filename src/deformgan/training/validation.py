@@ -13,7 +13,9 @@ from deformgan.training.predict import stage_fields
 from deformgan.warp import warp
 
 
-def validate(network: nn.Module, pairs: Iterable[dict[str, Tensor]], regimes: list[str], scale: float, bf16: bool) -> dict[str, float]:
+def validate(
+    network: nn.Module, pairs: Iterable[dict[str, Tensor]], regimes: list[str], scale: float, bf16: bool
+) -> dict[str, float]:
     """Mean metrics over pairs (items of `PairDataset`).
 
     Returns:
