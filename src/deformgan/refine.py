@@ -195,6 +195,8 @@ def _better(
 ) -> Tensor:
     """The refined field, unless it is less similar than the start or folds where that did not."""
     similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=mask)
+    if not bool(refined.isfinite().all()):  # sampled as background, and no fold
+        return start
     gained = float(similarity(warp(moving, refined))) >= float(similarity(warp(moving, start)))
     folded = [int(((jacobian_determinant(f) <= 0)[:, None] & (mask > 0.5)).sum()) for f in (refined, start)]
     return refined if gained and folded[0] <= max(folded[1], 1e-4 * float(mask.sum())) else start

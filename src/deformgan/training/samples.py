@@ -31,7 +31,7 @@ def save_samples(path: Path, network: nn.Module, pairs: list[dict[str, Tensor]],
             error = ((field - item["field"]).square().sum(1, keepdim=True).sqrt() * item["mask"]) / scale
         shown = [("fixed", item["fixed"]), ("moving", item["moving"]), ("moved", moved), ("true", item["moving_true"])]
         for axis, (title, image) in zip(row, [*shown, ("field error, voxels", error)], strict=True):
-            middle = image[0, 0, :, :, image.shape[-1] // 2].T.cpu()
+            middle = image[0, 0, :, :, image.shape[-1] // 2].T.cpu().numpy()
             if image is error:
                 drawn = axis.imshow(middle, cmap="inferno", vmin=0, vmax=10, origin="lower")
                 bar = figure.colorbar(drawn, ax=axis, fraction=0.05)

@@ -1,0 +1,147 @@
+"""Time and memory of T, of refinement and of the whole command, on a pair this project makes itself or on yours.
+
+    python benchmarks/speed.py [--fixed T2.nii.gz --moving T1.nii.gz] [--threads 2] [--rounds 5] [--out speed.json]
+
+Without images a 240×240×155 pair of 1 mm is simulated from the shipped anatomy. T and refinement are timed in this
+process on the conformed pair, the command as a process of its own: start-up, imports, reading, writing and all. The
+median and the best of the rounds are given; memory is the largest resident set of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from deformgan.conform import conform_pair
+from deformgan.image import load_image
+from deformgan.models import DEFAULT_MODEL, load_model
+from deformgan.refine import DEFAULT_STEPS, refine
+
+SHAPE = (240, 240, 155)
+
+
+def simulated_pair(folder: Path) -> tuple[Path, Path]:
+    """T2 (fixed) and T1 (moving, deformed) of the shipped anatomy, as NIfTI files."""
+    from deformgan.simulation.anatomy import load_anatomy
+    from deformgan.simulation.cases import make_case, write_case
+
+    generator = torch.Generator().manual_seed(7)
+    case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=SHAPE, spacing=1.0)
+    write_case(case, folder)
+    return folder / "fixed.nii.gz", folder / "moving.nii.gz"
+
+
+def timed(call: Callable[[], object], rounds: int) -> list[float]:
+    """Seconds of each round, after one that does not count."""
+    seconds = []
+    for number in range(rounds + 1):
+        start = time.perf_counter()
+        call()
+        if number:
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def run_command(fixed: Path, moving: Path, out: Path, extra: list[str]) -> float:
+    """Run ``deformgan register`` and return the largest resident set of any such run so far, MB."""
+    command = [
+        sys.executable,
+        "-m",
+        "deformgan",
+        "register",
+        "-f",
+        str(fixed),
+        "-m",
+        str(moving),
+        "-o",
+        str(out),
+        "--force",
+    ]
+    subprocess.run([*command, *extra], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fixed", type=Path)
+    parser.add_argument("--moving", type=Path)
+    parser.add_argument("--weights", default=DEFAULT_MODEL)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows: dict[str, dict[str, float]] = {}
+
+    def add(name: str, seconds: list[float], memory_mb: float | None = None) -> None:
+        rows[name] = {"median_s": statistics.median(seconds), "best_s": min(seconds)}
+        if memory_mb is not None:
+            rows[name]["peak_mb"] = memory_mb
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        fixed, moving = (options.fixed, options.moving) if options.fixed else simulated_pair(folder / "case")
+        threads = ["--threads", str(options.threads), "--weights", options.weights]
+        for name, extra in (("command, --refine 0", ["--refine", "0"]), ("command, default", [])):
+            memory: list[float] = []
+            seconds = timed(
+                lambda extra=extra, memory=memory: memory.append(
+                    run_command(fixed, moving, folder / "out", [*extra, *threads])
+                ),
+                options.rounds,
+            )
+            add(name, seconds, max(memory))
+        model = load_model(options.weights)
+        pair = conform_pair(load_image(fixed), load_image(moving), model.grid_shape, model.spacing)
+        images = pair[0].tensor, pair[1].tensor
+        add("T", timed(lambda: model.predict(*images), 4 * options.rounds))
+        add("T, fp32", timed(lambda: model.predict(*images, precision="fp32"), options.rounds))
+        field = model.predict(*images)
+        add(
+            f"refinement, {DEFAULT_STEPS} steps",
+            timed(lambda: refine(*images, field, mask=pair[0].mask), options.rounds),
+        )
+
+    table = Table(
+        "what", "median s", "best s", "peak MB", title=f"{options.threads} threads, load {os.getloadavg()[0]:.1f}"
+    )
+    for name, row in rows.items():
+        peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else "–"
+        table.add_row(name, f"{row['median_s']:.3f}", f"{row['best_s']:.3f}", peak)
+    Console().print(table)
+    if options.out:
+        machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+        machine["packages"] = {name: version(name) for name in ("torch", "numpy", "nibabel", "deformgan")}  # type: ignore[assignment]
+        options.out.write_text(
+            json.dumps({"machine": machine, "threads": options.threads, "rows": rows}, indent=1) + "\n"
+        )
+
+
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

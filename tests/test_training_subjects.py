@@ -1,0 +1,241 @@
+"""Subjects: conformed together, realigned, kept in the cache and made anew when that is damaged."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from conftest import make_phantom, write_nifti
+from deformgan.errors import InputError
+from deformgan.losses import ngf_similarity
+from deformgan.training import subjects as module
+from deformgan.training.subjects import Subject, load_subjects
+from deformgan.warp import warp
+from small_training import data_config, write_people
+
+ONE = ("one",)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people"))
+
+
+def forbid(*_: Any) -> Subject:
+    raise AssertionError("it was made again")
+
+
+def equal(a: Subject, b: Subject) -> bool:
+    tensors = [{**s.volumes, "mask": s.mask, "lesion": s.lesion} for s in (a, b)]
+    return tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
+
+
+def test_a_patient_is_conformed_with_outline(people: Path, tmp_path: Path) -> None:
+    (subject,) = load_subjects(data_config(people, tmp_path), ONE)
+    assert subject.name == "one"
+    assert list(subject.volumes) == ["t1", "t2"]
+    assert not subject.synthetic
+    for volume in (*subject.volumes.values(), subject.mask, subject.lesion):
+        assert volume.shape == (1, 1, 32, 32, 32)
+        assert volume.dtype == torch.uint8
+    brain_mm3 = 4.0**3 * np.count_nonzero(make_phantom().labels)
+    assert int(subject.mask.sum()) * 6.0**3 == pytest.approx(brain_mm3, rel=0.05)
+    tumour_mm3 = 4.0**3 * np.count_nonzero(make_phantom().labels == 100)
+    assert int(subject.lesion.sum()) * 6.0**3 == pytest.approx(tumour_mm3, rel=0.3)
+    # as in the phantom, the tumour is darker than white matter in T1 and brighter in T2
+    inside, brain = (m[0, 0] > 0 for m in (subject.lesion, subject.mask))
+    means = {c: (v[0, 0][inside].float().mean(), v[0, 0][brain].float().mean()) for c, v in subject.volumes.items()}
+    assert means["t1"][0] < means["t1"][1]
+    assert means["t2"][0] > means["t2"][1]
+
+
+def test_without_an_outline_there_is_no_lesion(people: Path, tmp_path: Path) -> None:
+    write_people(tmp_path / "root")
+    (tmp_path / "root" / "one" / "seg.nii.gz").unlink()
+    (subject,) = load_subjects(data_config(tmp_path / "root", tmp_path), ONE)
+    assert int(subject.lesion.sum()) == 0
+
+
+def test_a_label_map_becomes_images_of_many_contrasts(people: Path, tmp_path: Path) -> None:
+    config = data_config(people, tmp_path)
+    (subject,) = load_subjects(config, (), ("labels.nii.gz",))
+    assert subject.synthetic
+    assert list(subject.volumes) == ["t1-0", "t2-1", "random-2"]
+    assert int(subject.lesion.sum()) > 0
+    assert bool((subject.mask >= subject.lesion).all())
+    (again,) = load_subjects(replace(config, cache=str(tmp_path / "other")), (), ("labels.nii.gz",))
+    assert equal(subject, again)
+
+
+def test_a_label_map_without_white_matter_is_refused(tmp_path: Path) -> None:
+    phantom = make_phantom()
+    write_nifti(tmp_path / "odd.nii.gz", np.where(phantom.labels > 0, 3, 0).astype(np.int16), phantom.affine)
+    with pytest.raises(InputError, match=r"odd.nii.gz is no label map of a brain.*white matter"):
+        load_subjects(data_config(tmp_path, tmp_path), (), ("odd.nii.gz",))
+
+
+@pytest.mark.parametrize("name", ["one", "labels.nii.gz"])
+def test_the_cache_is_used_the_second_time(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config = data_config(people, tmp_path / "new" / "cache")
+    maps = (name,) if name.endswith("gz") else ()
+    (first,) = load_subjects(config, () if maps else (name,), maps)
+    monkeypatch.setattr(module, "_from_patient", forbid)
+    monkeypatch.setattr(module, "_read_cache", lambda *a, read=module._read_cache: read(*a))
+    if maps:  # which maker is asked for tells what the subject is
+        monkeypatch.setattr(module, "load_labels", forbid)
+    (second,) = load_subjects(config, () if maps else (name,), maps)
+    assert equal(first, second)
+    assert (second.name, second.synthetic) == (first.name, first.synthetic)
+
+
+def test_the_cache_is_shared_by_roots_and_shares_but_not_by_grids(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = data_config(people, tmp_path)
+    load_subjects(config, ONE)
+    monkeypatch.setattr(module, "_from_patient", forbid)
+    load_subjects(replace(config, root="elsewhere", synthetic=0.9, patients=()), ONE)
+    for changes in ({"spacing": 5.0}, {"realign": False}, {"contrasts": {"t2": 1.0, "t1": 2.0}}):
+        with pytest.raises(AssertionError, match="made again"):
+            load_subjects(replace(config, **changes), ONE)
+
+
+def halve_file(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rewrite(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        halve_file,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\x00" * 999),
+        rewrite(lambda t: t.pop("mask")),
+        rewrite(lambda t: t.pop("t1")),
+        rewrite(lambda t: t.update(t1=t["t1"][..., :-1].contiguous())),
+        rewrite(lambda t: t.update(t1=t["t1"].float())),
+    ],
+    ids=["half", "empty", "zeros", "no mask", "one image", "another grid", "floats"],
+)
+def test_a_damaged_cache_is_made_anew(
+    people: Path, tmp_path: Path, damage: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = data_config(people, tmp_path)
+    (first,) = load_subjects(config, ONE)
+    (path,) = tmp_path.glob("one-*.safetensors")
+    whole = path.read_bytes()
+    damage(path)
+    with caplog.at_level(logging.WARNING):
+        (second,) = load_subjects(config, ONE)
+    assert "is damaged and is made anew" in caplog.text
+    assert equal(first, second)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(("gone", "found"), [(["t2"], 1), (["t1", "t2"], 0)])
+def test_too_few_contrasts_are_refused(tmp_path: Path, gone: list[str], found: int) -> None:
+    write_people(tmp_path / "root")
+    for stem in gone:
+        (tmp_path / "root" / "two" / f"{stem}.nii.gz").unlink()
+    with pytest.raises(InputError, match=rf"two holds {found} of the contrasts t1, t2"):
+        load_subjects(data_config(tmp_path / "root", tmp_path / "cache"), ("one", "two"))
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to train on"):
+        load_subjects(data_config(tmp_path, tmp_path), ())
+
+
+def test_contrasts_share_one_grid_even_where_it_had_to_grow(tmp_path: Path) -> None:
+    """T1 is cut off at half the head: T2 must not be given a grid of its own that fits the whole."""
+    phantom = make_phantom()
+    affine = phantom.affine.copy()
+    affine[:3] *= 1.6  # 4 mm become 6.4: too large for 32 voxels of 6 mm
+    cut = phantom.t1.copy()
+    cut[:, 30:] = 0
+    (tmp_path / "big").mkdir()
+    for stem, data in (("t1", cut), ("t2", np.where(cut > 0, phantom.t2, phantom.t2 * 0.999))):
+        write_nifti(tmp_path / "big" / f"{stem}.nii.gz", data.astype(np.float32), affine)
+    (subject,) = load_subjects(data_config(tmp_path, tmp_path, realign=False), ("big",))
+    t1, t2 = (subject.volumes[c][0, 0].float() for c in ("t1", "t2"))
+    both = (t1 > 20) & (t2 > 20)
+    # the contrasts are opposite, and stay so voxel by voxel
+    assert float(torch.corrcoef(torch.stack([t1[both], t2[both]]))[0, 1]) < -0.85
+
+
+def slow_best_shift(fixed: Tensor, moving: Tensor, reach: float, step: float) -> float:
+    """Every shift sampled and compared for itself."""
+    best, shift = -math.inf, 0.0
+    for k in range(-int(reach / step), int(reach / step) + 1):
+        field = torch.zeros(1, 3, *fixed.shape[2:])
+        field[:, 2] = k * step
+        score = float(ngf_similarity(fixed, warp(moving, field), epsilon=0.03, squared=True))
+        if score > best:
+            best, shift = score, k * step
+    return shift
+
+
+@pytest.mark.parametrize("true_shift", [-2.4, -1.0, -0.3, 0.0, 0.55, 1.9])
+def test_the_best_shift_is_that_of_an_exhaustive_search(true_shift: float) -> None:
+    phantom = make_phantom(texture=0.05)
+    fixed, moving = (torch.from_numpy(v)[None, None] for v in (phantom.t2, phantom.t1))
+    field = torch.zeros(1, 3, *fixed.shape[2:])
+    field[:, 2] = -true_shift
+    moving = warp(moving, field)
+    found = module._best_shift(fixed, moving, 2.5, 0.125)
+    assert found == slow_best_shift(fixed, moving, 2.5, 0.125)
+    assert found == pytest.approx(true_shift, abs=0.3)
+
+
+def test_content_at_the_ends_of_the_axis_is_searched_the_same() -> None:
+    fixed, moving = torch.rand(2, 1, 1, 9, 8, 7, generator=torch.Generator().manual_seed(1))
+    fixed[..., 2:] = moving[..., :-2]
+    assert module._best_shift(fixed, moving, 2.5, 0.125) == slow_best_shift(fixed, moving, 2.5, 0.125) == -2.0
+
+
+def offset_person(root: Path, voxels: int) -> Path:
+    """A T2 whose header is right, and whose content lies some slices off."""
+    write_people(root)
+    path = root / "one" / "t2.nii.gz"
+    image = nib.load(path)
+    write_nifti(path, np.roll(np.asarray(image.dataobj), voxels, axis=2), image.affine)  # type: ignore[attr-defined]
+    return root
+
+
+def test_contrasts_that_are_slices_off_are_brought_together(people: Path, tmp_path: Path) -> None:
+    (still,) = load_subjects(data_config(people, tmp_path / "a"), ONE)
+    root = offset_person(tmp_path / "root", 3)  # 12 mm, two voxels
+    distances = []
+    for realign in (True, False):
+        (subject,) = load_subjects(data_config(root, tmp_path / str(realign), realign=realign), ONE)
+        assert torch.equal(subject.volumes["t1"], still.volumes["t1"])
+        distances.append(float((subject.volumes["t2"].float() - still.volumes["t2"].float()).abs().mean()))
+    assert distances[0] < 0.2 * distances[1]
+
+
+def test_contrasts_that_are_together_are_not_sampled_again(people: Path, tmp_path: Path) -> None:
+    (realigned,) = load_subjects(data_config(people, tmp_path / "a"), ONE)
+    (left,) = load_subjects(data_config(people, tmp_path / "b", realign=False), ONE)
+    assert equal(realigned, left)
