@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from conftest import make_phantom, write_nifti
+
 from deformgan.simulation.deformation import DeformationConfig
 from deformgan.training.config import AugmentationConfig, DataConfig, TrainingConfig
 from deformgan.training.steps import LossWeights

@@ -109,9 +109,7 @@ def test_a_deformation_too_strong_is_brought_down_to_its_limit() -> None:
     """Shrinking by a factor is not proportional to its logarithm: one correction is not enough here."""
     squeezed = DeformationConfig(2.0, (0.0, 0.0), (6.0, 6.0), 0.0, (0.0, 0.0, 0.0), 1.2, 0.0)
     for seed in range(4):
-        found = sample_deformation(
-            SHAPE, squeezed, torch.Generator().manual_seed(seed), ellipsoid(), keep_inside=False
-        )
+        found = sample_deformation(SHAPE, squeezed, torch.Generator().manual_seed(seed), ellipsoid(), keep_inside=False)
         assert 1.0 < found.max_displacement <= 2.0
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import CONFIG, write_tiny_model
 
 from deformgan import models
 from deformgan.errors import InputError, UsageError
 from deformgan.models import Model, load_model, save_model, shipped_models
 from deformgan.networks import build
-from tiny import CONFIG, write_tiny_model
 
 SHAPE = (32, 36, 28)
 
@@ -119,7 +119,7 @@ def test_a_folder_of_the_same_name_does_not_replace_shipped_weights(
 
 
 def test_an_unknown_name_lists_the_known_ones(shelf: Path) -> None:
-    with pytest.raises(UsageError, match="no weights named 'tinny'.*use one of: tiny"):
+    with pytest.raises(UsageError, match=r"no weights named 'tinny'.*use one of: tiny"):
         load_model("tinny")
 
 

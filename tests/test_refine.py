@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import make_phantom
 from torch import Tensor
 
-from conftest import make_phantom
 from deformgan.evaluation.metrics import endpoint_error, folding_percent
 from deformgan.field import affine_field, fit_affine, identity_positions, resize
 from deformgan.losses.gradient import GradientSimilarity
@@ -25,7 +25,7 @@ CHECKED = pytest.mark.parametrize("seed", [1, 2])
 
 @cache
 def case(seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One structured object in two contrasts, the second one deformed by a voxel or two, its way back, the mask; (1, …).
+    """One structured object in two contrasts, the second deformed by a voxel or two, its way back, the mask; (1, …).
 
     Structure everywhere: ellipsoids alone could be turned without anyone noticing.
     """
@@ -169,7 +169,7 @@ def test_the_start_may_be_on_any_grid_over_the_extent() -> None:
 @pytest.mark.parametrize("factor", [2, 4])
 @pytest.mark.parametrize("side", [40, 39])
 def test_mirrored_images_have_the_mirrored_field(side: int, factor: int) -> None:
-    """Also where a level does not divide the side: its voxels then cover the whole image, none is cut off at one end."""
+    """Also where a level does not divide the side: its voxels cover the whole image, none is cut off at one end."""
     settings = RefineSettings(levels=((factor, 1.0),), rate=0.0, affine_rate=0.1)
     pair = [image[:, :, :side] for image in case()[:2]]
     start = torch.full((1, 3, side // 2, *HALF[1:]), 0.3)  # at whole voxels the interpolated image has no derivative

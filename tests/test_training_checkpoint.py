@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_training import data_config, training_config
 from torch import nn
 
 from deformgan.errors import InputError
 from deformgan.training import checkpoint as module
 from deformgan.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint
 from deformgan.training.config import TrainingConfig
-from small_training import data_config, training_config
 
 Pair = tuple[dict[str, nn.Module], dict[str, torch.optim.Adam]]
 
@@ -45,7 +45,9 @@ def step(pair: Pair, times: int = 1) -> None:
 
 def states(pair: Pair) -> list[torch.Tensor]:
     tensors = [t for layers in pair[0].values() for t in layers.state_dict().values()]
-    moments = [v for o in pair[1].values() for state in o.state_dict()["state"].values() for _, v in sorted(state.items())]
+    moments = [
+        v for o in pair[1].values() for state in o.state_dict()["state"].values() for _, v in sorted(state.items())
+    ]
     return tensors + moments
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_training import AUGMENTATION, DISCRIMINATOR, GENERATOR, PYRAMID, UNET
 
 from deformgan.errors import InputError, UsageError
 from deformgan.networks import build
 from deformgan.simulation.deformation import DeformationConfig
 from deformgan.training.config import AugmentationConfig, DataConfig, TrainingConfig, load_config
-from small_training import AUGMENTATION, DISCRIMINATOR, GENERATOR, PYRAMID, UNET
 
 ROOT = Path(__file__).parents[1]
 MINIMAL: dict[str, Any] = {"name": "x", "network": UNET, "loss": {"similarity": "lcc"}}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import AUGMENTATION, data_config, write_people
 from torch import Tensor
 
 from deformgan.evaluation.metrics import dice, rmse_percent
@@ -18,7 +19,6 @@ from deformgan.training.config import AugmentationConfig
 from deformgan.training.data import PairDataset
 from deformgan.training.subjects import Subject, load_subjects
 from deformgan.warp import warp
-from small_training import AUGMENTATION, data_config, write_people
 
 CLEAN = replace(AUGMENTATION, degradation=0.0)
 SCALES = pytest.mark.parametrize("scale", [1.0, 0.5])

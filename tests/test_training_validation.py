@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.image import imread
+from small_training import PYRAMID, UNET
 from torch import Tensor, nn
 
 from deformgan.field import resize
@@ -15,7 +16,6 @@ from deformgan.networks.pyramid import halve
 from deformgan.training.predict import stage_fields
 from deformgan.training.samples import save_samples
 from deformgan.training.validation import validate
-from small_training import PYRAMID, UNET
 
 SHAPE = (16, 16, 16)
 REGIMES = ["small", "large"]

@@ -179,7 +179,7 @@ def _adam(variable: Tensor, gradient: Tensor, moment: tuple[Tensor, Tensor], rat
 
 
 def _folding(field: Tensor) -> Tensor:
-    """Mean squared shortfall of the Jacobian determinant, by forward differences: those see what lies between voxels."""
+    """Mean squared shortfall of the Jacobian determinant, by forward differences: they see what lies between voxels."""
     inner = field[:, :, :-1, :-1, :-1]
     a, b, c = (
         field[:, :, 1:, :-1, :-1] - inner + _UNIT[0].to(field),

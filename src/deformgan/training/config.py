@@ -98,6 +98,7 @@ class TrainingConfig:
         network: T, as `deformgan.networks.build` reads it.
         generator: G, or nothing: T is then trained without an adversary.
         discriminator: D.
+        start_from: Name or folder of weights that T starts from (fine-tuning); default: random ones.
         data, augmentation, loss: See there.
         scale: Resolution of the training images relative to the working grid, 1 or 0.5.
         steps: Steps in all (one of each network).
@@ -117,6 +118,7 @@ class TrainingConfig:
     network: dict[str, Any]
     generator: dict[str, Any] | None = None
     discriminator: dict[str, Any] | None = None
+    start_from: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loss: LossWeights = field(default_factory=LossWeights)

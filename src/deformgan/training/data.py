@@ -21,8 +21,8 @@ class PairDataset(Dataset):
     """A seeded series of training pairs at half or full resolution: item ``i`` is always the same pair.
 
     Each item is a dict of ``fixed`` and ``moving`` (1, d, h, w) in [0, 1]; ``field`` (3, d, h, w), the known pull-back
-    displacement in voxels of that resolution; ``mask`` (1, d, h, w), the content of the fixed image; and ``regime``, its
-    number.
+    displacement in voxels of that resolution; ``mask`` (1, d, h, w), the content of the fixed image; and ``regime``,
+    its number.
 
     Args:
         subjects: From `load_subjects`.

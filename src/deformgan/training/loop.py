@@ -75,6 +75,8 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
         _same_run(before, config)
         restore(checkpoint, networks, optimizers)
         logger.info("resuming %s at step %d", out, done)
+    elif config.start_from:
+        _start_from(networks["T"], config.start_from)
 
     batch_size = config.batch * accelerator.num_processes
     subjects = load_subjects(config.data, config.data.patients, config.data.label_maps)
@@ -133,6 +135,17 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     if accelerator.is_main_process:
         save_model(out / "model", networks["T"], _model_config(config, step))
     return out / "model"
+
+
+def _start_from(network: nn.Module, weights: str) -> None:
+    from deformgan.models import load_model
+
+    try:
+        network.load_state_dict(load_model(weights).network.state_dict())
+    except RuntimeError as error:
+        raise UsageError(
+            f"the weights {weights} are of another network than [network] describes", "take that of their config.json"
+        ) from error
 
 
 def _one_thread(_: int) -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ class Subject:
 
     Args:
         name: Of the folder or file it came from.
-        volumes: Contrast → (1, 1, D, H, W) uint8 on the working grid, aligned with each other.
+        volumes: Contrast → (1, 1, D, H, W) uint8 on the working grid, aligned with each other; in order of name.
         mask: (1, 1, D, H, W) uint8, 1 in the brain.
         lesion: (1, 1, D, H, W) uint8, 1 in the outlined lesion; all 0 where none is outlined.
         synthetic: Whether the contrasts were made from a label map.
@@ -73,6 +73,7 @@ def _cached(config: DataConfig, name: str, make: Callable[[DataConfig, str], Sub
         "cache": "",
         "patients": (),
         "label_maps": (),
+        "contrasts": [*config.contrasts],  # their order counts (the others are aligned to the first), not their weights
         "synthetic": 0,
         "root": "",
         "format": _FORMAT,
@@ -86,6 +87,8 @@ def _cached(config: DataConfig, name: str, make: Callable[[DataConfig, str], Sub
             logger.warning("%s is damaged and is made anew: %s", path, error)
     logger.info("conforming %s", name)
     subject = make(config, name)
+    # as the cache gives them back: pairs are drawn by position
+    subject = replace(subject, volumes=dict(sorted(subject.volumes.items())))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as partial:
         save_file({**subject.volumes, "mask": subject.mask, "lesion": subject.lesion}, partial)
@@ -99,7 +102,7 @@ def _read_cache(path: Path, config: DataConfig, name: str, synthetic: bool) -> S
     mask, lesion = tensors.pop("mask"), tensors.pop("lesion")
     if len(tensors) < 2:
         raise ValueError("fewer than two images")
-    return Subject(name, tensors, mask, lesion, synthetic)
+    return Subject(name, dict(sorted(tensors.items())), mask, lesion, synthetic)
 
 
 def _quantised(image: Tensor) -> Tensor:
