@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,16 @@ import pytest
 import torch
 from hypothesis import settings
 
+# a runner in the background starts its children deaf to Ctrl-C, and they hand that on to the commands under test
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # one thread a worker, also for those who call pytest by hand: with more, parallel workers fight over the cores
 torch.set_num_threads(1)
 
-# a slow moment of a shared machine is not a failure, and a run in CI is the same every time
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+# a slow moment of a shared machine is not a failure, and every run is the same
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 SHAPE = (40, 44, 36)

@@ -19,7 +19,7 @@ LAYERS = [
     {"errors", "types"},
     {"grid"},
     {"files", "image"},
-    {"warp", "field", "resample", "slabs", "points"},
+    {"warp", "field", "resample", "slabs", "points", "similarity"},
     {"conform", "align"},
     {"networks", "losses"},
     {"formats", "transform"},

@@ -248,7 +248,13 @@ def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     import deformgan.demo
 
     seen: dict[str, object] = {}
-    monkeypatch.setattr(deformgan.demo, "run_demo", lambda out, console, **options: seen.update(options, out=out))
+
+    def run_demo(out: Path, **options: object) -> dict[str, object]:
+        seen.update(options, out=out)
+        return {"quality": {"passed": True}}
+
+    monkeypatch.setattr(deformgan.demo, "run_demo", run_demo)
+    monkeypatch.setattr(deformgan.demo, "summary", lambda *_: "done")
     assert main(["demo", "-o", str(tmp_path / "d"), "--refine", "3", "--seed", "7", "--force", "--threads", "1"]) == 0
     seen.pop("progress")
     assert seen == {
@@ -321,3 +327,19 @@ def test_a_full_disk_anywhere_is_explained(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(COMMANDS["info"], "run", fill)
     assert main(["info"]) == 3
     assert "the disk is full: some/file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")]
+)
+def test_too_little_memory_is_no_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fill(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(COMMANDS["info"], "run", fill)
+    assert main(["info"]) == 3
+    said = capsys.readouterr().err
+    assert "not enough memory" in said
+    assert said.count("\n") == 1

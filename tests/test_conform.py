@@ -138,10 +138,45 @@ def test_given_grid_is_kept_whatever_the_content(phantom: Phantom) -> None:
 def test_pair_has_one_spacing_and_two_centres(phantom: Phantom) -> None:
     image = _image(phantom)
     big = Grid(image.grid.shape, np.diag([1.5, 1.5, 1.5, 1.0]) @ image.grid.affine)
-    a, b = conform_pair(image, Image(image.data, big), SHAPE, 5.0)
+    away = np.eye(4)
+    away[:3, 3] = (30, 0, 0)
+    a, b = conform_pair(image, Image(image.data, big.moved_by(away)), SHAPE, 5.0)
     np.testing.assert_allclose(a.grid.spacing, b.grid.spacing)
     assert a.grid.spacing[0] > 5.0  # the larger one set it
-    np.testing.assert_allclose(b.grid.centre_mm, 1.5 * a.grid.centre_mm, atol=1e-6)
+    np.testing.assert_allclose(b.grid.centre_mm, 1.5 * a.grid.centre_mm + (30, 0, 0), atol=1e-6)
+
+
+def _textured(phantom: Phantom, seed: int) -> tuple[Image, Image]:
+    """Two contrasts of one object, in place."""
+    texture = 1 + 0.2 * ndi.gaussian_filter(np.random.default_rng(seed).normal(size=phantom.t1.shape), 1.5)
+    grid = Grid(phantom.t1.shape, phantom.affine)
+    return Image((phantom.t2 * texture).astype(np.float32), grid), Image(
+        (phantom.t1 * texture).astype(np.float32), grid
+    )
+
+
+@pytest.mark.parametrize("part", [slice(12, None), slice(0, 24)])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_good_headers_are_kept_where_coverage_differs(phantom: Phantom, part: slice, swapped: bool) -> None:
+    whole, other = _textured(phantom, 3)
+    data = other.data[:, :, part]
+    to_whole = np.eye(4)
+    to_whole[2, 3] = part.start
+    cut = Image(data, Grid(data.shape, other.grid.affine @ to_whole))
+    pair = (cut, whole) if swapped else (whole, cut)
+    own = [conform(image, SHAPE, 6.0).grid.centre_mm for image in pair]
+    assert np.linalg.norm(own[0] - own[1]) > 7
+    a, b = conform_pair(*pair, SHAPE, 6.0)
+    assert a.grid == b.grid
+
+
+@pytest.mark.parametrize("offset_mm", [(10.0, 0.0, 0.0), (-20.0, 15.0, 30.0), (0.0, 0.0, 120.0)])
+def test_contents_are_centred_where_headers_are_off(phantom: Phantom, offset_mm: tuple[float, ...]) -> None:
+    fixed, moving = _textured(phantom, 3)
+    move = np.eye(4)
+    move[:3, 3] = offset_mm
+    a, b = conform_pair(fixed, Image(moving.data, moving.grid.moved_by(move)), SHAPE, 6.0)
+    np.testing.assert_allclose(b.grid.centre_mm - a.grid.centre_mm, offset_mm, atol=1.0)
 
 
 def test_no_overlap_is_refused_and_a_little_is_not(phantom: Phantom) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from deformgan import demo
-from deformgan.errors import QualityError, UsageError
+from deformgan.cli import main
+from deformgan.errors import UsageError
 from deformgan.image import Image
 from deformgan.quality import Quality
 from deformgan.register import Registration
@@ -20,14 +23,6 @@ from deformgan.transform import Transform
 
 PICTURES = {"before.png", "after.png", "checkerboard.png", "warped_grid.png", "error_map.png"}
 SHARE = 0.8  # of the true displacement that the stand-in registration finds
-
-
-class _Listener:
-    def __init__(self) -> None:
-        self.said: list[tuple[str, dict[str, Any]]] = []
-
-    def result(self, line: str, record: dict[str, Any]) -> None:
-        self.said.append((line, record))
 
 
 class _StandIn:
@@ -71,10 +66,8 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch, **options: Any) -> _StandIn:
 
 
 def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stand_in, listener, stages = _stand_in(monkeypatch), _Listener(), []
-    record = demo.run_demo(
-        tmp_path / "out", listener, model="some", refine_steps=7, device="cpu", seed=2, progress=stages.append
-    )
+    stand_in, stages = _stand_in(monkeypatch), []
+    record = demo.run_demo(tmp_path / "out", model="some", refine_steps=7, device="cpu", seed=2, progress=stages.append)
     before, after = record["before"], record["after"]
     for key in ("error_mean_vox", "error_p95_vox", "error_max_vox"):
         assert after[key] == pytest.approx((1 - SHARE) * before[key], rel=0.01)
@@ -86,9 +79,7 @@ def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pyte
     assert stand_in.asked["seed"] == 2
     assert {"simulate", "draw"} <= set(stages)
 
-    (line, said), *others = listener.said
-    assert not others
-    assert said["status"] == "ok"
+    line = demo.summary(record, tmp_path / "out")
     assert f"{before['error_mean_vox']:.2f} vox" in line
     assert f"{after['error_mean_vox'] * 4.5:6.2f} mm" in line
     assert f"{after['tumour_dice']:.3f}" in line
@@ -99,7 +90,7 @@ def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pyte
 def test_the_folder_is_complete(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _stand_in(monkeypatch)
     out = tmp_path / "out"
-    record = demo.run_demo(out, _Listener())
+    record = demo.run_demo(out)
     assert json.loads((out / "demo.json").read_text()) == record
     assert {path.name for path in (out / "pictures").iterdir()} == PICTURES
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in (out / "pictures").iterdir())
@@ -110,27 +101,42 @@ def test_the_folder_is_complete(small: None, monkeypatch: pytest.MonkeyPatch, tm
     assert fixed.shape == moving.shape == (46, 52, 44)
     assert np.abs(fixed - moving).max() > 0.2
     with pytest.raises(UsageError, match="--force"):
-        demo.run_demo(out, _Listener())
+        demo.run_demo(out)
     monkeypatch.setattr(demo, "draw", lambda *_: None)
-    demo.run_demo(out, _Listener(), force=True)
+    demo.run_demo(out, force=True)
     assert not list((out / "pictures").iterdir()), "an old picture survived a new run"
 
 
-def test_a_failed_quality_check_keeps_the_folder(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_quality_check_keeps_the_folder(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _stand_in(monkeypatch, reasons=("the map folds",))
     monkeypatch.setattr(demo, "draw", lambda *_: None)
-    listener = _Listener()
-    with pytest.raises(QualityError, match="the map folds"):
-        demo.run_demo(tmp_path / "out", listener)
-    assert len(listener.said) == 1
+    assert main(["demo", "-o", str(tmp_path / "out"), "--threads", "1", "--json"]) == 4
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert (answer["status"], answer["exit_code"]) == ("quality", 4)
+    assert "the map folds" in said.err
     assert (tmp_path / "out" / "registration" / "moved.nii.gz").is_file()
     assert json.loads((tmp_path / "out" / "demo.json").read_text())["quality"]["reasons"] == ["the map folds"]
 
 
 def test_nothing_is_left_when_it_breaks(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _stand_in(monkeypatch, error=UsageError("no such weights"))
-    listener = _Listener()
     with pytest.raises(UsageError, match="no such weights"):
-        demo.run_demo(tmp_path / "out", listener)
-    assert not listener.said
+        demo.run_demo(tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_answer_goes_to_stdout_also_on_a_terminal(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A live status line on a terminal redirects stdout to stderr while it lives."""
+    _stand_in(monkeypatch)
+    monkeypatch.setattr(demo, "draw", lambda *_: None)
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert main(["demo", "-o", str(tmp_path / "out"), "--threads", "1", "--json"]) == 0
+    os.close(master)
+    assert json.loads(capsys.readouterr().out)["status"] == "ok"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from isal import igzip_threaded
 
 from deformgan import files
 from deformgan.errors import InputError, UsageError
@@ -228,3 +231,24 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(
     monkeypatch.setattr(files.np, "empty", no_memory)
     with pytest.raises(InputError, match="claims"):
         files.read_nifti(path)
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">u4", ">f4", ">f8", "bool", "float16"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_nifti_cannot_hold_is_turned_into_what_it_can(
+    tmp_path: Path, dtype: str, order: str, rng: np.random.Generator
+) -> None:
+    data = np.array(rng.integers(0, 200, (5, 6, 7)), dtype=dtype, order=order)  # type: ignore[call-overload]
+    files.write_nifti(tmp_path / "a.nii.gz", data, np.eye(4))
+    np.testing.assert_array_equal(nib.load(tmp_path / "a.nii.gz").get_fdata(), data.astype(np.float64))
+
+
+@pytest.mark.parametrize(("threads", "writers"), [(1, 1), (3, 3), (64, 4)])
+def test_compression_takes_no_more_threads_than_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, writers: int
+) -> None:
+    taken = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(igzip_threaded, "open", lambda *_, **options: taken.append(options["threads"]) or io.BytesIO())
+    files.write_nifti(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    assert taken == [writers]

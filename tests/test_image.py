@@ -10,7 +10,8 @@ import pytest
 
 from deformgan.errors import InputError
 from deformgan.grid import Grid
-from deformgan.image import Image, cast, load_image, load_labels
+from deformgan.image import Image, load_image, load_labels
+from deformgan.transform import Transform
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
 
@@ -206,14 +207,37 @@ def test_save_and_load(tmp_path: Path) -> None:
     again = load_image(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(again.data, image.data)
     assert again.grid == image.grid
-    image.save(tmp_path / "b.nii.gz", dtype="uint8")
-    np.testing.assert_array_equal(load_image(tmp_path / "b.nii.gz").data, np.rint(image.data).astype(np.uint8))
 
 
-def test_cast_rounds_and_clips() -> None:
-    values = np.array([-3.2, 0.5, 1.5, 254.6, 300.0], np.float32)
-    assert cast(values, np.dtype("uint8")).tolist() == [0, 0, 2, 255, 255]
-    assert cast(values, np.dtype("float32")) is values
+@pytest.mark.parametrize(("dtype", "becomes"), [("bool", "uint8"), ("float16", "float32"), (">i2", "int16")])
+def test_images_made_in_memory_hold_what_can_be_saved(tmp_path: Path, dtype: str, becomes: str) -> None:
+    data = _data().astype(dtype)
+    image = Image(data, Grid((6, 7, 8), AFFINE))
+    assert image.data.dtype == becomes
+    image.save(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(nib.load(tmp_path / "a.nii.gz").get_fdata(), data.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32"])
+def test_big_endian_labels_keep_their_values(tmp_path: Path, dtype: str) -> None:
+    labels = (_data() * 100 if dtype != "uint8" else _data()).astype(dtype)
+    nib.MGHImage(labels, AFFINE).to_filename(tmp_path / "l.mgz")  # MGH is big-endian always
+    big = nib.Nifti1Image(labels.astype(np.dtype(dtype).newbyteorder(">")), AFFINE)
+    for source in (tmp_path / "l.mgz", nib.load(tmp_path / "l.mgz"), big):
+        image = load_labels(source)
+        assert image.data.dtype.isnative
+        np.testing.assert_array_equal(image.data, labels)
+        image.save(tmp_path / "out.nii.gz")
+        np.testing.assert_array_equal(np.asanyarray(nib.load(tmp_path / "out.nii.gz").dataobj), labels)
+        moved = Transform.identity().apply_labels(image, image.grid)
+        np.testing.assert_array_equal(moved.data, labels)
+
+
+def test_axes_without_any_orientation_point_as_the_docstring_says(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no orientation"):
+        grid = load_image(_with_forms(tmp_path / "a.nii", None, None)).grid
+    np.testing.assert_allclose(grid.centre_mm, 0, atol=1e-6)
+    assert grid.affine[0, 0] < 0
 
 
 def test_shape_of_data_and_grid_must_agree() -> None:

@@ -17,6 +17,8 @@ from deformgan import models
 from deformgan.errors import InputError, UsageError
 from deformgan.models import Model, load_model, save_model, shipped_models
 from deformgan.networks import build
+from deformgan.networks.pyramid import halve
+from deformgan.training.predict import stage_fields
 
 SHAPE = (32, 36, 28)
 
@@ -211,3 +213,54 @@ def test_a_configuration_that_is_none_is_refused(folder: Path, text: str) -> Non
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match="are damaged"):
         load_model(folder)
+
+
+def half_resolution_unet(folder: Path) -> Path:
+    write_tiny_model(folder, bend=0.3)
+    change_config(folder, lambda c: c.update(scale=0.5))
+    return folder
+
+
+def test_a_network_trained_on_halved_images_is_given_halved_images(tmp_path: Path) -> None:
+    model = load_model(half_resolution_unet(tmp_path / "half"))
+    fixed, moving = pair()
+    found = model.predict(fixed, moving, precision="fp32")
+    with torch.no_grad():
+        trained = stage_fields(model.network, halve(fixed), halve(moving), 0.5)[-1]
+    assert tuple(found.shape[2:]) == tuple(n // 2 for n in SHAPE)
+    assert torch.equal(found, trained)
+    at_full = load_model(write_tiny_model(tmp_path / "full", bend=0.3)).predict(fixed, moving, precision="fp32")
+    assert tuple(at_full.shape[2:]) == SHAPE
+
+
+def test_a_pyramid_halves_by_itself_whatever_the_scale(tmp_path: Path) -> None:
+    network = {"kind": "pyramid", "widths": [8, 8, 16], "stage_width": 8}
+    made = build(network).eval().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    save_model(tmp_path, made, CONFIG | {"network": network, "scale": 0.5})
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path).predict(*pair(), precision="fp32"), made(*pair()))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.update(scale=0.5) or c["grid"].update(shape=[33, 36, 28]), "even"),
+        (lambda c: c.update(scale=0.25), "scale"),
+        (lambda c: c["grid"].update(shape=[2048, 2, 2]), "larger than"),
+        (lambda c: c["grid"].update(shape=[1000, 1000, 1000]), "larger than"),
+    ],
+)
+def test_grids_that_no_network_takes_are_refused(
+    folder: Path, change: Callable[[dict[str, Any]], Any], says: str
+) -> None:
+    change_config(folder, change)
+    with pytest.raises(InputError, match=says):
+        load_model(folder)
+
+
+def test_a_pyramid_needs_even_sides(tmp_path: Path) -> None:
+    network = {"kind": "pyramid", "widths": [8, 8, 16], "stage_width": 8}
+    grid = {"shape": [32, 35, 28], "spacing": 6.0}
+    save_model(tmp_path, build(network), {"network": network, "grid": grid})
+    with pytest.raises(InputError, match="even"):
+        load_model(tmp_path)

@@ -150,3 +150,10 @@ def test_files_in_the_way_and_folders_that_are_missing(tmp_path: Path) -> None:
     with staged_files([tmp_path / "a.txt"], force=True) as staged:
         staged[0].write_text("new")
     assert contents(tmp_path) == {"a.txt": "new"}
+
+
+def test_a_folder_that_somebody_used_meanwhile_stays_and_hides_no_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the real one"), staged_folder(tmp_path / "new" / "out", ["a"]):  # noqa: PT012
+        (tmp_path / "new" / "theirs").write_text("x")
+        raise ValueError("the real one")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["theirs"]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import Phantom
 
-from deformgan.conform import Conformed
+from deformgan.conform import Conformed, conform_pair
 from deformgan.field import affine_field
 from deformgan.grid import Grid
-from deformgan.quality import assess, normalised_mutual_information
+from deformgan.image import load_image
+from deformgan.quality import assess, inverse_residual
+from deformgan.similarity import normalised_mutual_information
+from deformgan.transform import Transform
 
 
 def conformed(data: np.ndarray, centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Conformed:
@@ -55,6 +59,18 @@ def test_a_shift_undone_passes_and_is_measured(phantom: Phantom) -> None:
     assert good.displacement_max_mm == pytest.approx(4.0)
     assert good.folding_percent == 0
     assert (good.jacobian_min, good.jacobian_max) == pytest.approx((1, 1))
+
+
+def test_a_poor_inverse_fails(phantom: Phantom) -> None:
+    good = assess(conformed(phantom.t2), conformed(phantom.t1), translation(phantom.t1.shape, (0, 0, 0)))
+    assert good.with_inverse(0.2).passed
+    bad = good.with_inverse(1.5)
+    assert not bad.passed
+    assert "inverse is off by 1.5 mm" in bad.reasons[0]
+    grid = Grid.centred((6, 6, 6), 2.0, np.zeros(3))
+    shift = np.eye(4)
+    shift[0, 3] = 3
+    assert inverse_residual(Transform(shift), Transform.identity(), np.ones((6, 6, 6)), grid) == pytest.approx(3)
 
 
 def test_before_means_as_the_headers_have_it(phantom: Phantom) -> None:
@@ -100,3 +116,26 @@ def test_a_field_on_a_coarser_grid_is_judged_alike(phantom: Phantom) -> None:
     assert half.displacement_mean_mm == pytest.approx(full.displacement_mean_mm)
     assert (half.jacobian_min, half.jacobian_max) == pytest.approx((1, 1))
     assert half.similarity_after > half.similarity_before + 0.1
+
+
+def test_a_nearly_zero_field_changes_nothing(rng: np.random.Generator) -> None:
+    """Averaged masks take exactly 1/2 along a flat object's border: half a thousandth of a voxel must not decide."""
+    block = np.zeros((40, 40, 40), np.float32)
+    inner = (slice(9, 31),) * 3  # odd, so that coarse voxels are half foreground
+    block[inner] = 0.3 + 0.4 * rng.random((22, 22, 22), np.float32)
+    other = np.where(block > 0, 1 - block, 0).astype(np.float32)
+    pair = conformed(block), conformed(other)
+    zero, tiny = (assess(*pair, torch.full((1, 3, 20, 20, 20), step)) for step in (0.0, 5e-4))
+    assert zero.passed
+    assert tiny.passed
+    assert zero.similarity_after == pytest.approx(zero.similarity_before, abs=1e-6)
+    assert tiny.similarity_after == pytest.approx(zero.similarity_after, rel=0.01)
+
+
+@pytest.mark.parametrize("patient", ["BraTS2021_01484", "openms_cs19", "stroke_mit"])
+def test_patients_that_were_aligned_pass_as_they_are(shared_data: Path, patient: str) -> None:
+    fixed, moving = (load_image(shared_data / patient / f"{contrast}.nii.gz") for contrast in ("t2", "t1"))
+    pair = conform_pair(fixed, moving)
+    assert pair[0].grid == pair[1].grid, "the headers are right and were kept"
+    assert assess(*pair, torch.full((1, 3, 56, 64, 48), 5e-4)).passed
+    assert not assess(*pair, translation((56, 64, 48), (1.0, 0, 0))).passed

@@ -13,11 +13,15 @@ from conftest import PairFiles, Phantom
 from tiny import write_tiny_model
 
 import deformgan
-from deformgan.errors import UsageError
+from deformgan.conform import Conformed
+from deformgan.errors import InputError, UsageError
+from deformgan.field import affine_field
+from deformgan.grid import Grid
 from deformgan.image import Image
 from deformgan.models import Model, load_model
 from deformgan.outputs import OUTPUTS
 from deformgan.register import Registration, pick_device
+from deformgan.register import _transform as affine_and_rest
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +93,14 @@ def test_the_folder_is_complete_and_reads_back(registration: Registration, tmp_p
 def test_the_record_says_what_was_done(registration: Registration, pair_files: PairFiles, tmp_path: Path) -> None:
     record = registration.save(tmp_path / "out")
     assert record["inputs"]["fixed"]["path"] == str(pair_files.fixed)
-    assert set(record["inputs"]) == {"fixed", "moving", "moving_labels"}
+    assert set(record["inputs"]) == {"fixed", "moving", "moving_labels", "moving_points"}
     assert len(record["model"]["sha256"]) == 64
     assert record["settings"]["refine_steps"] == 0
+    assert record["settings"]["precision"] in ("fp32", "bf16")
+    assert record["notes"] == []
+    assert 0 <= record["quality"]["inverse_residual_mm"] < 0.1
+    assert record["quality"]["initial_shift_mm"] == pytest.approx(8, abs=0.7)
+    assert record["quality"]["displacement_mean_mm"] == pytest.approx(8, abs=0.7)
     assert record["quality"]["passed"] is True
     assert {"read", "load model", "conform", "predict", "transform", "assess", "write", "total"} == set(
         record["timings"]
@@ -158,3 +167,57 @@ def test_the_module_does_not_hide_the_function() -> None:
     assert "register" in dir(deformgan)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = deformgan.nothing
+
+
+def test_the_affine_is_the_one_nearest_to_the_map(phantom: Phantom) -> None:
+    matrix = torch.eye(4)
+    matrix[:3] = torch.tensor([[1.05, 0.1, 0.0, -2.0], [-0.1, 1.0, 0.05, 1.0], [0.0, 0.0, 0.95, 0.5]])
+    grids = [Grid.centred((20, 24, 18), 4.0, np.array(c)) for c in ((5.0, -3.0, 2.0), (25.0, -8.0, 2.0))]
+    mask = torch.zeros(1, 1, 20, 24, 18)
+    mask[:, :, 4:16, 4:20, 4:14] = 1
+    fixed, moving = (Conformed(mask, grid, mask) for grid in grids)
+    bump = 0.5 * torch.sin(torch.arange(9.0)).view(1, 1, 1, 1, 9)
+    for shape in ((20, 24, 18), (10, 12, 9)):
+        factor = shape[0] / 20
+        coarse = matrix.clone()
+        coarse[:3, 3] *= factor
+        field = affine_field(coarse[None], shape)
+        transform = affine_and_rest(fixed, moving, field)
+        first, second = (grid.resized(shape) for grid in grids)
+        expected = second.affine @ coarse.numpy() @ first.world_to_index
+        np.testing.assert_allclose(transform.affine, expected, atol=1e-3)
+        assert transform.disp_mm is not None
+        assert np.abs(transform.disp_mm).max() < 1e-3
+    # whatever the field, the two parts together are the field
+    wavy = field + bump
+    index = np.argwhere(np.ones(shape))
+    mapped = affine_and_rest(fixed, moving, wavy).map_points(first.to_world(index))
+    np.testing.assert_allclose(mapped, second.to_world(index + wavy[0].flatten(1).T.numpy()), atol=1e-3)
+
+
+def test_labels_and_points_beside_the_image_are_refused(pair_files: PairFiles, model: Model, phantom: Phantom) -> None:
+    def run(**options: object) -> None:
+        deformgan.register(pair_files.fixed, pair_files.moving, model=model, refine_steps=0, **options)
+
+    away = np.eye(4)
+    away[:3, 3] = 500
+    far = Image(phantom.labels, Grid(phantom.labels.shape, away @ phantom.affine), "far.nii")
+    with pytest.raises(InputError, match=r"far\.nii do not overlap"):
+        run(moving_labels=far)
+    with pytest.raises(InputError, match="no point lies in"):
+        run(moving_points=np.array([[500.0, 0, 0]]))
+    with pytest.warns(UserWarning, match="1 of 2 points lie outside"):
+        run(moving_points=np.array([[500.0, 0, 0], [0, 0, 0]]))
+
+
+def test_heads_are_remarked_upon(pair_files: PairFiles, model: Model, phantom: Phantom) -> None:
+    big = Image(phantom.t2, Grid(phantom.t2.shape, np.diag([1.6, 1.6, 1.6, 1]) @ phantom.affine))
+    with pytest.warns(UserWarning, match=r"fixed image may not be .*: its foreground measures 4\.\d l"):
+        found = deformgan.register(big, pair_files.moving, model=model, refine_steps=0)
+    assert found.provenance["notes"]
+
+
+def test_a_loaded_model_says_where_to_compute(pair_files: PairFiles, model: Model) -> None:
+    # "cuda" would be refused, or used, if the model were not asked
+    found = deformgan.register(pair_files.fixed, pair_files.moving, model=model, refine_steps=0, device="cuda")
+    assert found.provenance["settings"]["device"] == "cpu"

@@ -209,3 +209,19 @@ def test_another_networks_checkpoint_does_not_fit(saved: tuple[Path, Pair]) -> N
     other = {"T": nn.Linear(2, 2)}
     with pytest.raises(InputError, match="does not fit"):
         restore(saved[0], other, {"T": torch.optim.Adam(other["T"].parameters())})
+
+
+def test_an_interruption_leaves_the_old_checkpoint_and_no_half_of_a_new_one(
+    saved: tuple[Path, Pair], config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, pair = saved
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = read_state(folder)[0]
+    monkeypatch.setattr(module, "_flat", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(folder, config, 9, *pair)
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+    assert read_state(folder)[0] == before

@@ -18,10 +18,12 @@ from small_training import DISCRIMINATOR, GENERATOR, PYRAMID, UNET, data_config,
 from deformgan.cli import main
 from deformgan.errors import InputError, UsageError
 from deformgan.models import load_model
+from deformgan.networks.pyramid import halve
 from deformgan.training import samples
 from deformgan.training.config import TrainingConfig
 from deformgan.training.data import PairDataset
 from deformgan.training.loop import learning_rate, read_metrics, train
+from deformgan.training.predict import stage_fields
 from deformgan.training.steps import LossWeights
 
 accelerate_state = pytest.importorskip("accelerate.state")
@@ -129,6 +131,20 @@ def test_a_run_leaves_everything_it_promises(config: TrainingConfig, tmp_path: P
     assert loaded.config["training"]["steps_done"] == 4
     field = loaded.predict(*torch.rand(2, 1, 1, 32, 32, 32))
     assert field.shape == (1, 3, 16, 16, 16)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_a_trained_unet_is_run_at_the_resolution_it_was_trained_at(
+    config: TrainingConfig, tmp_path: Path, scale: float
+) -> None:
+    config = replace(config, network=UNET, scale=scale, steps=1)
+    model = load_model(train(config, tmp_path / "run"))
+    images = torch.rand(2, 1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = [halve(i) for i in images] if scale == 0.5 else list(images)
+    with torch.no_grad():
+        expected = stage_fields(model.network, *seen, scale)[-1]
+    assert torch.equal(model.predict(*images, precision="fp32"), expected)
 
 
 @pytest.mark.usefixtures("_no_pictures")

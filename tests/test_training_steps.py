@@ -193,8 +193,8 @@ def test_the_known_field_counts_in_voxels_of_the_images_inside_the_mask() -> Non
     """A half-resolution field of (1, 0, 0) is (2, 0, 0) in the image's voxels; the truth is (5, 4, 0) in the mask."""
     truth = torch.zeros(2, 3, *SIZE)
     mask = torch.zeros(2, 1, *SIZE)
-    mask[:, :, :3] = 1
-    truth[:, 0, :3], truth[:, 1, :3] = 5.0, 4.0
+    mask[:, :, :4] = 1
+    truth[:, 0, :4], truth[:, 1, :4] = 5.0, 4.0
     field = torch.zeros(2, 3, *(n // 2 for n in SIZE))
     field[:, 0] = 1.0
     batch = TrainingBatch(smooth_noise(1), smooth_noise(2), truth, mask)

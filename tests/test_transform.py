@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from deformgan import slabs
 from deformgan.errors import InputError, UsageError
 from deformgan.field import affine_field, jacobian_determinant
+from deformgan.formats.itk import write_displacement
 from deformgan.grid import Grid
 from deformgan.image import Image
 from deformgan.transform import Transform, load_transform
@@ -344,9 +345,32 @@ def test_saved_map_is_complete(tmp_path: Path, onto: Grid) -> None:
     transform = _transform(7)
     transform.save(tmp_path / "w.nii.gz", onto)
     loaded = load_transform(tmp_path / "w.nii.gz")
-    np.testing.assert_array_equal(loaded.affine, np.eye(4))
     assert loaded.grid == onto
     np.testing.assert_allclose(loaded.displacement(onto), transform.displacement(onto), atol=1e-4)
+
+
+@pytest.mark.parametrize("linear", [np.eye(4), _turn(25), _affine(3)], ids=["shift", "turn", "affine"])
+def test_the_inverse_of_a_loaded_map_lies_where_the_moving_content_is(tmp_path: Path, linear: np.ndarray) -> None:
+    far = linear.copy()
+    far[:3, 3] += 120, -40, 60  # headers that place the images far from each other
+    transform = _transform(4, 1.0, far)
+    transform.save(tmp_path / "w.nii.gz")
+    inverse = load_transform(tmp_path / "w.nii.gz").inverse()
+    back = inverse.map_points(transform.map_points(_points()))
+    np.testing.assert_allclose(back, _points(), atol=0.35)
+    assert np.abs(back - _points()).mean() < 0.06
+    assert inverse.residual_mm is not None
+    assert inverse.residual_mm < 0.1
+
+
+def test_a_broken_field_still_loads(tmp_path: Path) -> None:
+    """One whose nearest affine has no inverse keeps its shift alone."""
+    index = np.indices(SHAPE).transpose(1, 2, 3, 0)
+    flat = (-WORKING.to_world(index)).astype(np.float32) + np.float32(5)  # every position goes to one point
+    write_displacement(tmp_path / "w.nii.gz", flat, WORKING)
+    loaded = load_transform(tmp_path / "w.nii.gz")
+    np.testing.assert_array_equal(loaded.affine[:3, :3], np.eye(3))
+    np.testing.assert_allclose(loaded.map_points(_points()), 5, atol=1e-3)
 
 
 def test_saved_on_its_own_grid_by_default(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The ``deformgan`` command: parse, call, report, and an exit code that tells the truth.
 
-0 done · 1 a bug · 2 wrong usage · 3 unusable input or output · 4 done, but the quality check failed (outputs kept) ·
-5 some cases of a cohort failed · 130 interrupted · 143 terminated. Results go to stdout, everything else to stderr.
+0 done · 1 a bug · 2 wrong usage · 3 unusable input or output, or too little memory · 4 done, but the quality check
+failed (outputs kept) · 130 interrupted · 143 terminated. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deformgan.commands.info import Info
 from deformgan.commands.register import Register
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
-from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError
+from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError, InputError
 from deformgan.outputs import unwritable
 
 EXIT_TERMINATED = 143
@@ -48,8 +48,9 @@ Command = Register | Apply | Demo | Simulate | Train | Info
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # idle threads that spin, OpenMP's habit, double the time of a run that shares its cores
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's idle threads spin. For ever, they hold up whoever shares the cores; not at all (PASSIVE), a refinement
+    # step takes three times as long on quiet ones. This is long enough to bridge two operations.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if arguments == ["--version"]:
         sys.stdout.write(f"deformgan {__version__}\n")
         return EXIT_OK
@@ -81,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         refusal = unwritable(error.filename or "the output", error)
         console.failure(refusal, refusal.exit_code)
         return refusal.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            return _report_bug(console, error)
+        full = InputError("there is not enough memory", "close other programs, or give --device cpu or smaller images")
+        console.failure(full, full.exit_code)
+        return full.exit_code
     except Exception as error:  # the last line of defence: say that it is ours
         return _report_bug(console, error)
     return EXIT_OK
@@ -116,6 +123,12 @@ def _parse(arguments: list[str]) -> Command:
     brief = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}
     every = [Annotated[kind, tyro.conf.subcommand(name, description=brief[name])] for name, kind in COMMANDS.items()]
     return tyro.cli(cast(Any, Union[*every]), args=arguments, prog="deformgan", description=DESCRIPTION, config=config)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """PyTorch has a class of its own for the GPU's memory and a plain RuntimeError for the main memory."""
+    words = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _report_bug(console: Console, error: Exception) -> int:

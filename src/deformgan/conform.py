@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan import align
 from deformgan.errors import InputError
 from deformgan.grid import Grid, Shape
 from deformgan.image import Image
@@ -31,11 +32,13 @@ class Conformed:
         tensor: (1, 1, D, H, W) float32 in [0, 1]; exactly 0 in a flat background.
         grid: The working grid, along the world axes (RAS+), centred on the image's content.
         mask: (1, 1, D, H, W) float32, 1 in the foreground, else 0.
+        flat: Whether the image has a flat background, as skull-stripped ones have.
     """
 
     tensor: Tensor
     grid: Grid
     mask: Tensor
+    flat: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,22 +87,29 @@ def conform(
 def conform_pair(
     fixed: Image, moving: Image, shape: Shape = WORKING_SHAPE, spacing: float = WORKING_SPACING
 ) -> tuple[Conformed, Conformed]:
-    """Bring both images to working grids of one spacing, each centred on its own content.
+    """Bring both images to working grids of one spacing, so placed that the pair starts aligned.
+
+    The fixed grid is centred on its content. The moving one lies where the fixed one does if the images agree better
+    as their headers place them, else it is centred on its own content (see `deformgan.align`).
 
     Raises:
         InputError: the two images share no part of world space.
     """
-    _require_overlap(fixed, moving)
-    images, contents = (fixed, moving), (_find_content(fixed), _find_content(moving))
-    spacing *= max(_growth(content, content.centre_mm, shape, spacing) for content in contents)
-    first, second = (
-        _to_grid(image, content, _working_grid(image, shape, spacing, content.centre_mm))
-        for image, content in zip(images, contents, strict=True)
-    )
-    return first, second
+    require_overlap(fixed, moving)
+    content_f, content_m = _find_content(fixed), _find_content(moving)
+    spacing *= max(_growth(content, content.centre_mm, shape, spacing) for content in (content_f, content_m))
+    grid_f = _working_grid(fixed, shape, spacing, content_f.centre_mm)
+    thinned_f = align.thin(fixed, content_f.mask, content_f.floor)
+    thinned_m = align.thin(moving, content_m.mask, content_m.floor)
+    if align.headers_win(thinned_f, thinned_m, content_m.centre_mm - content_f.centre_mm):
+        grid_m = grid_f
+    else:
+        grid_m = _working_grid(moving, shape, spacing, content_m.centre_mm)
+    return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_m)
 
 
-def _require_overlap(fixed: Image, moving: Image) -> None:
+def require_overlap(fixed: Image, moving: Image) -> None:
+    """Raise `InputError` where the boxes of two images share no part of world space."""
     (low_f, high_f), (low_m, high_m) = (_bounds_mm(image.grid) for image in (fixed, moving))
     if (np.minimum(high_f, high_m) <= np.maximum(low_f, low_m)).any():
         apart = np.linalg.norm(fixed.grid.centre_mm - moving.grid.centre_mm)
@@ -207,7 +217,7 @@ def _to_grid(image: Image, content: _Content, grid: Grid) -> Conformed:
     values, covered = _resampled(source, source_grid, grid, sigmas)
     mask = covered >= 0.5
     values = _normalised(values, mask, content.flat)
-    return Conformed(_turned(values), grid, _turned(mask.float()))
+    return Conformed(_turned(values), grid, _turned(mask.float()), content.flat)
 
 
 def _cropped(image: Image, content: _Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:

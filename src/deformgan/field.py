@@ -6,8 +6,9 @@ function is differentiable and runs on the field's device. Beyond its border a f
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.warp import warp
@@ -20,12 +21,32 @@ def identity_positions(shape: tuple[int, ...], device: torch.device | None = Non
 
 
 def resize(field: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Resample a field to a grid of ``shape`` over the same extent; the vectors are rescaled to its voxels."""
-    if tuple(field.shape[2:]) == tuple(shape):
+    """Resample a field to a grid of ``shape`` over the same extent, linearly; the vectors are rescaled to its voxels.
+
+    A product with a small matrix along each axis: on a CPU many times faster than `torch.nn.functional.interpolate`.
+    """
+    own, shape = tuple(field.shape[2:]), tuple(shape)
+    if own == shape:
         return field
-    out = F.interpolate(field, size=tuple(shape), mode="trilinear", align_corners=False)
-    factor = [b / a for a, b in zip(field.shape[2:], shape, strict=True)]
-    return out * torch.tensor(factor, device=field.device).view(1, 3, 1, 1, 1)
+    with torch.autocast(field.device.type, enabled=False):
+        d, h, w = (_linear_weights(a, b, field.device) for a, b in zip(own, shape, strict=True))
+        out = h @ (field.float() @ w.T)  # the last axis, then the one before
+        out = (d @ out.flatten(3)).unflatten(3, shape[1:])
+        factor = [b / a for a, b in zip(own, shape, strict=True)]
+        return out * torch.tensor(factor, device=field.device).view(1, 3, 1, 1, 1)
+
+
+@lru_cache(maxsize=64)
+def _linear_weights(source: int, target: int, device: torch.device) -> Tensor:
+    """(target, source) matrix of linear interpolation between voxel centres; beyond the outermost its value is kept."""
+    with torch.inference_mode(False):
+        at = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
+        below = at.floor().long().clamp(max=max(source - 2, 0))
+        weights = torch.zeros(target, source, dtype=torch.float64)
+        rows = torch.arange(target)
+        weights[rows, below] += 1 - (at - below)
+        weights[rows, (below + 1).clamp(max=source - 1)] += at - below
+        return weights.float().to(device)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -67,7 +88,7 @@ def invert(field: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> tupl
 
 
 def jacobian_matrix(field: Tensor) -> Tensor:
-    """Jacobian of ``x + u(x)`` by central differences (one-sided at the border), (B, 3, 3, D, H, W); [:, i, j] = ∂i/∂j."""
+    """Jacobian of ``x + u(x)``, central differences, one-sided at the border, (B, 3, 3, D, H, W); [:, i, j] = ∂i/∂j."""
     derivatives = torch.stack(torch.gradient(field, dim=(2, 3, 4)), dim=2)
     return derivatives + torch.eye(3, device=field.device).view(1, 3, 3, 1, 1, 1)
 

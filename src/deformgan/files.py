@@ -77,7 +77,8 @@ def write_nifti(
 
     Args:
         path: Ends in ``.nii`` or ``.nii.gz``.
-        data: (D, H, W), or any NIfTI shape up to 7-D; quickest in Fortran order. Stored in its own dtype.
+        data: (D, H, W), or any NIfTI shape up to 7-D; quickest in Fortran order. Stored in its own dtype, but for
+            those that `storable` changes.
         affine: 4×4 voxel index → world mm (RAS+); written as sform and qform, both with code 1 (scanner).
         intent: NIfTI intent code (1007: vector).
         sign: Factor for each index of the last axis, applied while writing.
@@ -90,6 +91,7 @@ def write_nifti(
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"cannot write {path}: unknown ending", "use .nii or .nii.gz")
+    data = storable(data)
     header = _header(data.shape, data.dtype, affine, intent, description)
     with atomic(path) as partial, open(partial, "wb") as raw:
         if path.name.endswith(".gz"):
@@ -102,8 +104,19 @@ def write_nifti(
             _write_all(raw, header, _fortran_chunks(data, sign))
 
 
+def storable(data: np.ndarray) -> np.ndarray:
+    """``data`` in the machine's byte order, booleans as uint8 and 16-bit floats as 32-bit; most arrays as they are."""
+    if data.dtype.kind == "b":
+        return data.view(np.uint8)
+    if data.dtype == np.float16:
+        return data.astype(np.float32)
+    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+
+
 def _writer_threads() -> int:
-    return max(1, min(4, os.cpu_count() or 1))
+    import torch  # its number of threads is the user's --threads
+
+    return max(1, min(4, torch.get_num_threads()))
 
 
 def _write_all(file: Any, header: bytes, chunks: Iterable[np.ndarray]) -> None:

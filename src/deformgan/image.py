@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deformgan.errors import InputError
-from deformgan.files import read_nifti, write_nifti
+from deformgan.files import read_nifti, storable, write_nifti
 from deformgan.grid import Grid, Shape
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Image:
 
     Args:
         data: (D, H, W), real numbers in the file's own units and, unless the file scales them, in its own dtype
-            (64-bit floats become 32-bit). Fortran order is quickest: it is how files are laid out.
+            (64-bit floats become 32-bit). Fortran order is quickest: it is how files are laid out. Kept in the
+            machine's byte order; booleans become uint8 and 16-bit floats 32-bit, which files and tensors take.
         grid: Where the voxels lie in world millimetres (RAS+).
         name: What messages call it, usually its path.
     """
@@ -39,28 +40,19 @@ class Image:
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:
             raise ValueError(f"data of shape {self.data.shape} on a grid of shape {self.grid.shape}")
+        object.__setattr__(self, "data", storable(self.data))
 
-    def save(self, path: str | Path, dtype: Any = None) -> None:
-        """Write ``.nii`` or ``.nii.gz``; integers are rounded and clipped to the range of ``dtype`` (default: kept)."""
-        data = self.data if dtype is None else cast(self.data, np.dtype(dtype))
-        write_nifti(path, data, self.grid.affine)
-
-
-def cast(data: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """``data`` as ``dtype``; towards integers values are rounded and clipped, not truncated and wrapped."""
-    if data.dtype == dtype:
-        return data
-    if dtype.kind in "iu" and data.dtype.kind == "f":
-        limits = np.iinfo(dtype)
-        data = np.clip(np.rint(data), limits.min, limits.max)
-    return data.astype(dtype)
+    def save(self, path: str | Path) -> None:
+        """Write ``.nii`` or ``.nii.gz`` in the data's own dtype."""
+        write_nifti(path, self.data, self.grid.affine)
 
 
 def load_image(source: ImageLike, name: str | None = None) -> Image:
     """Read an image and check it.
 
     Orientation: the affine is the sform where its code is above 0, else the qform where its code is, else voxel sizes
-    alone with the origin in the middle (nibabel's order), and the last with a warning. Where sform and qform are both
+    alone with world 0 at the middle of the volume and the first axis pointing left (as nibabel does), the last with a
+    warning. Where sform and qform are both
     set and disagree by more than 0.1 mm anywhere in the volume, a warning says so: other tools may take the qform.
 
     Args:
@@ -124,7 +116,7 @@ def _read(source: ImageLike, name: str | None) -> Image:
 
 def _read_path(path: Path) -> tuple[np.ndarray, Any, np.ndarray | None]:
     """Array, header and, where the format is not NIfTI, its affine."""
-    if path.exists() and path.name.endswith((".mgz", ".mgh", ".hdr", ".img", ".mnc", ".nrrd", ".mha", ".dcm")):
+    if path.exists() and path.name.endswith((".mgz", ".mgh", ".hdr", ".img", ".mnc")):
         import nibabel as nib
         from nibabel.filebasedimages import ImageFileError
 
@@ -140,7 +132,8 @@ def _raw_nibabel(image: Any) -> tuple[np.ndarray, Any, np.ndarray | None]:
     # nibabel has applied the scaling when the array is asked for, so no header goes on from here
     affine = image.affine
     header = image.header if affine is None else None
-    return np.asanyarray(image.dataobj), header, affine
+    # MGH, and NIfTI from some machines, are big-endian: torch refuses that, and code that views bytes misreads it
+    return storable(np.asanyarray(image.dataobj)), header, affine
 
 
 def _real_3d(data: np.ndarray, name: str) -> np.ndarray:
@@ -154,7 +147,7 @@ def _real_3d(data: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"{name} is {data.ndim}-D {shape}, not 3-D", "extract one volume, for example its first")
     if data.ndim < 3 or min(data.shape) < 2:
         raise InputError(f"{name} is not 3-D: its shape is {shape}", "give a volume of several slices")
-    return data.astype(np.uint8) if data.dtype.kind == "b" else data
+    return data
 
 
 def _scaling(header: Any) -> tuple[float, float]:

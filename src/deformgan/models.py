@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from deformgan.errors import InputError, UsageError
 from deformgan.files import atomic
 from deformgan.networks import build
+from deformgan.networks.pyramid import halve
 
 DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _TRANSFORMATIONS = ("pyramid", "unet")
+_MAX_VOXELS, _MAX_SIDE = 2**27, 1024
 _PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -31,7 +33,8 @@ class Model:
 
     Args:
         network: T, in evaluation mode.
-        config: What was saved beside the weights: ``network``, ``grid`` and, for information, ``training``.
+        config: What was saved beside the weights: ``network``, ``grid``, ``scale`` (resolution of the training images
+            relative to the grid, 1 or 0.5; 1 where it is absent) and, for information, ``training``.
         name: The name or path it was loaded by.
         sha256: Of the weights file.
     """
@@ -51,6 +54,11 @@ class Model:
         """Its voxel size in millimetres."""
         return float(self.config["grid"]["spacing"])
 
+    @property
+    def halves(self) -> bool:
+        """Whether images are halved before the network sees them: it was trained so, and does not do it itself."""
+        return self.config.get("scale", 1) == 0.5 and self.config["network"]["kind"] != "pyramid"
+
     @torch.inference_mode()
     def predict(self, fixed: Tensor, moving: Tensor, precision: str = "auto") -> Tensor:
         """Run T.
@@ -68,9 +76,12 @@ class Model:
         if precision not in _PRECISIONS:
             raise UsageError(f"there is no precision {precision!r}", f"use one of: {', '.join(_PRECISIONS)}")
         device = next(self.network.parameters()).device
+        fixed, moving = fixed.to(device), moving.to(device)
+        if self.halves:
+            fixed, moving = halve(fixed), halve(moving)
         bf16 = precision == "bf16" or (precision == "auto" and _computes_in_bf16(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            field = self.network(fixed.to(device), moving.to(device))
+            field = self.network(fixed, moving)
         return field.float()
 
 
@@ -105,9 +116,7 @@ def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "c
             raise ValueError("they are not those of a transformation network")
         network = build(config["network"])
         state = load(data)
-        sizes, spacing = config["grid"]["shape"], float(config["grid"]["spacing"])
-        if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes) or not 0 < spacing < math.inf:
-            raise ValueError("the grid is not one of three axes with a positive spacing")
+        _check_grid(config)
         if not all(bool(torch.isfinite(t).all()) for t in state.values()):
             raise ValueError("weights are not finite")
         network.load_state_dict(state)
@@ -116,6 +125,19 @@ def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "c
         raise InputError(f"the weights in {folder} are damaged: {reason}", "install or train them anew") from error
     network = network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Model(network, config, str(name), hashlib.sha256(data).hexdigest())
+
+
+def _check_grid(config: dict[str, Any]) -> None:
+    sizes, spacing = config["grid"]["shape"], float(config["grid"]["spacing"])
+    if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes) or not 0 < spacing < math.inf:
+        raise ValueError("the grid is not one of three axes with a positive spacing")
+    if math.prod(sizes) > _MAX_VOXELS or max(sizes) > _MAX_SIDE:
+        raise ValueError(f"a grid of {sizes} voxels is larger than any network's")
+    scale = config.get("scale", 1)
+    if scale not in (0.5, 1):
+        raise ValueError(f"the scale is 1 or 0.5, not {scale}")
+    if (scale == 0.5 or config["network"]["kind"] == "pyramid") and any(n % 2 for n in sizes):
+        raise ValueError(f"the grid's sides are halved and must be even, not {sizes}")
 
 
 def _folder(name: str | Path) -> Path:

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deformgan.errors import InputError, UsageError
@@ -73,7 +73,8 @@ def staged_folder(
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
             for folder in reversed(made):
-                folder.rmdir()
+                with suppress(OSError):  # somebody has put something there meanwhile: it is theirs now
+                    folder.rmdir()
 
 
 @contextmanager

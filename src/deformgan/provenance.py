@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,6 +118,7 @@ def record(
     model: dict[str, Any],
     settings: dict[str, Any],
     watch: Stopwatch,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The provenance of one run.
 
@@ -126,6 +127,7 @@ def record(
         model: Name, checksum and configuration of the weights.
         settings: Every option that could change the result, as resolved (device, precision, seed, …).
         watch: The run's stopwatch.
+        notes: What was odd about the inputs.
     """
     return {
         "schema": SCHEMA,
@@ -134,6 +136,7 @@ def record(
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
         "model": model,
         "inputs": inputs,
+        "notes": list(notes),
         "timings": watch.rounded(),
         "peak_memory_mb": peak_memory_mb(),
     }

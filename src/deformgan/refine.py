@@ -19,7 +19,7 @@ from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.warp import warp
 
-DEFAULT_STEPS = 100
+DEFAULT_STEPS = 150
 
 _REACH = 50.0  # voxels over which a linear coefficient of 1 moves its end by one voxel: gives every parameter one scale
 

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from deformgan import provenance
-from deformgan.conform import conform_pair
-from deformgan.errors import UsageError
+from deformgan.conform import Conformed, conform_pair, require_overlap
+from deformgan.errors import InputError, UsageError
+from deformgan.field import affine_field, fit_affine
 from deformgan.files import atomic
 from deformgan.formats import itk
 from deformgan.formats.points import Points
 from deformgan.grid import Grid
 from deformgan.image import Image, load_image, load_labels
 from deformgan.models import DEFAULT_MODEL, Model, load_model
+from deformgan.models import _computes_in_bf16 as computes_in_bf16
 from deformgan.outputs import OUTPUTS, RECORD, staged_folder
 from deformgan.provenance import Progress, Stopwatch, no_progress
-from deformgan.quality import Quality, assess
+from deformgan.quality import Quality, assess, inverse_residual
 from deformgan.refine import DEFAULT_STEPS, refine
 from deformgan.transform import Transform
 
 if TYPE_CHECKING:
     from deformgan.image import ImageLike
+
+LARGEST_BRAIN_LITRES = 2.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +45,7 @@ class Registration:
     Attributes:
         moved: The moving image on the fixed image's grid.
         transform: Where each fixed position finds its intensity in the moving image, world mm (RAS+).
-        quality: Evidence and verdict.
+        quality: Evidence and verdict; what is known of the inverse is added when that is written.
         provenance: Versions, inputs and weights by checksum, settings, seconds of each stage; JSON-able.
         moving_grid: The moving image's own grid, on which the inverse is saved.
         moved_labels: The moving labels on the fixed image's grid, if they were given.
@@ -72,7 +77,7 @@ class Registration:
         self, folder: Path, *, inverse: bool = True, jacobian: bool = True, progress: Progress = no_progress
     ) -> dict[str, Any]:
         """Write the files of `save` into an existing folder, several at a time."""
-        watch = Stopwatch(progress)
+        watch, quality = Stopwatch(progress), self.quality
         with watch.stage("write"), ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
             jobs: list[Future[None]] = [pool.submit(self.moved.save, folder / "moved.nii.gz")]
             try:
@@ -84,9 +89,9 @@ class Registration:
                 fixed_grid = self.moved.grid
                 jobs.append(pool.submit(self.transform.save, folder / "warp.nii.gz", fixed_grid))
                 if inverse:
-                    jobs.append(
-                        pool.submit(self.transform.inverse().save, folder / "inverse_warp.nii.gz", self.moving_grid)
-                    )
+                    back = self.transform.inverse()
+                    jobs.append(pool.submit(back.save, folder / "inverse_warp.nii.gz", self.moving_grid))
+                    quality = quality.with_inverse(inverse_residual(self.transform, back, self.moved.data, fixed_grid))
                 if jacobian:
                     volume = Image(self.transform.jacobian(fixed_grid), fixed_grid)
                     jobs.append(pool.submit(volume.save, folder / "jacobian.nii.gz"))
@@ -101,7 +106,7 @@ class Registration:
             **self.provenance,
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
             "peak_memory_mb": provenance.peak_memory_mb(),
-            "quality": self.quality.as_dict(),
+            "quality": quality.as_dict(),
             "outputs": sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS),
         }
         with atomic(folder / RECORD) as partial:
@@ -130,9 +135,9 @@ def register(
         moving_points: Points in the moving image's space, to be carried along; (N, 3) world mm (RAS+).
         model: Shipped weights by name, a folder of weights, or a loaded model.
         refine_steps: Optimisation steps after the network, 0 for none; default: what was best in tests.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        device: ``auto``, ``cpu`` or ``cuda``; a loaded model stays where it is, and this is not used.
         precision: Number format inside the network: ``auto``, ``fp32`` or ``bf16``.
-        seed: For what is random.
+        seed: Only recorded: nothing in a registration is random.
         progress: Called with the name of each stage as it begins.
 
     Raises:
@@ -142,31 +147,39 @@ def register(
     steps = DEFAULT_STEPS if refine_steps is None else refine_steps
     if steps < 0:
         raise UsageError(f"{steps} refinement steps are less than 0", "give 0 for none")
-    device = pick_device(device)
+    device = str(next(model.network.parameters()).device) if isinstance(model, Model) else pick_device(device)
+    precision = _resolved(precision, device)
     watch = Stopwatch(progress)
     sources = {"fixed": fixed, "moving": moving, "moving_labels": moving_labels}
+    if moving_points is not None:
+        sources["moving_points"] = moving_points.path if isinstance(moving_points, Points) else moving_points
     checksums = provenance.describe_inputs_later({role: one for role, one in sources.items() if one is not None})
 
     with watch.stage("read"):
         fixed, moving, labels = _read(fixed, moving, moving_labels)
+        if labels is not None:
+            require_overlap(moving, labels)
+        points = None if moving_points is None else _points_within(moving_points, moving)
     with watch.stage("load model"):
         network = model if isinstance(model, Model) else load_model(model, device)
     with watch.stage("conform"):
         fixed_c, moving_c = conform_pair(fixed, moving, network.grid_shape, network.spacing)
+    notes = [*_oddities("fixed", fixed_c, network.spacing), *_oddities("moving", moving_c, network.spacing)]
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     pair = fixed_c.tensor.to(device), moving_c.tensor.to(device)
-    with _seeded(seed):
-        with watch.stage("predict"):
-            field = network.predict(*pair, precision)
-        if steps:
-            with watch.stage("refine"):
-                mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
-                field = refine(*pair, field, steps, mask=mask, progress=told)
+    with watch.stage("predict"):
+        field = network.predict(*pair, precision)
+    if steps:
+        with watch.stage("refine"):
+            mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
+            field = refine(*pair, field, steps, mask=mask, progress=told)
     field = field.cpu()
     with watch.stage("transform"):
-        transform = Transform.from_field(fixed_c.grid, moving_c.grid, field)
+        transform = _transform(fixed_c, moving_c, field)
         moved = transform.apply(moving, fixed.grid)
         moved_labels = None if labels is None else transform.apply_labels(labels, fixed.grid)
-        moved_points = None if moving_points is None else _move(transform, moving_points)
+        moved_points = None if points is None else points.at(transform.apply_points(points.positions_mm))
     with watch.stage("assess"):
         quality = assess(fixed_c, moving_c, field)
     record = provenance.record(
@@ -181,6 +194,7 @@ def register(
             "working_grid": list(fixed_c.grid.shape),
             "working_spacing_mm": float(fixed_c.grid.spacing[0]),
         },
+        notes=notes,
         watch=watch,
     )
     return Registration(moved, transform, quality, record, moving.grid, moved_labels, moved_points)
@@ -192,8 +206,7 @@ def pick_device(name: str) -> str:
     Raises:
         UsageError: This machine, or this build of PyTorch, has no such device.
     """
-    # MPS lacks 3-D grid sampling, so it is never the automatic choice
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    usable = {"cpu": True, "cuda": torch.cuda.is_available()}  # MPS lacks 3-D grid sampling
     if name == "auto":
         return "cuda" if usable["cuda"] else "cpu"
     if not usable.get(name, False):
@@ -211,14 +224,66 @@ def _read(fixed: ImageLike, moving: ImageLike, labels: ImageLike | None) -> tupl
         return images[0].result(), images[1].result(), None if labels_too is None else labels_too.result()
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Fix what is random inside the block, and leave the caller's random state alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+def _resolved(precision: str, device: str) -> str:
+    """``auto`` as the number format that `Model.predict` takes it for; names that do not exist are left to it."""
+    if precision != "auto":
+        return precision
+    return "bf16" if computes_in_bf16(torch.device(device)) else "fp32"
 
 
-def _move(transform: Transform, points: Points | np.ndarray) -> Points:
+def _transform(fixed: Conformed, moving: Conformed, field: Tensor) -> Transform:
+    """The map of a field, split into the affine map nearest to it over the fixed foreground and the rest."""
+    d, h, w = field.shape[2:]
+    shape = (d, h, w)
+    matrix = _nearest_affine(field, F.adaptive_avg_pool3d(fixed.mask, shape))
+    # x + u(x) = M (x + r(x))
+    back = torch.linalg.inv(matrix)
+    rest = torch.einsum("ij,bjdhw->bidhw", back[:3, :3].float(), field) + affine_field(back[None].float(), shape)
+    coarse_to_full = fixed.grid.world_to_index @ fixed.grid.resized(shape).affine
+    affine_vox = coarse_to_full @ matrix.numpy() @ np.linalg.inv(coarse_to_full)
+    return Transform.from_field(fixed.grid, moving.grid, rest, affine_vox)
+
+
+def _nearest_affine(field: Tensor, weight: Tensor) -> Tensor:
+    """4×4 float64 in the field's voxels; the identity where a wild field leaves none that can be inverted well."""
+    matrix = torch.eye(4, dtype=torch.float64)
+    if bool(torch.isfinite(field).all()) and float(weight.sum()) > 0:
+        matrix[:3] = fit_affine(field, weight)[0].double()
+    singular = torch.linalg.svdvals(matrix[:3, :3])
+    sound = float(singular.min()) > 0.2 and float(singular.max()) < 5 and float(torch.linalg.det(matrix)) > 0
+    return matrix if sound else torch.eye(4, dtype=torch.float64)
+
+
+def _points_within(points: Points | np.ndarray, moving: Image) -> Points:
+    """The points, some of them inside the moving image.
+
+    Raises:
+        InputError: None is.
+    """
     points = points if isinstance(points, Points) else Points(np.asarray(points, np.float64))
-    return points.at(transform.apply_points(points.positions_mm))
+    index = moving.grid.to_index(points.positions_mm)
+    outside = ((index < -0.5) | (index > np.array(moving.grid.shape) - 0.5)).any(-1)
+    name = points.path or "the points"
+    if outside.all():
+        raise InputError(
+            f"{name}: no point lies in {moving.name}", "give world mm, RAS+ (ITK and ANTs write LPS: x and y negated)"
+        )
+    if outside.any():
+        warnings.warn(f"{name}: {outside.sum()} of {outside.size} points lie outside {moving.name}", stacklevel=3)
+    return points
+
+
+def _oddities(role: str, image: Conformed, spacing: float) -> list[str]:
+    """What makes an image unlike the skull-stripped brains the networks know."""
+    own = float(image.grid.spacing[0])
+    litres = float(image.mask.sum()) * own**3 / 1e6
+    found = []
+    if litres > LARGEST_BRAIN_LITRES:
+        found.append(f"its foreground measures {litres:.1f} l")
+    if not image.flat:
+        found.append("its background is not flat")
+    if own > 1.25 * spacing:
+        found.append(f"it fits the working grid at {own:.2f} mm only, not {spacing:g} mm")
+    if not found:
+        return []
+    return [f"the {role} image may not be a skull-stripped brain: {', '.join(found)}; results may be less accurate"]

@@ -20,6 +20,8 @@ from deformgan.warp import warp
 Slab = tuple[int, int, Tensor]
 
 _SLAB_VOXELS = 1 << 19
+_FIT_POINTS = 32  # along an axis, about
+_LEAST_VOLUME = 0.05  # an affine that shrinks more than that describes a broken field
 _NEGLIGIBLE = 1e-6  # of a millimetre, or of an image's width
 
 
@@ -128,3 +130,43 @@ def sample_cubic(source: Tensor, at: Tensor) -> Tensor:
 def normalised_index(grid: Grid) -> np.ndarray:
     """4×4 from world mm to `grid_sample`'s coordinates in ``grid``."""
     return normalising(grid.shape) @ grid.world_to_index
+
+
+def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """A map ``x + disp(x)`` as ``A(x + rest(x))``, A being the affine nearest to it.
+
+    Args:
+        disp_mm: (D, H, W, 3) float32, world mm, on ``grid``.
+
+    Returns:
+        A, 4×4 in world mm (a shift alone where no sound affine is near), and the rest, shaped as ``disp_mm``, Fortran
+        order. Both maps are the same between the voxels too, for linear interpolation keeps affine maps.
+    """
+    affine = _nearest_affine(disp_mm, grid)
+    # A(x + r) = x + d  ⇔  r = (A⁻¹ - 1) x + A⁻¹ d, where the shift of A⁻¹ goes with x
+    back = np.linalg.inv(affine)
+    rest = torch.tensordot(torch.from_numpy(back[:3, :3].astype(np.float32)), torch.from_numpy(disp_mm.T), 1)
+    for start, stop, ramp in ramp_slabs((back - np.eye(4)) @ grid.affine, grid):
+        rest[:, start:stop] += ramp
+    return affine, rest.numpy().T
+
+
+def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """The 4×4 world map nearest to ``x + disp(x)`` by least squares; a shift alone where no sound affine is near."""
+    strides = [max(1, n // _FIT_POINTS) for n in grid.shape]
+    index = np.stack(
+        np.meshgrid(*[np.arange(0, n, s) for n, s in zip(grid.shape, strides, strict=True)], indexing="ij")
+    )
+    displacement = disp_mm[:: strides[0], :: strides[1], :: strides[2]].reshape(-1, 3).astype(np.float64)
+    matrix = np.eye(4)
+    matrix[:3, 3] = displacement.mean(0)
+    if min(grid.shape) < 2:
+        return matrix
+    points = grid.to_world(index.reshape(3, -1).T)
+    centre = points.mean(0)  # far from it rounding would swamp the linear part
+    linear = np.linalg.lstsq(points - centre, displacement - matrix[:3, 3], rcond=None)[0].T + np.eye(3)
+    if np.linalg.det(linear) < _LEAST_VOLUME:
+        return matrix
+    matrix[:3, :3] = linear
+    matrix[:3, 3] += centre - linear @ centre
+    return matrix

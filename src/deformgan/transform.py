@@ -33,8 +33,7 @@ class Transform:
         disp_mm: (D, H, W, 3) displacement in world mm, numpy or torch, or None for none; kept as float32. Between
             voxels it is linear, beyond its grid it keeps its border value.
         grid: Where the voxels of ``disp_mm`` lie in fixed space; None if and only if ``disp_mm`` is.
-        residual_mm: For an inverse that was computed: the largest distance between a position and its image under the
-            map and back, over the grid; None otherwise.
+        residual_mm: Of a computed inverse: its largest miss at voxels (not between them) with a source inside, or None.
     """
 
     def __init__(
@@ -233,13 +232,17 @@ class Transform:
 def load_transform(path: str | Path) -> Transform:
     """Read an ITK transform: a 5-D vector field (``.nii``, ``.nii.gz``) or a text affine (``.txt``, ``.tfm``).
 
+    A field is split into the affine map nearest to it and the displacement that is left: within its grid that is the
+    same map, beyond it the affine goes on, and the inverse gets a grid that lies where the moving content is.
+
     Raises:
         InputError: the file is missing, damaged or holds something else.
     """
     if str(path).endswith((".txt", ".tfm")):
         return Transform(itk.read_affine(path))
     disp_mm, grid = itk.read_displacement(path)
-    return Transform(np.eye(4), disp_mm, grid)
+    affine, residual = slabs.split_affine(disp_mm, grid)
+    return Transform(affine, residual, grid)
 
 
 def _sampler(image: Image, interpolation: str) -> Callable[[Tensor], Tensor | np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformgan.errors import UsageError
+from deformgan.errors import InputError, UsageError
 from deformgan.grid import Grid
 from deformgan.image import Image, load_image
 from deformgan.simulation.cases import FILES, Case, make_case, simulate
@@ -153,6 +154,9 @@ def test_existing_cases_are_kept_unless_forced(folder: Path, tmp_path: Path) -> 
         ({"count": 0}, "0 cases"),
         ({"regimes": ("huge",)}, "unknown regime 'huge'"),
         ({"fixed": "pet"}, "unknown contrast 'pet'"),
+        ({"shape": (48, 48, 48), "spacing": 2.0}, "does not fit into"),
+        ({"seed": 99999999999999}, "out of range"),
+        ({"seed": -1}, "out of range"),
     ],
 )
 def test_wrong_calls_leave_nothing_behind(tmp_path: Path, options: dict, message: str) -> None:
@@ -168,3 +172,26 @@ def test_other_label_maps_take_turns(tmp_path: Path) -> None:
     paths = [tmp_path / "first.nii.gz", tmp_path / "second.nii.gz"]
     sources = [meta["source"] for _, meta in _simulate(tmp_path / "out", count=3, labels=paths, tumour=False)]
     assert sources == ["first.nii.gz", "second.nii.gz", "first.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids: np.where(ids == 2, 3, ids), "no white matter"),
+        (lambda ids: np.where(ids == 4, -4, ids), "label -4"),
+        (lambda ids: np.where(ids == 4, 2_000_000_000, ids), "label 2000000000"),
+    ],
+)
+def test_labels_that_make_no_brain_are_named(tmp_path: Path, change: Callable, message: str) -> None:
+    anatomy = _anatomy()
+    Image(change(anatomy.data.astype(np.int32)), anatomy.grid).save(tmp_path / "odd.nii.gz")
+    with pytest.raises(InputError, match=message):
+        _simulate(tmp_path / "out", count=1, labels=[tmp_path / "odd.nii.gz"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_without_white_matter_do_without_a_tumour(tmp_path: Path) -> None:
+    anatomy = _anatomy()
+    Image(np.where(anatomy.data == 2, 3, anatomy.data), anatomy.grid).save(tmp_path / "grey.nii.gz")
+    ((_, meta),) = _simulate(tmp_path / "out", count=1, labels=[tmp_path / "grey.nii.gz"], tumour=False)
+    assert meta["tumour"] is False

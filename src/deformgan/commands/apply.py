@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from deformgan.transform import Transform
 
 INVERSE = ",inverse"
+KINDS = {"nearest": "a label map (nearest neighbour)", "linear": "an image (linear interpolation)"}
+MOST_LABELS = 512  # FreeSurfer's finest maps hold some 200; scans hold thousands of values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,9 @@ class Apply:
             for (source, target), path in zip(pairs, staged, strict=True):
                 progress(f"applying to {source.name}")
                 done.append({"in": str(source), "out": str(target), **self._apply(transform, source, path, onto)})
+        for one in done if self.interpolation == "auto" else ():
+            if one["how"] in KINDS:
+                console.note(f"{one['in']} was taken for {KINDS[one['how']]}; --interpolation says otherwise")
         console.result("\n".join(f"{one['out']}: {one['how']}" for one in done), success({"outputs": done}))
 
     def _pairs(self) -> list[tuple[Path, Path]]:
@@ -127,10 +132,11 @@ def is_points(path: Path) -> bool:
 
 
 def looks_like_labels(data: Any) -> bool:
-    """Whether (D, H, W) values are labels: whole numbers, most of them (0 aside) equal to a neighbour's.
+    """Whether (D, H, W) values are labels: whole numbers, few different ones, most of them equal to a neighbour's.
 
     The type of the file does not tell: scanners store intensities as integers, and label maps are found as floats.
-    Neighbouring intensities differ almost everywhere; neighbouring labels almost nowhere.
+    Neighbouring intensities differ almost everywhere; neighbouring labels almost nowhere. The most common value, the
+    background's (0, or air at -1024), does not count.
     """
     import numpy as np
 
@@ -138,7 +144,10 @@ def looks_like_labels(data: Any) -> bool:
         return True
     if not np.issubdtype(data.dtype, np.integer) and not np.array_equal(data, np.rint(data)):
         return False
-    here = data != 0
+    values, counts = np.unique(data, return_counts=True)
+    if len(values) > MOST_LABELS:
+        return False
+    here = data != values[counts.argmax()]
     alike = np.zeros(data.shape, bool)
     for axis in range(3):
         same = np.diff(data, axis=axis) == 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from deformgan.errors import EXIT_OK, DeformganError
+from deformgan.errors import EXIT_OK, DeformganError, QualityError
 
 
 class Console:
@@ -102,6 +102,12 @@ class Progress:
 def success(record: dict[str, Any]) -> dict[str, Any]:
     """``record`` with the two fields that every ``--json`` answer starts with."""
     return {"status": "ok", "exit_code": EXIT_OK, **record}
+
+
+def verdict(record: dict[str, Any]) -> dict[str, Any]:
+    """`success`, or the status and exit code of a failed quality check, as ``record["quality"]`` says."""
+    failed = {} if record["quality"]["passed"] else {"status": "quality", "exit_code": QualityError.exit_code}
+    return {**success(record), **failed}
 
 
 def _write(stream: TextIO, text: str) -> None:

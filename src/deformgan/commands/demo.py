@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deformgan.commands.console import Console
+from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
+from deformgan.errors import QualityError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +25,17 @@ class Demo:
     compute: Compute = field(default_factory=Compute)
 
     def run(self, console: Console) -> None:
-        """Run the demo; it writes its folder and answers by itself."""
-        from deformgan.demo import run_demo
+        """Run the demo, then answer.
+
+        Raises:
+            QualityError: The folder was written, but the registration's own check failed.
+        """
+        from deformgan.demo import run_demo, summary
 
         self.compute.set_threads()
         with console.progress() as progress:
-            run_demo(
+            record = run_demo(
                 self.out,
-                console,
                 model=self.weights,
                 refine_steps=self.refine,
                 device=self.compute.device,
@@ -40,3 +44,8 @@ class Demo:
                 force=self.force,
                 progress=progress,
             )
+        # after the status line is gone: while it lives, it takes stdout too
+        console.result(summary(record, self.out), verdict({"out": str(self.out), **record}))
+        if not record["quality"]["passed"]:
+            reasons = "; ".join(record["quality"]["reasons"])
+            raise QualityError(reasons, f"look at the pictures in {self.out}; they were kept")

@@ -24,7 +24,6 @@ class Info:
 
         devices = {
             "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "mps": torch.backends.mps.is_available(),
             "cpu_threads": torch.get_num_threads(),
         }
         weights = {name: load_model(name).sha256 for name in shipped_models()}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
-from deformgan.commands.console import Console, success
+from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
 from deformgan.errors import QualityError, UsageError
 from deformgan.outputs import OUTPUTS, RECORD, staged_folder
-
-if TYPE_CHECKING:
-    from deformgan.quality import Quality
-    from deformgan.register import Registration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ class Register:
     refine: Steps = None
     weights: Weights = "t1-t2"
     seed: int = 0
-    """For what is random."""
+    """Only recorded: registration is deterministic."""
     no_inverse: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write inverse_warp.nii.gz."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -56,14 +52,13 @@ class Register:
         if self.refine is not None and self.refine < 0:
             raise UsageError(f"--refine {self.refine} is less than 0", "give 0 for none")
         with staged_folder(self.out, OUTPUTS, force=self.force, last=RECORD) as folder:
-            result, record = self._register(console, folder)
-        verdict = {} if result.quality.passed else {"status": "quality", "exit_code": QualityError.exit_code}
-        answer = {**success({"out": str(self.out), **record}), **verdict}
-        console.result(_line(result.quality, record["timings"]["total"], self.out), answer)
-        if not result.quality.passed:
-            raise QualityError("; ".join(result.quality.reasons), f"look at the results in {self.out}; they were kept")
+            record = self._register(console, folder)
+        quality = record["quality"]
+        console.result(_line(quality, record["timings"]["total"], self.out), verdict({"out": str(self.out), **record}))
+        if not quality["passed"]:
+            raise QualityError("; ".join(quality["reasons"]), f"look at the results in {self.out}; they were kept")
 
-    def _register(self, console: Console, folder: Path) -> tuple[Registration, dict[str, Any]]:
+    def _register(self, console: Console, folder: Path) -> dict[str, Any]:
         from deformgan.formats.points import read_points
         from deformgan.register import register
 
@@ -82,14 +77,17 @@ class Register:
                 seed=self.seed,
                 progress=progress,
             )
-            record = result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
-        return result, record
+            return result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
 
 
-def _line(quality: Quality, seconds: float, out: Path) -> str:
+def _line(quality: dict[str, Any], seconds: float, out: Path) -> str:
+    def number(name: str, form: str) -> str:
+        return "none" if quality[name] is None else format(quality[name], form)
+
+    shift = f" (initial shift {number('initial_shift_mm', '.1f')} mm)" if quality["initial_shift_mm"] else ""
     return (
-        f"{out}: similarity {quality.similarity_before:.3f} → {quality.similarity_after:.3f}, "
-        f"displacement mean {quality.displacement_mean_mm:.1f} mm, max {quality.displacement_max_mm:.1f} mm, "
-        f"folding {quality.folding_percent:.3f} %, {seconds:.1f} s"
-        f"{'' if quality.passed else ', QUALITY CHECK FAILED'}"
+        f"{out}: similarity {number('similarity_before', '.3f')} → {number('similarity_after', '.3f')}, "
+        f"displacement mean {number('displacement_mean_mm', '.1f')} mm, max {number('displacement_max_mm', '.1f')} mm"
+        f"{shift}, folding {number('folding_percent', '.3f')} %, {seconds:.1f} s"
+        f"{'' if quality['passed'] else ', QUALITY CHECK FAILED'}"
     )

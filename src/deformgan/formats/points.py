@@ -23,11 +23,13 @@ class Points:
         positions_mm: (N, 3) float64, world mm (RAS+).
         header: Every column's name, x, y and z among them.
         rows: Every row's cells as text.
+        path: The file they were read from, if any.
     """
 
     positions_mm: np.ndarray
     header: tuple[str, ...] = AXES
     rows: tuple[tuple[str, ...], ...] = ()
+    path: str | None = None
 
     def at(self, positions_mm: np.ndarray) -> Points:
         """The same points elsewhere."""
@@ -66,7 +68,9 @@ def read_points(path: str | os.PathLike[str]) -> Points:
     rows = tuple(table[1:])
     if not rows:
         raise InputError(f"{path} holds no points", "give at least one line below the header")
-    return Points(np.array([_position(path, n, header, row) for n, row in enumerate(rows, 2)]), header, rows)
+    return Points(
+        np.array([_position(path, n, header, row) for n, row in enumerate(rows, 2)]), header, rows, os.fspath(path)
+    )
 
 
 def _position(path: object, line: int, header: tuple[str, ...], row: tuple[str, ...]) -> list[float]:

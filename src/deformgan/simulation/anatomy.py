@@ -15,6 +15,7 @@ from deformgan.simulation.contrasts import is_head, strip_labels
 
 _SHIPPED = files("deformgan") / "anatomy" / "labels.nii.gz"
 _MIN_BRAIN_VOXELS = 1000
+_LARGEST_ID = 15000  # the last of FreeSurfer's colour table is somewhat below
 
 
 def load_anatomy() -> Image:
@@ -33,9 +34,16 @@ def read_anatomy(path: str | Path) -> Image:
     A map of the whole head is stripped. Oblique maps are turned to the nearest axes.
 
     Raises:
-        InputError: as `deformgan.image.load_labels`, or there is hardly any brain in it.
+        InputError: as `deformgan.image.load_labels`, ids that FreeSurfer does not have, or there is hardly any brain
+            in it.
     """
     image = _to_ras(load_labels(path))
+    low, high = int(image.data.min()), int(image.data.max())
+    if low < 0 or high > _LARGEST_ID:
+        raise InputError(
+            f"{image.name} holds the label {low if low < 0 else high}, which FreeSurfer does not have",
+            f"use ids from 0 (background) to {_LARGEST_ID}",
+        )
     labels = torch.from_numpy(np.ascontiguousarray(image.data, dtype=np.int64))
     if is_head(labels):
         try:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deformgan.errors import UsageError
+from deformgan.errors import InputError, UsageError
 from deformgan.field import affine_field
 from deformgan.files import write_nifti
 from deformgan.grid import Grid, Shape
@@ -27,7 +27,7 @@ from deformgan.simulation.anatomy import load_anatomy, read_anatomy
 from deformgan.simulation.artefacts import degrade, gaussian_blur
 from deformgan.simulation.contrasts import MODALITIES, TUMOUR_CORE, TUMOUR_OEDEMA, synthesise
 from deformgan.simulation.deformation import REGIMES, Deformation, DeformationConfig, sample_deformation
-from deformgan.simulation.tumour import add_tumour
+from deformgan.simulation.tumour import WHITE, add_tumour
 from deformgan.transform import Transform
 from deformgan.warp import warp
 
@@ -35,6 +35,8 @@ SHAPE: Shape = (112, 128, 96)
 TUMOUR_LABELS = (TUMOUR_CORE, TUMOUR_OEDEMA)
 IMAGES = ("fixed", "moving", "moving_true", "fixed_seg", "moving_seg", "mask", "true_field", "true_warp")
 FILES = (*(f"{name}.nii.gz" for name in IMAGES), "meta.json")
+_MARGIN = 2  # voxels around the content that any deformation needs
+_LARGEST_SEED = 2**32 - 1
 _FILL = 0.76  # share of each axis the content may take, which leaves room to be moved
 
 
@@ -85,9 +87,11 @@ def make_case(
         strength: Of the scan artefacts, 0 for none.
 
     Raises:
-        UsageError: An unknown regime or contrast.
+        UsageError: An unknown regime or contrast, or the anatomy does not fit into ``shape`` voxels of ``spacing``.
+        InputError: A tumour is wanted and there is no white matter for it to grow in.
     """
     _check(regime, (fixed, moving))
+    _check_anatomy(anatomy, shape, spacing, tumour)
     labels = torch.from_numpy(np.ascontiguousarray(anatomy.data)).int()
     if tumour:
         labels = add_tumour(labels, generator, spacing_mm=float(anatomy.grid.spacing.mean()))
@@ -121,10 +125,32 @@ def _check(regime: str | DeformationConfig, contrasts: tuple[str, ...]) -> None:
             raise UsageError(f"unknown contrast {contrast!r}", f"choose one of {', '.join(MODALITIES)}")
 
 
+def _check_anatomy(anatomy: Image, shape: Shape, spacing: float | None, tumour: bool) -> None:
+    if spacing is not None:
+        low, high = _ends(anatomy)
+        size = np.abs(high - low)
+        if (size > spacing * (np.array(shape) - 1 - 2 * _MARGIN)).any():
+            needed = " × ".join(f"{n:.0f}" for n in size)
+            raise UsageError(
+                f"{anatomy.name} ({needed} mm) does not fit into {shape} voxels of {spacing:g} mm",
+                "ask for more or larger voxels, or leave the size out",
+            )
+    if tumour and not np.isin(anatomy.data, WHITE).any():
+        ids = ", ".join(map(str, WHITE))
+        raise InputError(
+            f"{anatomy.name} has no white matter (ids {ids}) for a tumour to grow in", "give --no-tumour, or other ids"
+        )
+
+
+def _ends(anatomy: Image) -> np.ndarray:
+    """World positions of the first and the last voxel that is not empty, (2, 3)."""
+    occupied = [np.flatnonzero(anatomy.data.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
+    return anatomy.grid.to_world(np.array([[o[0] for o in occupied], [o[-1] for o in occupied]]))
+
+
 def _case_grid(anatomy: Image, shape: Shape, spacing: float | None) -> Grid:
     """A grid along the world axes in the middle of the anatomy's bounding box."""
-    occupied = [np.flatnonzero(anatomy.data.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
-    ends = anatomy.grid.to_world(np.array([[o[0] for o in occupied], [o[-1] for o in occupied]]))
+    ends = _ends(anatomy)
     if spacing is None:
         spacing = float((np.abs(ends[1] - ends[0]) / (_FILL * np.array(shape))).max().round(2))
     return Grid.centred(shape, spacing, ends.mean(0))
@@ -221,14 +247,19 @@ def simulate(
     Other arguments as in `make_case`.
 
     Raises:
-        UsageError: Fewer than one case, an unknown regime or contrast, or results are in the way.
+        UsageError: Fewer than one case, a seed below 0 or beyond 32 bits, an unknown regime or contrast, a label map
+            that does not fit the grid, or results are in the way.
         InputError: A label map cannot be used, or the folder cannot be written.
     """
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise UsageError(f"the seed {seed} is out of range", f"use 0 to {_LARGEST_SEED}")
     if count < 1 or not regimes:
         raise UsageError(f"{count} cases of {len(regimes)} regimes are none", "ask for one case at least")
     for regime in regimes:
         _check(regime, (fixed, moving))
     anatomies = [read_anatomy(path) for path in labels] or [load_anatomy()]
+    for anatomy in anatomies:
+        _check_anatomy(anatomy, shape, spacing, tumour)
     for i in range(count):
         regime = regimes[i % len(regimes)]
         generator = torch.Generator().manual_seed(seed * 1_000_003 + i)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.field import affine_field, compose, identity_positions, integrate, jacobian_determinant, resize
+from deformgan.errors import UsageError
+from deformgan.field import affine_field, compose, identity_positions, integrate, jacobian_determinant
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def sample_deformation(
             always above 0.1.
 
     Raises:
-        RuntimeError: The content lies so near the border that nothing keeps it inside.
+        UsageError: The content lies so near the border that nothing keeps it inside.
     """
     config = REGIMES[regime] if isinstance(regime, str) else regime
     if mask is None:
@@ -186,7 +187,9 @@ def sample_deformation(
         if (not keep_inside or bool((source >= 1).all() and (source <= upper - 1).all())) and jacobian > 0.1:
             break
     else:
-        raise RuntimeError("no deformation keeps this content inside the grid; use a larger grid or a smaller regime")
+        raise UsageError(
+            "no deformation keeps the content inside the grid", "use a larger grid, larger voxels or a smaller regime"
+        )
     inverse = polished_inverse(forward, inverse, polish)
     error = compose(inverse, forward).square().sum(1).sqrt()[0]
     landed = ((source >= 0) & (source <= upper)).all(0)
@@ -217,8 +220,3 @@ def _build(
         elastic + torch.einsum("ij,bjdhw->bidhw", matrix[0, :, :3], moved) + matrix[0, :, 3].view(1, 3, 1, 1, 1) - moved
     )
     return forward, compose(elastic_inverse, affine_inverse)
-
-
-def resized(deformation: Deformation, shape: tuple[int, ...]) -> Deformation:
-    """The same deformation on another grid over the same extent."""
-    return replace(deformation, forward=resize(deformation.forward, shape), inverse=resize(deformation.inverse, shape))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from deformgan.simulation.contrasts import TUMOUR_CORE, TUMOUR_OEDEMA, coarse_noise, depth
 
-_WHITE = (2, 41, 77, 78, 79)
+WHITE = (2, 41)  # cerebral white matter, where a tumour begins
+_SPREADING = (*WHITE, 77, 78, 79)
 _SPARED = (0, 4, 5, 14, 15, 24, 43, 44, 72)  # fluid is pushed aside, not infiltrated; so is everything outside
 _HINDBRAIN = (7, 8, 15, 16, 46, 47)
 
@@ -48,7 +49,7 @@ def add_tumour(
     local = ids[box]
     distance = _distorted_distance(local.shape, np.array(seed) - low, radius, generator)
     core = _connected((distance < radius) & ~np.isin(local, _SPARED), tuple(np.array(seed) - low))
-    white = np.isin(local, _WHITE)
+    white = np.isin(local, _SPREADING)
     spread = radius * (1.45 + 0.35 * size[1])
     oedema = white & (distance < spread) | ~np.isin(local, _SPARED) & (distance < 1.12 * radius)
     out = ids.copy()
@@ -59,7 +60,7 @@ def add_tumour(
 def _seed(ids: np.ndarray, radius: float, generator: torch.Generator) -> tuple[int, int, int]:
     """A drawn white-matter voxel of the cerebrum, as deep as the core is wide where there is one so deep."""
     inwards = depth(np.pad((ids > 0) & ~np.isin(ids, _HINDBRAIN), 1))[1:-1, 1:-1, 1:-1]
-    white = np.isin(ids, _WHITE[:2])
+    white = np.isin(ids, WHITE)
     if not white.any():
         raise ValueError("these labels have no white matter (ids 2, 41) for a tumour to grow in")
     deep = np.argwhere(white & (inwards >= min(0.9 * radius, inwards[white].max())))

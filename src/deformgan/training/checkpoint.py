@@ -36,10 +36,15 @@ def save_checkpoint(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, network in networks.items():
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial / f"{name}.safetensors")
-        save_file(_flat(optimizers[name]), partial / f"{name}.optimizer.safetensors")
-    (partial / _STATE).write_text(json.dumps({"step": step, "config": config.to_dict()}, indent=1))
+    try:
+        for name, network in networks.items():
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial / f"{name}.safetensors")
+            save_file(_flat(optimizers[name]), partial / f"{name}.optimizer.safetensors")
+        (partial / _STATE).write_text(json.dumps({"step": step, "config": config.to_dict()}, indent=1))
+    except BaseException:
+        # a Ctrl-C leaves no half of a checkpoint lying about either
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     previous = _previous(folder)
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():

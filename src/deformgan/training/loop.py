@@ -221,6 +221,7 @@ def _model_config(config: TrainingConfig, steps: int) -> dict[str, Any]:
     return {
         "network": config.network,
         "grid": {"shape": list(config.data.shape), "spacing": config.data.spacing},
+        "scale": config.scale,
         "training": {**config.to_dict(), "steps_done": steps},
     }
 
