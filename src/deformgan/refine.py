@@ -36,6 +36,8 @@ class RefineSettings:
         levels: For each level, coarse to fine: the factor by which the images are reduced, and its share of the steps.
         spacing: Voxels between control points.
         smoothing: How often the control points are smoothed with a 3³ box.
+        margin: Voxels by which the mask is widened: the content's border is an edge, and both its sides must count, or
+            the moved image is drawn inwards.
         epsilon: Gradient (intensity in [0, 1] per voxel of the level) below which an edge counts as noise.
         bending: Weight of the bending energy at the end.
         relaxation: How many times heavier it is at the start; it falls geometrically over the first level.
@@ -47,6 +49,7 @@ class RefineSettings:
     levels: tuple[tuple[int, float], ...] = ((4, 0.4), (2, 0.6))
     spacing: int = 4
     smoothing: int = 2
+    margin: int = 3
     epsilon: float = 0.03
     bending: float = 0.02
     relaxation: float = 3.0
@@ -86,7 +89,7 @@ def refine(
         return field
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
     with torch.inference_mode(False), torch.enable_grad():
-        images = [image.detach().clone() for image in (fixed, moving, mask)]
+        images = [image.detach().clone() for image in (fixed, moving, _widened(mask, settings.margin))]
         parameters = _Parameters.fit(field.detach().clone().float(), images[2], settings)
         done = 0
         for number, (factor, share) in enumerate(settings.levels):
@@ -106,6 +109,14 @@ def refine(
 def _reduced(image: Tensor, factor: int) -> Tensor:
     """Box means on a grid with about ``factor`` times fewer voxels along each axis, over the same extent."""
     return F.adaptive_avg_pool3d(image, [max(2, n // factor) for n in image.shape[2:]])  # type: ignore[arg-type]
+
+
+def _widened(mask: Tensor, voxels: int) -> Tensor:
+    """The mask's maximum over a cube, axis by axis."""
+    for axis in range(3):
+        size = [2 * voxels + 1 if a == axis else 1 for a in range(3)]
+        mask = F.max_pool3d(mask, size, 1, [n // 2 for n in size])
+    return mask
 
 
 class _Parameters:
