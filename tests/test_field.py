@@ -163,3 +163,16 @@ def test_everything_is_differentiable() -> None:
 @pytest.mark.parametrize("steps", [0, 1, 7])
 def test_integrate_with_zero_velocity(steps: int) -> None:
     np.testing.assert_array_equal(fields.integrate(torch.zeros(1, 3, 4, 4, 4), steps).numpy(), 0)
+
+
+def test_padded_inverse_reaches_beyond_the_grid() -> None:
+    """A shift by five voxels: positions that leave the grid come back, as they do not from the grid's own inverse."""
+    field = torch.zeros(1, 3, 10, 9, 8)
+    field[:, 0] = 5.0
+    field[:, 2] = -2.0
+    inverse, residual, margin = fields.invert_padded(field)
+    assert margin == (6, 1, 3)
+    assert inverse.shape == (1, 3, 22, 11, 14)
+    assert residual < 1e-3
+    torch.testing.assert_close(inverse[:, 0], torch.full_like(inverse[:, 0], -5.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(inverse[:, 2], torch.full_like(inverse[:, 2], 2.0), atol=1e-4, rtol=0)

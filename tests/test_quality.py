@@ -64,9 +64,9 @@ def test_a_shift_undone_passes_and_is_measured(phantom: Phantom) -> None:
 def test_a_poor_inverse_fails(phantom: Phantom) -> None:
     good = assess(conformed(phantom.t2), conformed(phantom.t1), translation(phantom.t1.shape, (0, 0, 0)))
     assert good.with_inverse(0.2).passed
-    bad = good.with_inverse(1.5)
+    bad = good.with_inverse(3.5)
     assert not bad.passed
-    assert "inverse is off by 1.5 mm" in bad.reasons[0]
+    assert "inverse is off by 3.5 mm" in bad.reasons[0]
     grid = Grid.centred((6, 6, 6), 2.0, np.zeros(3))
     shift = np.eye(4)
     shift[0, 3] = 3

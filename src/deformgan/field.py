@@ -6,9 +6,11 @@ function is differentiable and runs on the field's device. Beyond its border a f
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.warp import warp
@@ -85,6 +87,16 @@ def invert(field: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> tupl
         # full steps contract quickly where |∇u| < 1; half steps still do where it is larger
         inverse = inverse - (error if i < iterations // 2 else 0.5 * error)
     return inverse, residual
+
+
+def invert_padded(field: Tensor) -> tuple[Tensor, float, tuple[int, int, int]]:
+    """`invert` on a grid widened, with border values, by as much as the field displaces: sources may lie beyond it.
+
+    Returns:
+        Inverse, residual, and by how many voxels the grid was widened at both ends of each axis.
+    """
+    d, h, w = (min(math.ceil(float(field[:, axis].abs().amax())) + 1, field.shape[2 + axis]) for axis in range(3))
+    return *invert(F.pad(field, [w, w, h, h, d, d], mode="replicate")), (d, h, w)
 
 
 def jacobian_matrix(field: Tensor) -> Tensor:

@@ -81,3 +81,10 @@ class Grid:
         index[:3, :3] = np.diag(factor)
         index[:3, 3] = (factor - 1) / 2
         return Grid(shape, self.affine @ index)
+
+    def padded(self, voxels: Shape) -> Grid:
+        """The grid with so many more voxels at both ends of each axis."""
+        index = np.eye(4)
+        index[:3, 3] = -np.array(voxels)
+        shape = tuple(n + 2 * p for n, p in zip(self.shape, voxels, strict=True))
+        return Grid(shape, self.affine @ index)  # type: ignore[arg-type]

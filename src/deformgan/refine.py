@@ -25,6 +25,7 @@ _REACH = 50.0  # voxels over which a linear coefficient of 1 moves its end by on
 
 
 _LEAST_JACOBIAN = 0.25
+_FULL_RATE_STEPS = 40
 _UNIT = torch.eye(3).view(3, 1, 3, 1, 1, 1)
 
 
@@ -160,7 +161,7 @@ def _optimise(
     relaxation: float,
     progress: Callable[[int], None],
 ) -> None:
-    """Adam at one level, its rates falling linearly to a tenth."""
+    """Adam at one level, its rates falling linearly to a tenth; few steps are small, they could not be taken back."""
     similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=mask)
     variables = [parameters.control, parameters.affine]
     moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
@@ -171,7 +172,7 @@ def _optimise(
         penalty = bending * bending_energy(parameters.control) + settings.folding * _folding(coarse)
         loss = penalty - similarity(warp(moving, parameters.field(shape, coarse)))
         gradients = torch.autograd.grad(loss, variables)
-        decay = 1 - 0.9 * step / steps
+        decay = min(1.0, steps / _FULL_RATE_STEPS) * (1 - 0.9 * step / steps)
         for variable, gradient, moment, rate in zip(
             variables, gradients, moments, (settings.rate, settings.affine_rate), strict=True
         ):

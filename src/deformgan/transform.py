@@ -183,10 +183,10 @@ class Transform:
         back = np.linalg.inv(self.affine)
         if self.disp_mm is None or self.grid is None:
             return Transform(back)
-        inverse_vox, residual_vox = fields.invert(_mm_to_vox(self.disp_mm, self.grid))
+        inverse_vox, residual, margin = fields.invert_padded(_mm_to_vox(self.disp_mm, self.grid))
         # x = A⁻¹y + w(A⁻¹y) = A⁻¹(y + A w(A⁻¹y)): the field rides on the moved grid
-        moved = self.grid.moved_by(self.affine)
-        residual = residual_vox * float(self.grid.spacing.max())
+        moved = self.grid.padded(margin).moved_by(self.affine)
+        residual *= float(self.grid.spacing.max())
         return Transform(back, _vox_to_mm(inverse_vox, moved), moved, residual_mm=residual)
 
     def __matmul__(self, inner: Transform) -> Transform:
