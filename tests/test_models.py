@@ -95,8 +95,8 @@ def test_auto_takes_bf16_where_the_processor_has_it(folder: Path, monkeypatch: p
 
 def test_other_devices_decide_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert models._computes_in_bf16(torch.device("cuda"))
-    assert not models._computes_in_bf16(torch.device("mps"))
+    assert models.computes_in_bf16(torch.device("cuda"))
+    assert not models.computes_in_bf16(torch.device("mps"))
 
 
 def test_an_unknown_precision_is_refused(folder: Path) -> None:

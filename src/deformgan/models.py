@@ -79,13 +79,13 @@ class Model:
         fixed, moving = fixed.to(device), moving.to(device)
         if self.halves:
             fixed, moving = halve(fixed), halve(moving)
-        bf16 = precision == "bf16" or (precision == "auto" and _computes_in_bf16(device))
+        bf16 = precision == "bf16" or (precision == "auto" and computes_in_bf16(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             field = self.network(fixed, moving)
         return field.float()
 
 
-def _computes_in_bf16(device: torch.device) -> bool:
+def computes_in_bf16(device: torch.device) -> bool:
     """Elsewhere bf16 is emulated and slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()

@@ -24,8 +24,7 @@ from deformgan.formats import itk
 from deformgan.formats.points import Points
 from deformgan.grid import Grid
 from deformgan.image import Image, load_image, load_labels
-from deformgan.models import DEFAULT_MODEL, Model, load_model
-from deformgan.models import _computes_in_bf16 as computes_in_bf16
+from deformgan.models import DEFAULT_MODEL, Model, computes_in_bf16, load_model
 from deformgan.outputs import OUTPUTS, RECORD, staged_folder
 from deformgan.provenance import Progress, Stopwatch, no_progress
 from deformgan.quality import Quality, assess, inverse_residual
