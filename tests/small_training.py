@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from conftest import make_phantom, write_nifti
 
+from deformgan.datasets.config import DataConfig
 from deformgan.simulation.deformation import DeformationConfig
-from deformgan.training.config import AugmentationConfig, DataConfig, TrainingConfig
+from deformgan.training.config import AugmentationConfig, TrainingConfig
 from deformgan.training.steps import LossWeights
 
 PYRAMID = {"kind": "pyramid", "widths": [8, 8, 16], "stage_width": 8}

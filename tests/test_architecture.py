@@ -27,12 +27,14 @@ LAYERS = [
     {"quality", "provenance", "outputs"},
     {"register"},
     {"report", "pictures", "cohort"},
-    {"simulation", "evaluation"},
+    {"simulation"},
+    {"datasets"},
+    {"evaluation"},
     {"training", "demo"},
     {"commands", "cli", "__main__"},
 ]
 # what the product is built and judged with; the product itself does without
-WORKSHOP = {"simulation", "evaluation", "training", "demo"}
+WORKSHOP = {"simulation", "datasets", "evaluation", "training", "demo"}
 MAY_USE_WORKSHOP = WORKSHOP | {"commands", "cli", "__main__"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from small_training import AUGMENTATION, DISCRIMINATOR, GENERATOR, PYRAMID, UNET
 
+from deformgan.datasets.config import DataConfig
 from deformgan.errors import InputError, UsageError
 from deformgan.networks import build
 from deformgan.simulation.deformation import DeformationConfig
-from deformgan.training.config import AugmentationConfig, DataConfig, TrainingConfig, load_config
+from deformgan.training.config import AugmentationConfig, TrainingConfig, load_config
 
 ROOT = Path(__file__).parents[1]
 MINIMAL: dict[str, Any] = {"name": "x", "network": UNET, "loss": {"similarity": "lcc"}}

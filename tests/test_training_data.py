@@ -11,13 +11,13 @@ import torch
 from small_training import AUGMENTATION, data_config, write_people
 from torch import Tensor
 
+from deformgan.datasets.subjects import Subject, load_subjects
 from deformgan.evaluation.metrics import dice, rmse_percent
 from deformgan.field import compose, jacobian_determinant
 from deformgan.networks.pyramid import halve
 from deformgan.training import data as module
 from deformgan.training.config import AugmentationConfig
 from deformgan.training.data import PairDataset
-from deformgan.training.subjects import Subject, load_subjects
 from deformgan.warp import warp
 
 CLEAN = replace(AUGMENTATION, degradation=0.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from deformgan.datasets.config import DataConfig
 from deformgan.errors import InputError, UsageError
 from deformgan.simulation.deformation import DeformationConfig
 from deformgan.training.steps import LossWeights
@@ -17,45 +18,6 @@ T = TypeVar("T")
 
 _OTHER_HEAD = DeformationConfig(24.0, (0.0, 8.0), (9.0, 16.0), 6.0, (8.0, 8.0, 8.0), 0.12, 0.04)
 _MEND = "see the settings in training/config.py"
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where training pairs come from.
-
-    Args:
-        root: Folder that the other paths are relative to.
-        patients: Folders with co-registered ``CONTRAST.nii.gz`` files of one patient each.
-        contrasts: File stems to use, and how often each is drawn (relative weights).
-        label_maps: Whole-head label maps (FreeSurfer ids) from which images are synthesised.
-        variants: Images synthesised of each label map: T1-like, T2-like, then random contrasts in turn.
-        synthetic: Share of pairs drawn from label maps.
-        realign: Whether each contrast is first moved along z onto the patient's first one (sub-slice offsets).
-        cache: Folder for the conformed images; made at the first run.
-        shape: Working grid.
-        spacing: Its voxel size in millimetres.
-    """
-
-    root: str = "."
-    patients: tuple[str, ...] = ()
-    contrasts: dict[str, float] = field(default_factory=lambda: {"t1": 1.0, "t2": 1.0})
-    label_maps: tuple[str, ...] = ()
-    variants: int = 8
-    synthetic: float = 0.3
-    realign: bool = True
-    cache: str = "runs/cache"
-    shape: tuple[int, int, int] = (112, 128, 96)
-    spacing: float = 1.5
-
-    def __post_init__(self) -> None:
-        if not all(weight > 0 for weight in self.contrasts.values()):
-            raise UsageError("a contrast is drawn with a weight above 0", "leave out contrasts that are not to be used")
-        if self.variants < 2:
-            raise UsageError("a pair needs two images of a label map", "set variants to 2 or more")
-        if any(n < 16 or n % 4 for n in self.shape) or self.spacing <= 0:
-            raise UsageError(
-                f"there can be no working grid {self.shape} at {self.spacing} mm", "use multiples of 4 from 16 on"
-            )
 
 
 @dataclass(frozen=True)

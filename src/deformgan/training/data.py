@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from deformgan.datasets.config import DataConfig
+from deformgan.datasets.subjects import Subject
 from deformgan.field import compose, identity_positions, resize
 from deformgan.simulation.artefacts import degrade
 from deformgan.simulation.deformation import polished_inverse, sample_deformation
-from deformgan.training.config import AugmentationConfig, DataConfig
-from deformgan.training.subjects import Subject
+from deformgan.training.config import AugmentationConfig
 from deformgan.warp import warp
 
 
@@ -103,9 +104,17 @@ class PairDataset(Dataset):
         pool = (self.synthetic if synthetic else self.real) or self.real or self.synthetic
         subject = pool[int(torch.randint(len(pool), (1,), generator=generator))]
         names = list(subject.volumes)
+        if self.data.direction:
+            return subject, [_one_of(names, contrast, generator) for contrast in self.data.direction]
         weights = torch.tensor([self.data.contrasts.get(n.split("-")[0], 1.0) for n in names])
         drawn = torch.multinomial(weights, 2, generator=generator).tolist()
         return subject, [names[i] for i in drawn]
+
+
+def _one_of(names: list[str], contrast: str, generator: torch.Generator) -> str:
+    """One of a subject's images of a contrast; a label map may have been given several (``t1-0``, ``t1-4``)."""
+    found = [name for name in names if name.split("-")[0] == contrast]
+    return found[int(torch.randint(len(found), (1,), generator=generator))]
 
 
 def _at_half_resolution(subject: Subject) -> Subject:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from deformgan.datasets.subjects import load_subjects
 from deformgan.errors import UsageError
 from deformgan.models import save_model
 from deformgan.networks import build
@@ -30,7 +31,6 @@ from deformgan.training.steps import (
     moved_image,
     transformation_step,
 )
-from deformgan.training.subjects import load_subjects
 from deformgan.training.validation import validate
 
 logger = logging.getLogger(__name__)

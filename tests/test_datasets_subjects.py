@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from small_training import data_config, write_people
 from torch import Tensor
 
+from deformgan.datasets import subjects as module
+from deformgan.datasets.subjects import Subject, load_subjects
 from deformgan.errors import InputError
 from deformgan.losses import ngf_similarity
-from deformgan.training import subjects as module
-from deformgan.training.subjects import Subject, load_subjects
 from deformgan.warp import warp
 
 ONE = ("one",)

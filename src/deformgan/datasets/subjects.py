@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deformgan.conform import conform
+from deformgan.datasets.config import DataConfig
 from deformgan.errors import InputError
 from deformgan.field import identity_positions
 from deformgan.files import atomic
@@ -25,7 +26,6 @@ from deformgan.image import load_image, load_labels
 from deformgan.losses.gradient import image_gradient
 from deformgan.simulation.contrasts import TUMOUR_CORE, TUMOUR_OEDEMA, strip_labels, synthesise
 from deformgan.simulation.tumour import add_tumour
-from deformgan.training.config import DataConfig
 from deformgan.warp import warp
 
 logger = logging.getLogger(__name__)
@@ -203,6 +203,7 @@ def _from_label_map(config: DataConfig, name: str) -> Subject:
     lesion = ((anatomy == TUMOUR_CORE) | (anatomy == TUMOUR_OEDEMA))[None, None]
     volumes = {}
     for k in range(config.variants):
-        modality = ("t1", "t2", "random", "random", "flair", "t1gd", "random", "random")[k % 8]
+        cycle = config.direction or ("t1", "t2", "random", "random", "flair", "t1gd", "random", "random")
+        modality = cycle[k % len(cycle)]
         volumes[f"{modality}-{k}"] = _quantised(synthesise(anatomy, modality, generator))
     return Subject(name, volumes, mask.to(torch.uint8), lesion.to(torch.uint8), True)
