@@ -95,3 +95,19 @@ def test_an_up_block_doubles_onto_the_skip(size: tuple[int, int, int]) -> None:
     x, y, z = (n - 1 for n in size)
     torch.testing.assert_close(seen["joined"][0, :4, x, y, z], reduced[0, :, x // 2, y // 2, z // 2])
     torch.testing.assert_close(seen["joined"][:, 4:], skip)
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (4, 4, 3)])
+def test_weight_gradients_in_bf16_are_those_of_fp32(size: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    block = ConvBlock(64, 64).to(memory_format=torch.channels_last_3d)
+    x = channels_last(torch.randn(2, 64, *size))
+    gradients = []
+    for bf16 in (False, True):
+        block.zero_grad()
+        rubbish = torch.full((64 * 64 * 27,), 1e30)
+        del rubbish  # what a kernel leaves unwritten shows
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            block(x).float().square().mean().backward()
+        gradients.append(block[0].weight.grad.clone())
+    assert torch.allclose(*gradients, rtol=0, atol=0.05 * float(gradients[0].abs().max()))

@@ -62,6 +62,13 @@ class ConvBlock(nn.Sequential):
         nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
         super().__init__(convolution, normalisation(norm, outputs), nn.LeakyReLU(SLOPE, inplace=True))
 
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in the base class
+        if max(input.shape[2:]) > 2:
+            return super().forward(input)
+        # oneDNN's bf16 weight gradient of a 2³ volume is uninitialised memory (seen with PyTorch 2.13)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
 
 class UpBlock(nn.Module):
     """One decoder level: coarse features are doubled in size, joined with the skip, and pass two `ConvBlock`.
