@@ -135,7 +135,7 @@ def test_a_value_of_another_type_is_refused(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"scale": 0.25}, "scale is 1 or 0.5"),
+        ({"scale": 0.3}, "scale is 0.25, 0.5 or 1"),
         ({"steps": 0}, "1 or more"),
         ({"checkpoint_every": 0}, "1 or more"),
         ({"generator": GENERATOR}, "both or neither"),

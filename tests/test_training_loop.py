@@ -16,14 +16,18 @@ from safetensors.torch import load_file
 from small_training import DISCRIMINATOR, GENERATOR, PYRAMID, UNET, data_config, training_config, write_people
 
 from deformgan.cli import main
+from deformgan.datasets.subjects import load_subjects
 from deformgan.errors import InputError, UsageError
 from deformgan.models import load_model
+from deformgan.networks import build
 from deformgan.networks.pyramid import halve
 from deformgan.training import samples
-from deformgan.training.config import TrainingConfig
+from deformgan.training.config import Stage, TrainingConfig
 from deformgan.training.data import PairDataset
-from deformgan.training.loop import learning_rate, read_metrics, train
+from deformgan.training.loop import _enter_stage, learning_rate, train
+from deformgan.training.pairs import KeptPairs
 from deformgan.training.predict import stage_fields
+from deformgan.training.record import read_metrics
 from deformgan.training.steps import LossWeights
 
 accelerate_state = pytest.importorskip("accelerate.state")
@@ -77,7 +81,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def without_time(rows: Any) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "memory_mb")} for row in rows]
 
 
 @pytest.mark.usefixtures("_no_pictures")
@@ -330,3 +334,79 @@ def test_the_command_with_data_but_without_a_configuration(tmp_path: Path, capsy
     words = ["train", str(tmp_path / "none.toml"), "-o", str(tmp_path / "run"), "--data", str(tmp_path)]
     assert main(words) == 3
     assert "cannot read the configuration" in capsys.readouterr().err
+
+
+STAGES = (Stage(0.25, 2, 2), Stage(0.5, 2, 1), Stage(1, 1, 1))
+
+
+def test_a_run_in_stages_stopped_between_them_ends_as_one_that_was_not(config: TrainingConfig, tmp_path: Path) -> None:
+    config = replace(config, **ADVERSARIAL, stages=STAGES, checkpoint_every=1)
+    assert (config.steps, config.scale, config.batch) == (5, 1, 1)
+    train(config, tmp_path / "whole")
+    for step in (2, 4):
+        with pytest.raises(StoppedError):
+            train(config, tmp_path / "parts", stop_at(step))
+    train(config, tmp_path / "parts")
+    whole, parts = (tensors(tmp_path / run / "checkpoint") for run in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    rows = list(read_metrics(tmp_path / "whole"))
+    assert [row["scale"] for row in rows] == [0.25, 0.25, 0.5, 0.5, 1]
+    assert load_model(tmp_path / "whole" / "model").reduction == 1
+
+
+def test_vectors_grow_with_the_grid(config: TrainingConfig) -> None:
+    network = build(UNET)
+    before = network.unet.head.weight.clone()  # type: ignore[union-attr]
+    optimizer = torch.optim.Adam(network.parameters())
+    optimizer.state[network.unet.head.weight] = {"step": 1}  # type: ignore[union-attr]
+    _enter_stage({"T": network}, {"T": optimizer}, 2.0)
+    assert torch.equal(network.unet.head.weight, 2 * before)  # type: ignore[union-attr]
+    assert not optimizer.state
+
+
+def test_stages_go_from_coarse_to_fine() -> None:
+    with pytest.raises(UsageError, match="do not rise"):
+        TrainingConfig("x", UNET, loss=LossWeights("lg"), stages=(Stage(1, 1), Stage(0.5, 1)))
+    with pytest.raises(UsageError, match="half resolution"):
+        TrainingConfig("x", PYRAMID, loss=LossWeights("lg"), stages=STAGES)
+
+
+def test_snapshots_hold_what_the_networks_were(config: TrainingConfig, tmp_path: Path) -> None:
+    config = replace(config, **ADVERSARIAL, snapshots=(1, 4))
+    train(config, tmp_path)
+    folders = sorted((tmp_path / "snapshots").iterdir())
+    assert [f.name for f in folders] == ["step-000001", "step-000004"]
+    kept = {name: load_file(folders[-1] / f"{name}.safetensors") for name in "TG"}
+    last = {name: load_file(tmp_path / "checkpoint" / f"{name}.safetensors") for name in "TG"}
+    assert all(torch.equal(kept[n][key], last[n][key]) for n in "TG" for key in last[n])
+    described = json.loads((folders[0] / "config.json").read_text())
+    assert described["step"] == 1
+    assert build(described["G"]).load_state_dict(load_file(folders[0] / "G.safetensors"))
+
+
+def test_validation_says_how_well_edges_agree(config: TrainingConfig, tmp_path: Path) -> None:
+    train(replace(config, **ADVERSARIAL, validation=("two",), validation_pairs=2), tmp_path)
+    rows = [row for row in read_metrics(tmp_path) if "val_edges" in row]
+    assert rows
+    assert all(0 < row["val_edges"] <= 1 for row in rows)
+
+
+def test_kept_pairs_are_made_once_and_read_back_the_same(config: TrainingConfig, tmp_path: Path) -> None:
+    subjects = load_subjects(config.data, config.data.patients, config.data.label_maps)
+    pairs = PairDataset(subjects, config.data, config.augmentation, 0.5, 3, 4)
+    kept = KeptPairs(pairs, tmp_path)
+    first, again = kept[2], KeptPairs(pairs, tmp_path)[2]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    exact = pairs[2]
+    assert torch.allclose(first["moving"], exact["moving"], atol=0.5 / 255 + 1e-6)
+    assert torch.allclose(first["field"], exact["field"], rtol=1e-3, atol=1e-3)
+    (file,) = kept.folder.iterdir()
+    stamp = file.stat().st_mtime_ns
+    kept[2]
+    assert file.stat().st_mtime_ns == stamp
+    file.write_bytes(b"rubbish")
+    assert torch.equal(kept[2]["moving"], first["moving"])
+    others = (
+        PairDataset(subjects, config.data, config.augmentation, scale, seed, 4) for scale, seed in ((0.25, 3), (0.5, 4))
+    )
+    assert len({KeptPairs(other, tmp_path).folder for other in others} | {kept.folder}) == 3

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from deformgan.errors import InputError, UsageError
 from deformgan.files import atomic
 from deformgan.networks import build
-from deformgan.networks.pyramid import halve
 
 DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
@@ -34,7 +34,7 @@ class Model:
     Args:
         network: T, in evaluation mode.
         config: What was saved beside the weights: ``network``, ``grid``, ``scale`` (resolution of the training images
-            relative to the grid, 1 or 0.5; 1 where it is absent) and, for information, ``training``.
+            relative to the grid: 1, 0.5 or 0.25; 1 where it is absent) and, for information, ``training``.
         name: The name or path it was loaded by.
         sha256: Of the weights file.
     """
@@ -55,9 +55,9 @@ class Model:
         return float(self.config["grid"]["spacing"])
 
     @property
-    def halves(self) -> bool:
-        """Whether images are halved before the network sees them: it was trained so, and does not do it itself."""
-        return self.config.get("scale", 1) == 0.5 and self.config["network"]["kind"] != "pyramid"
+    def reduction(self) -> int:
+        """How many voxels, along each axis, become one before the network sees an image; a pyramid halves by itself."""
+        return 1 if self.config["network"]["kind"] == "pyramid" else round(1 / self.config.get("scale", 1))
 
     @torch.inference_mode()
     def predict(self, fixed: Tensor, moving: Tensor, precision: str = "auto") -> Tensor:
@@ -77,8 +77,8 @@ class Model:
             raise UsageError(f"there is no precision {precision!r}", f"use one of: {', '.join(_PRECISIONS)}")
         device = next(self.network.parameters()).device
         fixed, moving = fixed.to(device), moving.to(device)
-        if self.halves:
-            fixed, moving = halve(fixed), halve(moving)
+        if self.reduction > 1:
+            fixed, moving = (F.avg_pool3d(image.float(), self.reduction) for image in (fixed, moving))
         bf16 = precision == "bf16" or (precision == "auto" and computes_in_bf16(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             field = self.network(fixed, moving)
@@ -134,10 +134,11 @@ def _check_grid(config: dict[str, Any]) -> None:
     if math.prod(sizes) > _MAX_VOXELS or max(sizes) > _MAX_SIDE:
         raise ValueError(f"a grid of {sizes} voxels is larger than any network's")
     scale = config.get("scale", 1)
-    if scale not in (0.5, 1):
-        raise ValueError(f"the scale is 1 or 0.5, not {scale}")
-    if (scale == 0.5 or config["network"]["kind"] == "pyramid") and any(n % 2 for n in sizes):
-        raise ValueError(f"the grid's sides are halved and must be even, not {sizes}")
+    if scale not in (0.25, 0.5, 1):
+        raise ValueError(f"the scale is 1, 0.5 or 0.25, not {scale}")
+    factor = 2 if config["network"]["kind"] == "pyramid" else round(1 / scale)
+    if any(n % factor for n in sizes):
+        raise ValueError(f"the grid's sides {sizes} must be multiples of {factor} to be reduced")
 
 
 def _folder(name: str | Path) -> Path:

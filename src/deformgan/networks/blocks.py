@@ -53,21 +53,25 @@ class _GroupNorm(nn.GroupNorm):
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
-class ConvBlock(nn.Sequential):
-    """3³ convolution, normalisation, leaky ReLU: (B, inputs, n…) → (B, outputs, ⌈n / stride⌉…)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, norm: str = "none") -> None:
-        convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1)
-        nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
-        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-        super().__init__(convolution, normalisation(norm, outputs), nn.LeakyReLU(SLOPE, inplace=True))
+class Convolution(nn.Conv3d):
+    """`nn.Conv3d` whose gradients can be trusted in bf16 at any size."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in the base class
         if max(input.shape[2:]) > 2:
             return super().forward(input)
-        # oneDNN's bf16 weight gradient of a 2³ volume is uninitialised memory (seen with PyTorch 2.13)
+        # oneDNN's bf16 weight gradient of a 2³ volume is uninitialised memory (PyTorch 2.13, AVX512-BF16 without AMX)
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
+
+
+class ConvBlock(nn.Sequential):
+    """3³ convolution, normalisation, leaky ReLU: (B, inputs, n…) → (B, outputs, ⌈n / stride⌉…)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, norm: str = "none") -> None:
+        convolution = Convolution(inputs, outputs, 3, stride, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        super().__init__(convolution, normalisation(norm, outputs), nn.LeakyReLU(SLOPE, inplace=True))
 
 
 class UpBlock(nn.Module):

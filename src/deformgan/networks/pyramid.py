@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan.field import compose, identity_positions, integrate, resize
+from deformgan.networks.blocks import Convolution
 from deformgan.warp import warp
 
 _MULTIPLE = 8  # every side of the half-resolution input is padded to this: three more halvings
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, dilation: int = 1) -> nn.Conv3d:
-    return nn.Conv3d(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation)
+    return Convolution(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation)
 
 
 class _Block(nn.Sequential):

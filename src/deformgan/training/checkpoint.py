@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deformgan.errors import InputError, UsageError
+from deformgan.outputs import staged_folder
 from deformgan.training.config import TrainingConfig
 
 _STATE = "state.json"
@@ -51,6 +52,14 @@ def save_checkpoint(
         os.replace(folder, previous)
     os.replace(partial, folder)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def save_snapshot(folder: Path, networks: Mapping[str, nn.Module], config: dict[str, Any]) -> None:
+    """Keep networks as they are at a step, to be looked at: ``NAME.safetensors`` each, and ``config.json``."""
+    with staged_folder(folder, (*(f"{name}.safetensors" for name in networks), "config.json"), force=True) as staging:
+        for name, network in networks.items():
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, staging / f"{name}.safetensors")
+        (staging / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def find_checkpoint(folder: Path) -> bool:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _OTHER_HEAD = DeformationConfig(24.0, (0.0, 8.0), (9.0, 16.0), 6.0, (8.0, 8.0, 8.0), 0.12, 0.04)
 _MEND = "see the settings in training/config.py"
+SCALES = (0.25, 0.5, 1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,27 @@ class AugmentationConfig:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a run.
+
+    Args:
+        scale: Resolution of its images relative to the working grid: 0.25, 0.5 or 1.
+        steps: Its steps.
+        batch: Pairs a step.
+    """
+
+    scale: float
+    steps: int
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise UsageError(f"scale is 0.25, 0.5 or 1, not {self.scale}", _MEND)
+        if min(self.steps, self.batch) < 1:
+            raise UsageError("steps and batch are 1 or more", _MEND)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A whole run.
 
@@ -62,9 +84,11 @@ class TrainingConfig:
         discriminator: D.
         start_from: Name or folder of weights that T starts from (fine-tuning); default: random ones.
         data, augmentation, loss: See there.
-        scale: Resolution of the training images relative to the working grid, 1 or 0.5.
+        scale: Resolution of the training images relative to the working grid: 0.25, 0.5 or 1.
         steps: Steps in all (one of each network).
         batch: Pairs a step.
+        stages: Parts of the run with resolutions of their own, coarse to fine, in place of ``scale``, ``steps`` and
+            ``batch``, which then say the last one's resolution, the sum of the steps, and the last one's pairs.
         learning_rate: Of Adam, at its peak for T.
         schedule: ``constant`` or ``one-cycle`` (T only).
         clip: Largest gradient norm.
@@ -74,6 +98,8 @@ class TrainingConfig:
         validate_every, checkpoint_every: In steps.
         validation_pairs: Pairs held out of ``validation``, the same at each pass.
         validation: Patients (as in ``data.patients``) for the validation pass.
+        keep_pairs: Whether pairs are kept on disk, in 8-bit, for other runs with the same data to read.
+        snapshots: Steps after which T and G are kept as they are, to be looked at.
     """
 
     name: str
@@ -87,6 +113,7 @@ class TrainingConfig:
     scale: float = 0.5
     steps: int = 1000
     batch: int = 4
+    stages: tuple[Stage, ...] = ()
     learning_rate: float = 1e-3
     schedule: Literal["constant", "one-cycle"] = "one-cycle"
     clip: float = 1.0
@@ -97,18 +124,38 @@ class TrainingConfig:
     checkpoint_every: int = 100
     validation_pairs: int = 6
     validation: tuple[str, ...] = ()
+    keep_pairs: bool = False
+    snapshots: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.scale not in (0.5, 1):
-            raise UsageError(f"scale is 1 or 0.5, not {self.scale}", _MEND)
-        if min(self.steps, self.batch, self.validate_every, self.checkpoint_every) < 1:
-            raise UsageError("steps, batch, validate_every and checkpoint_every are 1 or more", _MEND)
+        if self.stages:
+            scales = [stage.scale for stage in self.stages]
+            if scales != sorted(scales):
+                raise UsageError(f"the stages' scales {scales} do not rise", "put the coarsest first")
+            derived = {
+                "scale": scales[-1],
+                "steps": sum(stage.steps for stage in self.stages),
+                "batch": self.stages[-1].batch,
+            }
+            for name, value in derived.items():
+                object.__setattr__(self, name, value)
+        if min(self.validate_every, self.checkpoint_every) < 1:
+            raise UsageError("validate_every and checkpoint_every are 1 or more", _MEND)
+        coarsest = max(round(1 / stage.scale) for stage in self.parts)
         if (self.generator is None) != (self.discriminator is None):
             raise UsageError("a generator and a discriminator are trained against each other", "give both or neither")
         if self.generator is None and self.loss.similarity == "lcc_g+lg":
             raise UsageError("the similarity lcc_g+lg needs a generator", "add [generator] and [discriminator]")
-        if self.network.get("kind") == "pyramid" and any(n % 16 for n in self.data.shape):
-            raise UsageError(f"a pyramid cannot be trained on the grid {self.data.shape}", "use multiples of 16")
+        if self.network.get("kind") == "pyramid":
+            if any(n % 16 for n in self.data.shape):
+                raise UsageError(f"a pyramid cannot be trained on the grid {self.data.shape}", "use multiples of 16")
+            if coarsest > 2:
+                raise UsageError("a pyramid reads images at half resolution", "use scales of 0.5 and 1")
+
+    @property
+    def parts(self) -> tuple[Stage, ...]:
+        """The stages; one where none were named."""
+        return self.stages or (Stage(self.scale, self.steps, self.batch),)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
@@ -153,6 +200,8 @@ def _read(cls: type[T], values: dict[str, Any], where: str) -> T:
             value = {
                 k: _read(DeformationConfig, v, f"{where}, {k}") if isinstance(v, dict) else v for k, v in value.items()
             }
+        elif hint == tuple[Stage, ...] and isinstance(value, list | tuple):
+            value = tuple(_read(Stage, v, f"{where}, {key}") if isinstance(v, dict) else v for v in value)
         elif isinstance(value, list):
             value = tuple(value)
         if not _fits(value, hint):

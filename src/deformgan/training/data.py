@@ -19,7 +19,7 @@ from deformgan.warp import warp
 
 
 class PairDataset(Dataset):
-    """A seeded series of training pairs at half or full resolution: item ``i`` is always the same pair.
+    """A seeded series of training pairs at full, half or quarter resolution: item ``i`` is always the same pair.
 
     Each item is a dict of ``fixed`` and ``moving`` (1, d, h, w) in [0, 1]; ``field`` (3, d, h, w), the known pull-back
     displacement in voxels of that resolution; ``mask`` (1, d, h, w), the content of the fixed image; and ``regime``,
@@ -28,7 +28,7 @@ class PairDataset(Dataset):
     Args:
         subjects: From `load_subjects`.
         data, augmentation: How they are drawn and deformed.
-        scale: 1 or 0.5.
+        scale: 1, 0.5 or 0.25.
         seed: Of all pairs.
         length: Number of items.
         complete: Whether items hold ``moving_true``, ``lesion`` and ``moving_lesion``, which only validation looks at.
@@ -44,10 +44,7 @@ class PairDataset(Dataset):
         length: int,
         complete: bool = False,
     ) -> None:
-        if scale == 1:
-            subjects = [replace(s, mask=s.mask * 255, lesion=s.lesion * 255) for s in subjects]
-        else:
-            subjects = [_at_half_resolution(s) for s in subjects]
+        subjects = [_reduced(s, round(1 / scale)) for s in subjects]
         self.real = [s for s in subjects if not s.synthetic]
         self.synthetic = [s for s in subjects if s.synthetic]
         self.data, self.augmentation, self.seed, self.length = data, augmentation, seed, length
@@ -117,14 +114,18 @@ def _one_of(names: list[str], contrast: str, generator: torch.Generator) -> str:
     return found[int(torch.randint(len(found), (1,), generator=generator))]
 
 
-def _at_half_resolution(subject: Subject) -> Subject:
-    volumes = {name: _averaged(volume) for name, volume in subject.volumes.items()}
-    return replace(subject, volumes=volumes, mask=_averaged(subject.mask * 255), lesion=_averaged(subject.lesion * 255))
+def _reduced(subject: Subject, factor: int) -> Subject:
+    volumes = {name: _averaged(volume, factor) for name, volume in subject.volumes.items()}
+    mask, lesion = _averaged(subject.mask * 255, factor), _averaged(subject.lesion * 255, factor)
+    return replace(subject, volumes=volumes, mask=mask, lesion=lesion)
 
 
-def _averaged(volume: Tensor) -> Tensor:
-    """Means over 2³ voxels at every voxel (``i`` covers ``i`` and ``i + 1``), uint8: what T first makes of an image."""
-    return F.avg_pool3d(F.pad(volume.float(), [0, 1] * 3, mode="replicate"), 2, stride=1).round().to(torch.uint8)
+def _averaged(volume: Tensor, factor: int) -> Tensor:
+    """Means over cubes at every voxel (``i`` covers ``factor`` voxels from ``i`` on), uint8: what T is shown."""
+    if factor == 1:
+        return volume
+    padded = F.pad(volume.float(), [0, factor - 1] * 3, mode="replicate")
+    return F.avg_pool3d(padded, factor, stride=1).round().to(torch.uint8)
 
 
 def _mirrored(item: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -137,10 +138,11 @@ def _mirrored(item: dict[str, Tensor]) -> dict[str, Tensor]:
 def _sampled(volume: Tensor, field: Tensor, scale: float) -> Tensor:
     """A uint8 volume at ``x + field(x)``, in [0, 1], at the field's resolution.
 
-    At half resolution the volume is one of `_averaged`, still on the full grid, so that nothing is blurred twice.
+    Below full resolution the volume is one of `_averaged`, still on the full grid, so that nothing is blurred twice.
     """
     image = volume.float() / 255
     if scale != 1:
         positions = identity_positions(tuple(field.shape[2:]))
-        field = 2 * (positions + field) - positions  # voxel i of the halved grid is voxel 2 i of the averaged volume
+        # voxel i of the reduced grid is voxel i / scale of the averaged volume
+        field = (positions + field) / scale - positions
     return warp(image, field)

@@ -6,23 +6,28 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
-from deformgan.datasets.subjects import load_subjects
+from deformgan.datasets.subjects import Subject, load_subjects
 from deformgan.errors import UsageError
 from deformgan.models import save_model
 from deformgan.networks import build
-from deformgan.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint
+from deformgan.networks.unet import TransformationUNet
+from deformgan.provenance import peak_memory_mb
+from deformgan.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint, save_snapshot
 from deformgan.training.config import TrainingConfig, load_config
 from deformgan.training.data import PairDataset
+from deformgan.training.pairs import KeptPairs
+from deformgan.training.record import Record
 from deformgan.training.steps import (
     Networks,
     TrainingBatch,
@@ -34,6 +39,8 @@ from deformgan.training.steps import (
 from deformgan.training.validation import validate
 
 logger = logging.getLogger(__name__)
+
+_STAGE_SEEDS = 7919  # between the seeds of two stages
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -78,63 +85,112 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     elif config.start_from:
         _start_from(networks["T"], config.start_from)
 
-    batch_size = config.batch * accelerator.num_processes
     subjects = load_subjects(config.data, config.data.patients, config.data.label_maps)
-    dataset = PairDataset(
-        subjects, config.data, config.augmentation, config.scale, config.seed, config.steps * batch_size
-    )
-    rest = Subset(dataset, range(done * batch_size, len(dataset)))
-    loader = DataLoader(
-        rest,
-        config.batch,
+    validation = load_subjects(config.data, config.validation) if config.validation else []
+    wrapped = {name: accelerator.prepare(network) for name, network in networks.items()}
+    prepared = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
+    players = Networks(wrapped["T"], wrapped.get("G"), wrapped.get("D"))
+    backward = _clipped_backward(accelerator, wrapped["T"], config.clip)
+    record = Record(out, accelerator.is_main_process)
+
+    with closing(record):
+        step, start, seconds = done, 0, 0.0
+        for number, stage in enumerate(config.parts):
+            end = start + stage.steps
+            if step >= end:
+                start = end
+                continue
+            if number and step == start:
+                _enter_stage(networks, optimizers, stage.scale / config.parts[number - 1].scale)
+            loader = accelerator.prepare(
+                _loader(subjects, config, number, accelerator.num_processes, skip=step - start)
+            )
+            held_out = _held_out(validation, config, stage.scale)
+            clock, fresh = time.perf_counter(), step
+            for items in loader:
+                batch = TrainingBatch(items["fixed"], items["moving"], items["field"], items["mask"], stage.scale)
+                metrics: dict[str, Tensor] = {}
+                with accelerator.autocast():
+                    if players.discriminator is not None:
+                        moved = moved_image(players, batch)
+                        metrics |= discriminator_step(
+                            players, prepared["D"], batch, config.loss, moved=moved, backward=accelerator.backward
+                        )
+                        metrics |= generator_step(
+                            players, prepared["G"], batch, config.loss, moved=moved, backward=accelerator.backward
+                        )
+                    _set_learning_rate(optimizers["T"], config, step)
+                    metrics |= transformation_step(players, prepared["T"], batch, config.loss, backward=backward)
+                step += 1
+                values = {name: float(value) for name, value in metrics.items()}
+                if "t_field_error" in values:
+                    values["t_field_error"] /= stage.scale  # in voxels of the working grid
+                seconds = (time.perf_counter() - clock) / (step - fresh)
+                values |= {"scale": stage.scale, "seconds": seconds, "memory_mb": _memory_mb()}
+                last = step == config.steps
+                if accelerator.is_main_process:
+                    if held_out and (last or step == end or step % config.validate_every == 0):
+                        values |= _validated(networks, held_out, config, stage.scale)
+                        record.picture(networks["T"], held_out, stage.scale, step)
+                    record.write(step, values)
+                    if step in config.snapshots:
+                        kept = {name: network for name, network in networks.items() if name != "D"}
+                        save_snapshot(
+                            out / "snapshots" / f"step-{step:06d}", kept, {**kinds, "scale": stage.scale, "step": step}
+                        )
+                    if last or step % config.checkpoint_every == 0:
+                        save_checkpoint(checkpoint, config, step, networks, optimizers)
+                if progress is not None:
+                    progress(step, config.steps, values)
+            start = end
+    if accelerator.is_main_process:
+        save_model(out / "model", networks["T"], _model_config(config, step))
+    return out / "model"
+
+
+def _loader(
+    subjects: list[Subject], config: TrainingConfig, number: int, processes: int, skip: int
+) -> DataLoader[dict[str, Tensor]]:
+    """Pairs of a stage, without those of the ``skip`` steps that are done; each stage has a seed of its own."""
+    stage = config.parts[number]
+    pairs = stage.batch * processes
+    seed = config.seed + _STAGE_SEEDS * number
+    dataset = PairDataset(subjects, config.data, config.augmentation, stage.scale, seed, stage.steps * pairs)
+    kept = KeptPairs(dataset, Path(config.data.cache)) if config.keep_pairs else dataset
+    return DataLoader(
+        Subset(kept, range(skip * pairs, len(dataset))),
+        stage.batch,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         worker_init_fn=_one_thread,
     )
-    held_out = _held_out(config)
 
-    wrapped = {name: accelerator.prepare(network) for name, network in networks.items()}
-    prepared = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
-    loader = accelerator.prepare(loader)
-    players = Networks(wrapped["T"], wrapped.get("G"), wrapped.get("D"))
-    record = _Record(out, accelerator.is_main_process)
-    backward = _clipped_backward(accelerator, wrapped["T"], config.clip)
 
-    with closing(record):
-        step, start = done, time.perf_counter()
-        for items in loader:
-            batch = TrainingBatch(items["fixed"], items["moving"], items["field"], items["mask"], config.scale)
-            metrics: dict[str, Tensor] = {}
-            with accelerator.autocast():
-                if players.discriminator is not None:
-                    moved = moved_image(players, batch)
-                    metrics |= discriminator_step(
-                        players, prepared["D"], batch, config.loss, moved=moved, backward=accelerator.backward
-                    )
-                    metrics |= generator_step(
-                        players, prepared["G"], batch, config.loss, moved=moved, backward=accelerator.backward
-                    )
-                _set_learning_rate(optimizers["T"], config, step)
-                metrics |= transformation_step(players, prepared["T"], batch, config.loss, backward=backward)
-            step += 1
-            values = {name: float(value) for name, value in metrics.items()}
-            if "t_field_error" in values:
-                values["t_field_error"] /= config.scale  # in voxels of the working grid
-            values["seconds"] = (time.perf_counter() - start) / (step - done)
-            last = step == config.steps
-            if held_out and accelerator.is_main_process and (last or step % config.validate_every == 0):
-                names = list(config.augmentation.regimes)
-                found = validate(networks["T"], held_out, names, config.scale, config.precision == "bf16")
-                values |= {f"val_{name}": value for name, value in found.items()}
-                record.picture(networks["T"], held_out, config, step)
-            record.write(step, values)
-            if accelerator.is_main_process and (last or step % config.checkpoint_every == 0):
-                save_checkpoint(checkpoint, config, step, networks, optimizers)
-            if progress is not None:
-                progress(step, config.steps, values)
-    if accelerator.is_main_process:
-        save_model(out / "model", networks["T"], _model_config(config, step))
-    return out / "model"
+def _enter_stage(
+    networks: dict[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], factor: float
+) -> None:
+    """On a grid ``factor`` times finer, T's vectors are as many voxels longer; Adam's memory is of the coarser one."""
+    head = networks["T"].unet.head if isinstance(networks["T"], TransformationUNet) else None
+    with torch.no_grad():
+        for parameter in head.parameters() if head is not None else ():
+            parameter.mul_(factor)
+    for optimizer in optimizers.values():
+        optimizer.state.clear()
+
+
+def _validated(
+    networks: dict[str, nn.Module], held_out: list[dict[str, Tensor]], config: TrainingConfig, scale: float
+) -> dict[str, float]:
+    regimes, bf16 = list(config.augmentation.regimes), config.precision == "bf16"
+    found = validate(networks["T"], held_out, regimes, scale, bf16, networks.get("G"), config.loss.window)
+    return {f"val_{name}": value for name, value in found.items()}
+
+
+def _memory_mb() -> float:
+    """The most this process has held so far: on the GPU where it trains on one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return peak_memory_mb() or 0.0
 
 
 def _start_from(network: nn.Module, weights: str) -> None:
@@ -152,18 +208,17 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _held_out(config: TrainingConfig) -> list[dict[str, Tensor]]:
-    """The validation pairs, made once: every regime in turn, undamaged images."""
-    if not config.validation or not config.validation_pairs:
+def _held_out(subjects: list[Subject], config: TrainingConfig, scale: float) -> list[dict[str, Tensor]]:
+    """The validation pairs, made once a stage: every regime in turn, undamaged images."""
+    if not subjects:
         return []
-    subjects = load_subjects(config.data, config.validation)
     pairs = []
     regimes = list(config.augmentation.regimes)
     for k in range(config.validation_pairs):
         one = tuple(float(r == k % len(regimes)) for r in range(len(regimes)))
         augmentation = replace(config.augmentation, weights=one, degradation=0.0, flip=0.0)
         subject = subjects[(k // len(regimes)) % len(subjects)]
-        pairs.append(PairDataset([subject], config.data, augmentation, config.scale, 0, k + 1, complete=True)[k])
+        pairs.append(PairDataset([subject], config.data, augmentation, scale, 0, k + 1, complete=True)[k])
     return pairs
 
 
@@ -178,7 +233,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
+def _set_learning_rate(optimizer: Optimizer, config: TrainingConfig, step: int) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
 
@@ -204,7 +259,7 @@ def _same_run(before: TrainingConfig, now: TrainingConfig) -> None:
 def _essentials(config: TrainingConfig) -> dict[str, Any]:
     """What may not change in a run: not where its data lie, nor how often it says how it goes."""
     values = json.loads(json.dumps(config.to_dict()))  # lists and tuples are alike
-    for name in ("workers", "validate_every", "checkpoint_every"):
+    for name in ("workers", "validate_every", "checkpoint_every", "snapshots"):
         del values[name]
     del values["data"]["root"], values["data"]["cache"]
     return values
@@ -224,66 +279,3 @@ def _model_config(config: TrainingConfig, steps: int) -> dict[str, Any]:
         "scale": config.scale,
         "training": {**config.to_dict(), "steps_done": steps},
     }
-
-
-class _Record:
-    """metrics.jsonl always; TensorBoard where it is installed; sample pictures."""
-
-    def __init__(self, out: Path, active: bool) -> None:
-        self.active, self.out = active, out
-        self.board = None
-        if not active:
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        self.lines = (out / "metrics.jsonl").open("a+", encoding="utf-8")
-        _end_last_line(self.lines)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            logger.info("TensorBoard is not installed; metrics go to metrics.jsonl alone")
-        else:
-            self.board = SummaryWriter(str(out / "tensorboard"))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        if not self.active:
-            return
-        self.lines.write(json.dumps({"step": step, **values}) + "\n")
-        self.lines.flush()
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name.replace("_", "/", 1), value, step)
-
-    def picture(self, network: nn.Module, pairs: list[dict[str, Tensor]], config: TrainingConfig, step: int) -> None:
-        """Fixed, moving, moved and true slices of the first three validation pairs, one PNG a pass."""
-        from deformgan.training.samples import save_samples
-
-        if self.active:
-            save_samples(self.out / "samples" / f"step-{step:06d}.png", network, pairs[:3], config.scale)
-
-    def close(self) -> None:
-        if self.active:
-            self.lines.close()
-            if self.board is not None:
-                self.board.close()
-
-
-def _end_last_line(lines: TextIO) -> None:
-    """A run that was killed may have left half a line, which the next would go on."""
-    lines.seek(0)
-    if (text := lines.read()) and not text.endswith("\n"):
-        lines.write("\n")
-
-
-def read_metrics(out: str | Path) -> Iterator[dict[str, float]]:
-    """The rows of a run's metrics.jsonl; a row written twice around a resume is given as it was written last.
-
-    A row that was cut off when the run was killed is left out.
-    """
-    rows: dict[int, dict[str, float]] = {}
-    for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows[int(row["step"])] = row
-    return iter(rows[k] for k in sorted(rows))

@@ -13,8 +13,8 @@ def stage_fields(network: nn.Module, fixed: Tensor, moving: Tensor, scale: float
     Args:
         network: T, possibly wrapped for several GPUs. A pyramid gives a field for each stage, others one.
         fixed, moving: (B, 1, D, H, W) in [0, 1].
-        scale: Resolution of the images relative to the working grid: 1 or 0.5. A pyramid halves images of scale 1 and
-            takes those of scale 0.5 as they are; other networks take either.
+        scale: Resolution of the images relative to the working grid: 1, 0.5 or 0.25. A pyramid halves images of scale 1
+            and takes those of scale 0.5 as they are; other networks take any.
 
     Returns:
         Each (B, 3, d, h, w) in voxels of its own grid, over the extent of ``fixed``.

@@ -38,7 +38,7 @@ class TrainingBatch:
         moving: (B, 1, D, H, W) in [0, 1], another modality, not aligned.
         true_field: (B, 3, D, H, W), the pull-back in voxels that aligns ``moving``, where it is known.
         mask: (B, 1, D, H, W), where the field error counts; default: everywhere.
-        scale: Resolution of all these relative to the working grid, 1 or 0.5.
+        scale: Resolution of all these relative to the working grid: 1, 0.5 or 0.25.
     """
 
     fixed: Tensor
