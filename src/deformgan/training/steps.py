@@ -21,7 +21,7 @@ from deformgan.field import resize
 from deformgan.training.predict import stage_fields
 from deformgan.warp import warp
 
-Similarity = Literal["lcc_g+lg", "lg", "lcc", "mi", "ngf", "ngf2", "none"]
+Similarity = Literal["lcc_g+lg", "lcc+lg", "lg", "lcc", "mi", "ngf", "ngf2", "none"]
 Metrics = dict[str, Tensor]
 Backward = Callable[[Tensor], None]
 
@@ -63,8 +63,9 @@ class LossWeights:
 
     Args:
         similarity: Of T: ``lcc_g+lg`` (local correlation of fixed and generated, plus local gradient of fixed and
-            moved), or between fixed and moved: ``lg`` local gradient, ``lcc`` local correlation, ``mi`` mutual
-            information, ``ngf`` normalised gradients, ``ngf2`` their square; ``none`` leaves the images out.
+            moved), or between fixed and moved: ``lcc+lg`` the same two without a generator, ``lg`` local gradient,
+            ``lcc`` local correlation, ``mi`` mutual information, ``ngf`` normalised gradients, ``ngf2`` their square;
+            ``none`` leaves the images out.
         smoothness: α, of the field's gradient energy.
         gradient: β, of the local gradient term of T.
         l1: λ, of the mean absolute difference (in [-1, 1]) of fixed and generated.
@@ -210,10 +211,12 @@ def _error_at_own_grid(field: Tensor, batch: TrainingBatch) -> Tensor:
 def _similarities(networks: Networks, fixed: Tensor, moved: Tensor, weights: LossWeights) -> dict[str, Tensor]:
     """The similarities T's loss is made of, by name, larger is better."""
     kind, window = weights.similarity, weights.window
-    if kind == "lcc_g+lg":
-        generated = to_unit(bare(_needed(networks.generator))(to_signed(moved)).float())
+    if kind in ("lcc_g+lg", "lcc+lg"):
+        compared = moved
+        if kind == "lcc_g+lg":
+            compared = to_unit(bare(_needed(networks.generator))(to_signed(moved)).float())
         return {
-            "lcc": losses.local_cross_correlation(fixed, generated, window),
+            "lcc": losses.local_cross_correlation(fixed, compared, window),
             "lg": losses.local_gradient_similarity(fixed, moved, window),
         }
     if kind == "lg":
@@ -224,7 +227,7 @@ def _similarities(networks: Networks, fixed: Tensor, moved: Tensor, weights: Los
         return {"mi": losses.mutual_information(fixed, moved)}
     if kind in ("ngf", "ngf2"):
         return {kind: losses.ngf_similarity(fixed, moved, squared=kind == "ngf2")}
-    raise ValueError(f"similarity is lcc_g+lg, lg, lcc, mi, ngf, ngf2 or none, not {kind!r}")
+    raise ValueError(f"similarity is lcc_g+lg, lcc+lg, lg, lcc, mi, ngf, ngf2 or none, not {kind!r}")
 
 
 def moved_image(networks: Networks, batch: TrainingBatch) -> Tensor:
