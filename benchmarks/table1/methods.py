@@ -1,4 +1,4 @@
-"""The trained methods of the comparison: the table's rows, each a configuration file, and the variants of the studies."""
+"""The trained methods of the comparison: the rows of the table, and the variants of the studies."""
 
 from __future__ import annotations
 
