@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from deformgan.datasets.choice import choose_patients
+from deformgan.datasets.patients import Patient
 from deformgan.datasets.subjects import load_subjects
 from deformgan.errors import UsageError
 from deformgan.models import save_model
@@ -79,7 +81,8 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
         _start_from(networks["T"], config.start_from)
 
     batch_size = config.batch * accelerator.num_processes
-    subjects = load_subjects(config.data, config.data.patients, config.data.label_maps)
+    patients, validation = choose_patients(config.data, config.validation)
+    subjects = load_subjects(config.data, patients, config.data.label_maps)
     dataset = PairDataset(
         subjects, config.data, config.augmentation, config.scale, config.seed, config.steps * batch_size
     )
@@ -91,7 +94,7 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
         persistent_workers=config.workers > 0,
         worker_init_fn=_one_thread,
     )
-    held_out = _held_out(config)
+    held_out = _held_out(config, validation)
 
     wrapped = {name: accelerator.prepare(network) for name, network in networks.items()}
     prepared = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
@@ -152,11 +155,11 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _held_out(config: TrainingConfig) -> list[dict[str, Tensor]]:
+def _held_out(config: TrainingConfig, validation: tuple[str | Patient, ...]) -> list[dict[str, Tensor]]:
     """The validation pairs, made once: every regime in turn, undamaged images."""
-    if not config.validation or not config.validation_pairs:
+    if not validation or not config.validation_pairs:
         return []
-    subjects = load_subjects(config.data, config.validation)
+    subjects = load_subjects(config.data, validation)
     pairs = []
     regimes = list(config.augmentation.regimes)
     for k in range(config.validation_pairs):
@@ -202,11 +205,12 @@ def _same_run(before: TrainingConfig, now: TrainingConfig) -> None:
 
 
 def _essentials(config: TrainingConfig) -> dict[str, Any]:
-    """What may not change in a run: not where its data lie, nor how often it says how it goes."""
+    """What may not change in a run: not where its data lie and how, nor how often it says how it goes."""
     values = json.loads(json.dumps(config.to_dict()))  # lists and tuples are alike
     for name in ("workers", "validate_every", "checkpoint_every"):
         del values[name]
-    del values["data"]["root"], values["data"]["cache"]
+    for name in ("root", "layout", "cache"):
+        del values["data"][name]
     return values
 
 
