@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deformgan.datasets.config import DataConfig
 from deformgan.datasets.folders import plain_files
-from deformgan.datasets.layouts import CONTRASTS, find_patients
+from deformgan.datasets.layouts import CONTRASTS, Found, find_patients
 from deformgan.datasets.patients import Patient
 from deformgan.datasets.split import person_of, split
 from deformgan.errors import InputError
@@ -16,6 +16,7 @@ from deformgan.errors import InputError
 logger = logging.getLogger(__name__)
 
 EVERY = ("*",)
+LACKING_MEND = "add the missing image, or change contrasts and direction in the [data] section"
 
 
 def choose_patients(
@@ -38,11 +39,11 @@ def choose_patients(
     if config.patients != EVERY and (config.patients or config.label_maps):
         return config.patients, validation
     found = find_patients(config.root, config.layout, _known(config))
-    for problem in found.problems:
+    by_name = {patient.name: patient for patient in found.patients if not lacking(config, patient)}
+    for problem in _problems(config, found):
         logger.warning("%s", problem)
-    if not found.patients:
-        raise InputError(f"{config.root}: none of {len(found.problems)} cases can be used", "see what is said of each")
-    by_name = {patient.name: patient for patient in found.patients}
+    if not by_name:
+        raise InputError(f"no case in {config.root} can be used", "see what is said of each")
     parts = split(by_name, config.split_seed, 0 if validation else config.held_out)
     names = {"train": parts.train, "test": parts.test, "all": tuple(by_name)}[config.part]
     apart = {person_of(name) for name in (*validation, *parts.validation)}
@@ -54,6 +55,29 @@ def choose_patients(
         )
     logger.info("%s: %d of %d patients (layout %s)", config.root, len(chosen), len(by_name), found.layout)
     return chosen, tuple(by_name.get(name, name) for name in validation or parts.validation)
+
+
+def _problems(config: DataConfig, found: Found) -> list[str]:
+    """Those found, and one for each patient who has not what ``config`` asks for; one sentence a patient."""
+    problems = [*found.problems]
+    for patient in found.patients:
+        if reason := lacking(config, patient):
+            prefix = f"{patient.name} is used without "
+            said = next((problem for problem in problems if problem.startswith(prefix)), "")
+            if said:  # that an image is missing has turned out to matter
+                problems.remove(said)
+            _, _, why = said.removeprefix(prefix).partition(": ")
+            problems.append(f"{patient.name} is left out: it {reason}{f'; {why}' if why else f' — {LACKING_MEND}'}")
+    return problems
+
+
+def lacking(config: DataConfig, patient: Patient) -> str:
+    """What keeps a patient from being used: a contrast too few, or one that ``direction`` asks for; else nothing."""
+    found = [contrast for contrast in config.contrasts if contrast in patient.images]
+    if len(found) < 2:
+        return f"holds {len(found)} of the contrasts {', '.join(config.contrasts)}"
+    asked = [contrast for contrast in config.direction if contrast not in found]
+    return f"has no {' and no '.join(asked)}, which direction asks for" if asked else ""
 
 
 def named_patients(config: DataConfig, names: Iterable[str]) -> list[Patient]:

@@ -73,7 +73,7 @@ def _with_missing(case: Case, missing: list[str]) -> Case:
         return case
     suffixes = {role: "seg" if role == OUTLINE else role for role in missing}
     what = f"it has no file for {', '.join(suffixes.values())}"
-    return replace(case, flaws=(Flaw(what, "add what is missing, or go without"),), missing=tuple(missing))
+    return replace(case, flaws=(Flaw(what, "add what is missing"),), missing=tuple(missing))
 
 
 def _brats_below(path: Path, depth: int) -> Iterator[Case]:
@@ -89,7 +89,8 @@ def _brats_below(path: Path, depth: int) -> Iterator[Case]:
         return
     below = [case for folder in here.folders for case in _brats_below(folder, depth - 1)] if depth else []
     yield from below
-    if not below and depth < BRATS_DEPTH and path.name.lower().startswith("brats") and path.name[-1:].isdigit():
+    named = path.name.lower().startswith("brats") and path.name[-1:].isdigit()
+    if named and depth < BRATS_DEPTH and not below and not plain_files(path, CONTRASTS)[0]:
         flaw = Flaw("its folder holds no image that is named after it", "download it again, or remove the folder")
         yield Case(path.name, {}, flaws=(flaw,))
 

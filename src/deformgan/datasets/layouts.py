@@ -88,7 +88,7 @@ def _pairs(root: Path, _: Collection[str]) -> list[Case]:
 
 _READERS: dict[str, Callable[[Path, Collection[str]], list[Case]]] = {
     "brats": lambda root, _: read_brats(root),
-    "decathlon": lambda root, _: read_decathlon(root),
+    "decathlon": lambda root, _: read_decathlon(root) if (root / LIST).is_file() else [],
     "folders": read_plain,
     "csv": _pairs,
 }
@@ -96,16 +96,14 @@ _READERS: dict[str, Callable[[Path, Collection[str]], list[Case]]] = {
 
 def _unknown(root: Path, layout: str) -> InputError:
     here = list_folder(root)
-    seen = [f"{len(of)} {kind}{_some(of)}" for of, kind in ((here.folders, "folders"), (here.files, "files")) if of]
+    seen = [_counted(of, kind) for of, kind in ((here.folders, "folder"), (here.files, "file")) if of]
     known = "; ".join(f"{name}: {text}" for name, text in LAYOUTS.items() if layout in ("auto", name))
     wanted = "patients in any layout that is known" if layout == "auto" else f"cases of the layout {layout}"
-    return InputError(f"{root} holds no {wanted}: it {_holds(seen)}", f"known is {known}")
+    holds = f"has {' and '.join(seen)}" if seen else "is empty"
+    return InputError(f"{root} holds no {wanted}: it {holds}", f"known is {known}")
 
 
-def _holds(seen: list[str]) -> str:
-    return f"has {' and '.join(seen)}" if seen else "is empty"
-
-
-def _some(entries: tuple[Path, ...]) -> str:
+def _counted(entries: tuple[Path, ...], kind: str) -> str:
     names = [printable(entry.name) for entry in entries[:_SHOWN]]
-    return f" ({', '.join([*names, *(['…'] if len(entries) > _SHOWN else [])])})"
+    more = ["…"] if len(entries) > _SHOWN else []
+    return f"{len(entries)} {kind}{'s' if len(entries) > 1 else ''} ({', '.join([*names, *more])})"

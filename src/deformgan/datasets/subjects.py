@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deformgan.conform import conform
 from deformgan.datasets.cache import fingerprints, look_up, store
-from deformgan.datasets.choice import named_patients
+from deformgan.datasets.choice import LACKING_MEND, lacking, named_patients
 from deformgan.datasets.config import DataConfig
 from deformgan.datasets.patients import OUTLINE, Patient, Source
 from deformgan.errors import InputError
@@ -145,16 +145,9 @@ def _quantised(image: Tensor) -> Tensor:
 
 
 def _from_patient(config: DataConfig, patient: Patient) -> Subject:
+    if reason := lacking(config, patient):
+        raise InputError(f"{Path(config.root) / patient.name} {reason}", LACKING_MEND)
     found = {c: patient.images[c] for c in config.contrasts if c in patient.images}
-    if len(found) < 2:
-        raise InputError(
-            f"{Path(config.root) / patient.name} holds {len(found)} of the contrasts {', '.join(config.contrasts)}",
-            "give at least two, or name no patients to use all that root holds",
-        )
-    if lacking := [c for c in config.direction if c not in found]:
-        raise InputError(
-            f"{patient.name} has no {' and no '.join(lacking)}, and direction asks for it", "add it, or leave it out"
-        )
     images = {c: load_image(s.path, volume=s.volume) for c, s in found.items()}
     first = next(iter(images))
     reference = conform(images[first], config.shape, config.spacing)
