@@ -31,6 +31,7 @@ from deformgan.datasets import patients
 from deformgan.datasets.layouts import CONTRASTS, LAYOUTS, Found, Source, find_patients
 from deformgan.datasets.patients import grid_of
 from deformgan.errors import InputError, UsageError
+from deformgan.grid import Grid
 from deformgan.image import load_image
 
 
@@ -480,3 +481,19 @@ def test_a_folder_of_wrong_cases_alone_has_problems_and_no_patients(tmp_path: Pa
     found = find_patients(tmp_path)
     assert found.patients == ()
     assert only_problem(found).startswith("Brats18_A_1_1 is left out")
+
+
+def test_no_header_is_so_damaged_that_it_is_not_told(tmp_path: Path) -> None:
+    path = volume(tmp_path / "a.nii")
+    whole, rng = path.read_bytes(), np.random.default_rng(7)
+    outcomes = set()
+    for _ in range(400):
+        raw = bytearray(whole)
+        for at in rng.integers(0, 348, rng.integers(1, 12)):
+            raw[at] = rng.integers(256)
+        path.write_bytes(raw)
+        try:
+            outcomes.add(type(grid_of(Source(path))))
+        except InputError:
+            outcomes.add(InputError)
+    assert outcomes == {Grid, InputError}

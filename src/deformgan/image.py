@@ -176,9 +176,14 @@ def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
         return header.get_base_affine()
     qform = None
     if qform_set:
+        from nibabel.spatialimages import HeaderDataError
+
+        if header["pixdim"][0] == 0:  # NIfTI: to be read as 1
+            header = header.copy()
+            header["pixdim"][0] = 1
         try:
             qform = header.get_qform()
-        except ValueError as error:  # a quaternion longer than 1
+        except (ValueError, HeaderDataError) as error:  # a quaternion longer than 1; voxel sizes below 0
             if not sform_set:
                 raise InputError(f"{name}: its qform is damaged: {error}", "repair the header") from error
     if not sform_set:

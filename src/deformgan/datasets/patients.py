@@ -155,8 +155,7 @@ def grid_of(source: Source) -> Grid:
         raise InputError(f"{path} is too large: its shape is {whole}", f"give at most {_MOST_VOXELS} voxels")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an odd orientation is told when the image itself is read
-        affine = header_affine(header, shape, str(path))
-    return Grid(shape, checked_affine(affine, str(path)))
+        return Grid(shape, checked_affine(header_affine(header, shape, str(path)), str(path)))
 
 
 def checked(cases: Iterable[Case], layout: str) -> Found:

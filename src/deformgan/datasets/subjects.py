@@ -146,7 +146,8 @@ def _quantised(image: Tensor) -> Tensor:
 
 def _from_patient(config: DataConfig, patient: Patient) -> Subject:
     if reason := lacking(config, patient):
-        raise InputError(f"{Path(config.root) / patient.name} {reason}", LACKING_MEND)
+        mend = LACKING_MEND if patient.images else "check the name, or name no patients to use all that are found"
+        raise InputError(f"{Path(config.root) / patient.name} {reason}", mend)
     found = {c: patient.images[c] for c in config.contrasts if c in patient.images}
     images = {c: load_image(s.path, volume=s.volume) for c, s in found.items()}
     first = next(iter(images))
