@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,13 @@ import pytest
 import torch
 from conftest import make_phantom, write_nifti
 from safetensors.torch import load_file, save_file
+from small_datasets import write_list
 from small_training import data_config, write_people
 from torch import Tensor
 
+from deformgan.datasets import cache
 from deformgan.datasets import subjects as module
+from deformgan.datasets.layouts import find_patients
 from deformgan.datasets.subjects import Subject, load_subjects
 from deformgan.errors import InputError
 from deformgan.losses import ngf_similarity
@@ -239,3 +244,238 @@ def test_contrasts_that_are_together_are_not_sampled_again(people: Path, tmp_pat
     (realigned,) = load_subjects(data_config(people, tmp_path / "a"), ONE)
     (left,) = load_subjects(data_config(people, tmp_path / "b", realign=False), ONE)
     assert equal(realigned, left)
+
+
+def forbid_making(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_from_patient", forbid)
+
+
+def as_brats(root: Path) -> Path:
+    """The people of `write_people` laid out as BraTS 2018, and three more."""
+    write_people(root / "plain")
+    for number, name in enumerate(("one", "two", "one", "two", "one")):
+        folder = root / "data" / "HGG" / f"Brats18_A_{number}_1"
+        folder.mkdir(parents=True)
+        for file in (root / "plain" / name).iterdir():
+            shutil.copy2(file, folder / f"{folder.name}_{file.name}")
+    return root / "data"
+
+
+def as_decathlon(root: Path) -> Path:
+    """One person as a 4-D file."""
+    people = write_people(root / "plain") / "one"
+    t1, t2 = (nib.load(people / f"{stem}.nii.gz") for stem in ("t1", "t2"))  # type: ignore[attr-defined]
+    for folder in ("imagesTr", "labelsTr"):
+        (root / "data" / folder).mkdir(parents=True)
+    stack = np.stack([np.asarray(t2.dataobj) + 1, *(np.asarray(i.dataobj) for i in (t1, t1, t2))], axis=3)
+    write_nifti(root / "data" / "imagesTr" / "BRATS_1.nii.gz", stack, t1.affine)
+    shutil.copy(people / "seg.nii.gz", root / "data" / "labelsTr" / "BRATS_1.nii.gz")
+    write_list(root / "data", [{"image": "imagesTr/BRATS_1.nii.gz", "label": "labelsTr/BRATS_1.nii.gz"}])
+    return root / "data"
+
+
+@pytest.mark.parametrize("lay_out", [as_brats, as_decathlon])
+def test_every_layout_gives_the_same_images(tmp_path: Path, lay_out: Callable[[Path], Path]) -> None:
+    root = lay_out(tmp_path)
+    (plain,) = load_subjects(data_config(tmp_path / "plain", tmp_path / "a"), ONE)
+    config = data_config(root, tmp_path / "b")
+    found = find_patients(root)
+    assert found.problems == ()
+    first = load_subjects(config, found.patients)[0]
+    assert equal(first, plain)
+    assert first.name == found.patients[0].name
+    (named,) = load_subjects(config, [first.name])  # found by its name too
+    assert equal(named, plain)
+
+
+def test_pairs_of_a_list_are_subjects_too(people: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(people, tmp_path / "root")
+    (root / "pairs.csv").write_text("name,fixed,moving,outline\nfirst,one/t2.nii.gz,one/t1.nii.gz,one/seg.nii.gz\n")
+    config = data_config(root / "pairs.csv", tmp_path / "cache")
+    both = load_subjects(config, find_patients(config.root).patients, ("labels.nii.gz",))
+    (plain,) = load_subjects(data_config(people, tmp_path / "cache"), ONE)
+    assert equal(both[0], plain)
+    assert [s.name for s in both] == ["first", "labels.nii.gz"]
+
+
+def test_one_that_turns_out_damaged_is_told_and_the_rest_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A header says nothing of a flipped bit amid the voxels."""
+    root = as_brats(tmp_path)
+    found = find_patients(root)
+    path = found.patients[1].images["t2"].path
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+    config = data_config(root, tmp_path / "cache")
+    subjects = load_subjects(config, find_patients(root).patients)
+    assert [s.name for s in subjects] == [p.name for p in found.patients if p.name != "Brats18_A_1_1"]
+    (said,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert said.startswith("Brats18_A_1_1 is left out: ")
+    assert "Brats18_A_1_1_t2.nii.gz is truncated or damaged" in said
+    with pytest.raises(InputError, match=r"Brats18_A_1_1_t2.nii.gz is truncated or damaged"):
+        load_subjects(config, ["Brats18_A_1_1"])  # who was named is wanted
+    with pytest.raises(InputError, match="none of 1 patients can be used"):
+        load_subjects(config, found.patients[1:2])
+
+
+def test_a_contrast_that_the_direction_asks_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = as_brats(tmp_path)
+    folder = root / "HGG" / "Brats18_A_1_1"
+    (folder / "Brats18_A_1_1_t2.nii.gz").rename(folder / "Brats18_A_1_1_flair.nii.gz")
+    config = data_config(
+        root, tmp_path / "cache", contrasts={"t1": 1.0, "t2": 1.0, "flair": 1.0}, direction=("t2", "t1")
+    )
+    subjects = load_subjects(config, find_patients(root).patients)
+    assert len(subjects) == 4
+    assert "Brats18_A_1_1 has no t2, which direction asks for — add" in caplog.text
+    with pytest.raises(InputError, match="Brats18_A_1_1 has no t2"):
+        load_subjects(config, ["Brats18_A_1_1"])
+
+
+def test_progress_is_told_for_those_conformed_only(
+    people: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = data_config(people, tmp_path)
+    caplog.set_level(logging.INFO)
+    load_subjects(config, ("two",))
+    caplog.clear()
+    load_subjects(config, ("one", "two"), ("labels.nii.gz",))
+    conformed = [m for m in caplog.messages if m.startswith("conforming")]
+    assert conformed == ["conforming one (1 of 3)", "conforming labels.nii.gz (3 of 3)"]
+
+
+@pytest.fixture
+def cached_one(people: Path, tmp_path: Path) -> tuple[Path, Path, Subject]:
+    """A root of its own, the cache file made from it, and the subject."""
+    root = shutil.copytree(people, tmp_path / "root")
+    (subject,) = load_subjects(data_config(root, tmp_path / "cache"), ONE)
+    (path,) = (tmp_path / "cache").iterdir()
+    return root, path, subject
+
+
+def again(root: Path, path: Path) -> Subject:
+    (subject,) = load_subjects(data_config(root, path.parent), ONE)
+    return subject
+
+
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> str:
+        raise AssertionError("a source was read")
+
+    monkeypatch.setattr(cache, "_sha256", refuse)
+
+
+def test_unchanged_sources_are_not_even_read(
+    cached_one: tuple[Path, Path, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, path, subject = cached_one
+    forbid_making(monkeypatch)
+    forbid_reading(monkeypatch)
+    assert equal(again(root, path), subject)
+
+
+@pytest.mark.parametrize("file", ["t1", "t2", "seg"])
+def test_a_changed_source_is_noticed(cached_one: tuple[Path, Path, Subject], file: str) -> None:
+    """Of the same size, as an image that was not packed would be: its time and its contents tell."""
+    root, path, subject = cached_one
+    source = root / "one" / f"{file}.nii.gz"
+    size = source.stat().st_size
+    other = nib.load(root / "two" / f"{file}.nii.gz")  # type: ignore[attr-defined]
+    write_nifti(source, np.asarray(other.dataobj)[::-1], other.affine)
+    with source.open("ab") as stream:  # bytes behind a gzip's end are ignored
+        stream.write(b"\0" * max(0, size - source.stat().st_size))
+    new = again(root, path)
+    assert not equal(new, subject)
+    assert equal(again(root, path), new)
+
+
+def test_a_changed_source_of_the_same_size_is_noticed(
+    cached_one: tuple[Path, Path, Subject], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, path, _ = cached_one
+    source = root / "one" / "seg.nii.gz"
+    raw = bytearray(source.read_bytes())
+    raw[4:8] = b"\1\2\3\4"  # the gzip's own time, nothing of the image
+    source.write_bytes(raw)
+    os.utime(source, ns=(0, 0))
+    caplog.set_level(logging.INFO)
+    again(root, path)
+    assert "is made anew: changed are outline" in caplog.text
+
+
+def test_a_touched_source_is_read_once_and_nothing_is_made(
+    cached_one: tuple[Path, Path, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, path, subject = cached_one
+    os.utime(root / "one" / "t1.nii.gz", ns=(5, 5))
+    forbid_making(monkeypatch)
+    assert equal(again(root, path), subject)
+    forbid_reading(monkeypatch)
+    assert equal(again(root, path), subject)
+
+
+@pytest.mark.parametrize("file", ["seg.nii.gz", "lesion.nii.gz"])
+def test_a_source_that_comes_or_goes_is_noticed(cached_one: tuple[Path, Path, Subject], file: str) -> None:
+    root, path, subject = cached_one
+    assert int(subject.lesion.sum()) > 0
+    (root / "one" / "seg.nii.gz").unlink()
+    without = again(root, path)
+    assert int(without.lesion.sum()) == 0
+    shutil.copy(root / "two" / "seg.nii.gz", root / "one" / file)
+    assert int(again(root, path).lesion.sum()) > 0
+
+
+def test_a_changed_label_map_is_noticed(people: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(people, tmp_path / "root")
+    config = data_config(root, tmp_path / "cache")
+    (before,) = load_subjects(config, (), ("labels.nii.gz",))
+    image = nib.load(root / "labels.nii.gz")  # type: ignore[attr-defined]
+    write_nifti(root / "labels.nii.gz", np.asarray(image.dataobj)[::-1], image.affine)
+    (after,) = load_subjects(config, (), ("labels.nii.gz",))
+    assert not equal(before, after)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_one_flipped_bit_of_the_cache_is_found(
+    cached_one: tuple[Path, Path, Subject], share: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, path, subject = cached_one
+    whole = path.read_bytes()
+    raw = bytearray(whole)
+    raw[int(share * len(raw))] ^= 1
+    path.write_bytes(raw)
+    assert equal(again(root, path), subject)
+    assert "is damaged and is made anew: its checksum is another" in caplog.text
+    assert path.read_bytes() == whole
+
+
+def test_a_record_of_sources_that_was_tampered_with_is_found(
+    cached_one: tuple[Path, Path, Subject], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, path, _ = cached_one
+    raw = path.read_bytes()
+    start = raw.index(b'\\"size\\": ') + 10
+    path.write_bytes(raw[:start] + bytes([raw[start] ^ 1]) + raw[start + 1 :])
+    again(root, path)
+    assert "is damaged and is made anew" in caplog.text
+
+
+def test_sources_that_are_gone_do_not_matter(
+    cached_one: tuple[Path, Path, Subject], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, path, subject = cached_one
+    shutil.rmtree(root)
+    assert equal(again(root, path), subject)
+    assert "are gone: what it holds is used" in caplog.text
+
+
+def test_a_full_disk_is_not_blamed_on_the_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise InputError("the disk is full", "free some space")
+
+    root = as_brats(tmp_path)
+    monkeypatch.setattr(module, "store", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        load_subjects(data_config(root, tmp_path / "cache"), find_patients(root).patients)

@@ -167,6 +167,22 @@ def test_truncated(tmp_path: Path, name: str, kept: float) -> None:
         files.read_nifti(path)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_alone(tmp_path: Path, name: str, rng: np.random.Generator) -> None:
+    path = tmp_path / name
+    nib.Nifti1Image(rng.normal(size=(5, 6, 7, 2)), AFFINE).to_filename(path)
+    header = files.read_header(path)
+    assert header.get_data_shape() == (5, 6, 7, 2)
+    assert np.allclose(header.get_sform(), AFFINE)
+    whole = path.read_bytes()
+    for kept in (0.2, 0.9, 1 - 4 / len(whole)):
+        path.write_bytes(whole[: int(kept * len(whole))])
+        with pytest.raises(InputError, match="truncated"):
+            files.read_header(path)
+    path.write_bytes(whole + b"\0" * 9)  # padded, as tapes did
+    assert files.read_header(path).get_data_shape() == (5, 6, 7, 2)
+
+
 def test_gzip_cut_just_before_its_checksum(tmp_path: Path) -> None:
     path = _good(tmp_path)
     path.write_bytes(path.read_bytes()[:-8])

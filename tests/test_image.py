@@ -86,6 +86,22 @@ def test_damaged_freesurfer_file(tmp_path: Path) -> None:
         load_image(tmp_path / "a.mgz")
 
 
+def test_one_volume_of_several(tmp_path: Path) -> None:
+    data = np.random.default_rng(4).integers(0, 900, (5, 6, 7, 3)).astype(np.int16)
+    image = nib.Nifti1Image(data, np.diag([2.0, 2.0, 3.0, 1.0]))
+    image.header.set_slope_inter(0.5, -3)
+    path = tmp_path / "a.nii.gz"
+    image.to_filename(path)
+    stored = nib.load(path).get_fdata()  # type: ignore[attr-defined]
+    for k in range(3):
+        taken = load_image(path, volume=k)
+        assert np.allclose(taken.data, stored[..., k])
+        assert np.array_equal(taken.grid.affine, image.affine)
+    for source, volume in ((path, 3), (path, -1), (taken.save(tmp_path / "b.nii.gz") or tmp_path / "b.nii.gz", 0)):
+        with pytest.raises(InputError, match=f"has no volume {volume}: its shape is"):
+            load_image(source, volume=volume)
+
+
 def test_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
     assert load_image(_write(tmp_path / "a.nii.gz", _data()[..., None, None])).data.shape == (6, 7, 8)
 
@@ -150,6 +166,23 @@ def test_damaged_qform_matters_only_without_an_sform(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_image(tmp_path / "a.nii").grid.affine, AFFINE)
     with pytest.raises(InputError, match="qform is damaged"):
         load_image(tmp_path / "b.nii")
+
+
+@pytest.mark.parametrize(("first", "says"), [(0.0, ""), (3.0, "its qform is damaged: qfac")])
+def test_the_sign_of_a_qform(tmp_path: Path, first: float, says: str) -> None:
+    """Before the voxel sizes stands 1 or −1; 0 is a common way to write 1; others mean nothing."""
+    image = nib.Nifti1Image(_data(), None)
+    image.set_qform(np.diag([2.0, 2.0, 3.0, 1.0]), code=1)
+    path = tmp_path / "a.nii"
+    image.to_filename(path)
+    raw = bytearray(path.read_bytes())
+    raw[76:80] = np.float32(first).tobytes()
+    path.write_bytes(raw)
+    if says:
+        with pytest.raises(InputError, match=says):
+            load_image(path)
+    else:
+        assert np.allclose(load_image(path).grid.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
 
 
 def test_no_form_at_all_warns_and_follows_nibabel(tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from deformgan.errors import DeformganError, InputError, UsageError
+
+T = TypeVar("T")
 
 MAX_VOXELS = 2**31
 _GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a lie or a truncated file
@@ -170,7 +172,23 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, Any]:
         InputError: the file is missing, is no NIfTI image, is truncated or damaged, or its header claims more voxels
             than the file can hold (found before memory is taken) or than 2³¹.
     """
-    path = Path(path)
+    return _opened(Path(path), _read_open)
+
+
+def read_header(path: str | Path) -> Any:
+    """The nibabel header of a ``.nii`` or ``.nii.gz``; the voxels stay where they are.
+
+    A truncated file is told from a whole one by its size, a gzip by the size in its last bytes; where that is another
+    than the header claims, as in a gzip of several members, the stream is read to its end in passing.
+
+    Raises:
+        InputError: as `read_nifti`, but for damage amid the voxels.
+    """
+    return _opened(Path(path), _header_of_whole)
+
+
+def _opened(path: Path, read: Callable[[Path, Any, int], T]) -> T:
+    """``read(path, stream, most bytes it can hold)`` with what goes wrong put into words."""
     if not path.exists():
         raise InputError(f"{path} does not exist", "check the path")
     if path.is_dir():
@@ -180,34 +198,55 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, Any]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not packed:
-                return _read_open(path, raw, path.stat().st_size)
+                return read(path, raw, path.stat().st_size)
             from isal import igzip
 
             with igzip.open(raw, "rb") as stream:
-                return _read_open(path, stream, path.stat().st_size * _GZIP_MAX_RATIO)
+                return read(path, stream, path.stat().st_size * _GZIP_MAX_RATIO)
     except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
             raise InputError(f"cannot read {path}: permission denied", "check its permissions") from error
         raise InputError(f"{path} is truncated or damaged: {error}", "copy or download the file again") from error
 
 
-def _read_open(path: Path, stream: Any, most_bytes: int) -> tuple[np.ndarray, Any]:
+def _checked_header(path: Path, stream: Any, most_bytes: int) -> tuple[Any, int]:
+    """The header and the bytes that it and the voxels take."""
     header = _read_header(path, stream)
     shape = tuple(int(n) for n in header.get_data_shape())
-    dtype = header.get_data_dtype()
     size = prod(shape)
     if any(n < 1 for n in shape) or size > MAX_VOXELS:
         raise InputError(f"{path}: its header claims the impossible shape {shape}", "the file is damaged")
-    offset = int(header["vox_offset"])
-    if size * dtype.itemsize + offset > most_bytes:
+    total = size * header.get_data_dtype().itemsize + int(header["vox_offset"])
+    if total > most_bytes:
         raise InputError(
             f"{path} is truncated: its header claims {shape} voxels, more than the file can hold",
             "copy or download the file again",
         )
-    skip = offset - stream.tell()
+    return header, total
+
+
+def _header_of_whole(path: Path, stream: Any, most_bytes: int) -> Any:
+    header, total = _checked_header(path, stream, most_bytes)
+    if most_bytes == path.stat().st_size:  # not packed, and that is enough
+        return header
+    with open(path, "rb") as raw:
+        raw.seek(-4, io.SEEK_END)
+        claimed = int.from_bytes(raw.read(4), "little")
+    if claimed != total % 2**32:
+        while stream.read(_CHUNK_BYTES):
+            pass
+        if stream.tell() < total:
+            raise EOFError("the data end early")
+    return header
+
+
+def _read_open(path: Path, stream: Any, most_bytes: int) -> tuple[np.ndarray, Any]:
+    header, _ = _checked_header(path, stream, most_bytes)
+    dtype = header.get_data_dtype()
+    skip = int(header["vox_offset"]) - stream.tell()
     if skip > 0:
         stream.read(skip)  # header extensions, nothing we use
-    data = np.empty(shape, dtype, order="F")
+    data = np.empty(tuple(int(n) for n in header.get_data_shape()), dtype, order="F")
     buffer = data.reshape(-1, order="F").view(np.uint8).data
     filled = 0
     while filled < len(buffer):

@@ -47,7 +47,7 @@ class Image:
         write_nifti(path, self.data, self.grid.affine)
 
 
-def load_image(source: ImageLike, name: str | None = None) -> Image:
+def load_image(source: ImageLike, name: str | None = None, *, volume: int | None = None) -> Image:
     """Read an image and check it.
 
     Orientation: the affine is the sform where its code is above 0, else the qform where its code is, else voxel sizes
@@ -58,12 +58,13 @@ def load_image(source: ImageLike, name: str | None = None) -> Image:
     Args:
         source: A path (NIfTI, or any format nibabel reads), a nibabel image or an `Image`.
         name: What messages call it; default: its path.
+        volume: Which one to take of a 4-D file.
 
     Raises:
         InputError: missing, not an image, truncated, not 3-D (trailing axes of length 1 are dropped), coloured or
             complex, empty or constant, NaN or infinite somewhere, or with a singular affine.
     """
-    image = _read(source, name)
+    image = _read(source, name, volume)
     low, high = image.data.min(), image.data.max()
     # min and max carry NaN and infinity with them: one pass, no temporary
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -91,7 +92,7 @@ def load_labels(source: ImageLike, name: str | None = None) -> Image:
     return Image(image.data.astype(np.int32), image.grid, image.name)
 
 
-def _read(source: ImageLike, name: str | None) -> Image:
+def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, str | Path):
@@ -102,6 +103,8 @@ def _read(source: ImageLike, name: str | None) -> Image:
         data, header, affine = _raw_nibabel(source)
     else:
         raise InputError(f"{type(source).__name__} is not an image", "give a path, a nibabel image or an Image")
+    if volume is not None:
+        data = _one_volume(data, volume, name)
     data = _real_3d(data, name)
     slope, intercept = _scaling(header)
     if (slope, intercept) != (1.0, 0.0):
@@ -136,6 +139,12 @@ def _raw_nibabel(image: Any) -> tuple[np.ndarray, Any, np.ndarray | None]:
     return storable(np.asanyarray(image.dataobj)), header, affine
 
 
+def _one_volume(data: np.ndarray, volume: int, name: str) -> np.ndarray:
+    if data.ndim != 4 or not 0 <= volume < data.shape[3]:
+        raise InputError(f"{name} has no volume {volume}: its shape is {data.shape}", "check which of them it holds")
+    return np.array(data[..., volume], order="F")  # a copy: the others need not stay in memory
+
+
 def _real_3d(data: np.ndarray, name: str) -> np.ndarray:
     if data.dtype.fields is not None or data.dtype.kind not in "iufb":
         kind = "colours" if data.dtype.fields is not None else "complex numbers"
@@ -167,9 +176,14 @@ def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
         return header.get_base_affine()
     qform = None
     if qform_set:
+        from nibabel.spatialimages import HeaderDataError
+
+        if header["pixdim"][0] == 0:  # NIfTI: to be read as 1
+            header = header.copy()
+            header["pixdim"][0] = 1
         try:
             qform = header.get_qform()
-        except ValueError as error:  # a quaternion longer than 1
+        except (ValueError, HeaderDataError) as error:  # a quaternion longer than 1; voxel sizes below 0
             if not sform_set:
                 raise InputError(f"{name}: its qform is damaged: {error}", "repair the header") from error
     if not sform_set:

@@ -31,7 +31,7 @@ class Train:
     out: OutFolder
     """Folder of the run; one that holds a checkpoint is resumed."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="ROOT", help_behavior_hint="(default: as in CONFIG)")] = None
-    """Folder of the patients and label maps, in place of root in the [data] section."""
+    """Folder of the patients and label maps, or CSV file of pairs, in place of root in the [data] section."""
     json: Json = False
     compute: Threads = field(default_factory=Threads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from deformgan.errors import UsageError
 
@@ -12,8 +13,13 @@ class DataConfig:
     """Where training pairs come from.
 
     Args:
-        root: Folder that the other paths are relative to.
-        patients: Folders with co-registered ``CONTRAST.nii.gz`` files of one patient each.
+        root: Folder that the other paths are relative to, or a CSV file of pairs.
+        patients: Folders with co-registered ``CONTRAST.nii.gz`` files of one patient each, or names of patients found
+            in ``root``. ``["*"]``, and nothing where there are no label maps either: all of ``part``.
+        layout: How ``root`` is laid out (see `find_patients`).
+        part: Which patients found are meant, by `split`.
+        held_out: People of the train part kept for the validation pass where that names none.
+        split_seed: Of the split.
         contrasts: File stems to use, and how often each is drawn (relative weights).
         label_maps: Whole-head label maps (FreeSurfer ids) from which images are synthesised.
         variants: Images synthesised of each label map: T1-like, T2-like, then random contrasts in turn.
@@ -28,6 +34,10 @@ class DataConfig:
 
     root: str = "."
     patients: tuple[str, ...] = ()
+    layout: str = "auto"
+    part: Literal["train", "test", "all"] = "train"
+    held_out: int = 0
+    split_seed: int = 0
     contrasts: dict[str, float] = field(default_factory=lambda: {"t1": 1.0, "t2": 1.0})
     label_maps: tuple[str, ...] = ()
     variants: int = 8

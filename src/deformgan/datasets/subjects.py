@@ -6,21 +6,22 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deformgan.conform import conform
+from deformgan.datasets.cache import fingerprints, look_up, store
+from deformgan.datasets.choice import LACKING_MEND, lacking, named_patients
 from deformgan.datasets.config import DataConfig
+from deformgan.datasets.patients import OUTLINE, Patient, Source
 from deformgan.errors import InputError
 from deformgan.field import identity_positions
-from deformgan.files import atomic
 from deformgan.grid import Grid
 from deformgan.image import load_image, load_labels
 from deformgan.losses.gradient import image_gradient
@@ -30,8 +31,7 @@ from deformgan.warp import warp
 
 logger = logging.getLogger(__name__)
 
-_OUTLINES = ("seg", "lesion")  # file stems of an expert's or an algorithm's outline
-_FORMAT = 2  # raise when the cached images would come out differently
+_FORMAT = 3  # raise when the cached images would come out differently
 
 
 @dataclass(frozen=True)
@@ -53,71 +53,103 @@ class Subject:
     synthetic: bool
 
 
-def load_subjects(config: DataConfig, patients: tuple[str, ...], label_maps: tuple[str, ...] = ()) -> list[Subject]:
+def load_subjects(
+    config: DataConfig, patients: Sequence[str | Patient], label_maps: Sequence[str] = ()
+) -> list[Subject]:
     """Conform patients and synthesise label maps, or read them from the cache.
 
+    Args:
+        config: Says how, and where they are looked for.
+        patients: From `find_patients`, or the names of folders or of patients in ``config.root``.
+        label_maps: Files below it.
+
+    Returns:
+        A subject for each, in order. One of `find_patients` that turns out not to be usable is logged as a warning and
+        left out; what was named is wanted, and an error.
+
     Raises:
-        InputError: A folder holds fewer than two of the contrasts, or a file cannot be used.
+        InputError: Somebody who was named has fewer than two of the contrasts or a file that cannot be used, or nobody
+            is left.
     """
+    named = iter(named_patients(config, [p for p in patients if isinstance(p, str)]))
+    total = len(patients) + len(label_maps)
     subjects = []
-    for name in (*patients, *label_maps):
-        make = _from_label_map if name in label_maps else _from_patient
-        subjects.append(_cached(config, name, make))
+    for number, patient in enumerate(patients, 1):
+        one = patient if isinstance(patient, Patient) else next(named)
+        sources = {role: s for role, s in one.sources.items() if role in config.contrasts or role == OUTLINE}
+        try:
+            make = partial(_from_patient, config, one)
+            subjects.append(_cached(config, one.name, sources, False, make, f"{number} of {total}"))
+        except _UnusableError as error:
+            if isinstance(patient, str):
+                raise
+            logger.warning("%s is left out: %s", one.name, error)
+    for number, name in enumerate(label_maps, len(patients) + 1):
+        sources = {"labels": Source(_folder(config) / name)}
+        make = partial(_from_label_map, config, name)
+        subjects.append(_cached(config, name, sources, True, make, f"{number} of {total}"))
+    if patients and not any(not s.synthetic for s in subjects):
+        raise InputError(f"none of {len(patients)} patients can be used", "see what is said of each above")
     if not subjects:
         raise InputError("there is nothing to train on", "list patients or label_maps in the [data] section")
     return subjects
 
 
-def _cached(config: DataConfig, name: str, make: Callable[[DataConfig, str], Subject]) -> Subject:
-    settings = asdict(config) | {
-        "cache": "",
-        "patients": (),
-        "label_maps": (),
+class _UnusableError(InputError):
+    """A subject's files are to blame, not the place where the cache lies."""
+
+
+def _cached(
+    config: DataConfig,
+    name: str,
+    sources: Mapping[str, Source],
+    synthetic: bool,
+    make: Callable[[], Subject],
+    number: str,
+) -> Subject:
+    settings = {
         "contrasts": [*config.contrasts],  # their order counts (the others are aligned to the first), not their weights
-        "synthetic": 0,
-        "root": "",
+        "direction": config.direction,
+        "variants": config.variants,
+        "realign": config.realign,
+        "shape": config.shape,
+        "spacing": config.spacing,
+        "synthetic": synthetic,
         "format": _FORMAT,
     }
     key = hashlib.sha256(json.dumps([settings, name], sort_keys=True).encode()).hexdigest()[:12]
     path = Path(config.cache) / f"{Path(name).name.split('.')[0]}-{key}.safetensors"
-    if path.exists():
+    tensors = look_up(path, sources)
+    if tensors is None:
+        logger.info("conforming %s (%s)", name, number)
         try:
-            return _read_cache(path, config, name, make is _from_label_map)
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            logger.warning("%s is damaged and is made anew: %s", path, error)
-    logger.info("conforming %s", name)
-    subject = make(config, name)
-    # as the cache gives them back: pairs are drawn by position
-    subject = replace(subject, volumes=dict(sorted(subject.volumes.items())))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as partial:
-        save_file({**subject.volumes, "mask": subject.mask, "lesion": subject.lesion}, partial)
-    return subject
-
-
-def _read_cache(path: Path, config: DataConfig, name: str, synthetic: bool) -> Subject:
-    tensors = load_file(path)
-    if any(t.shape != (1, 1, *config.shape) or t.dtype != torch.uint8 for t in tensors.values()):
-        raise ValueError("not 8-bit images on the working grid")
+            made_from = fingerprints(sources)
+            subject = make()
+        except InputError as error:
+            raise _UnusableError(str(error.args[0]), error.mend) from error
+        tensors = {**subject.volumes, "mask": subject.mask, "lesion": subject.lesion}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store(path, tensors, made_from)
     mask, lesion = tensors.pop("mask"), tensors.pop("lesion")
-    if len(tensors) < 2:
-        raise ValueError("fewer than two images")
+    # in order of name, as read from a file or just made: pairs are drawn by position
     return Subject(name, dict(sorted(tensors.items())), mask, lesion, synthetic)
+
+
+def _folder(config: DataConfig) -> Path:
+    root = Path(config.root)
+    return root.parent if root.is_file() else root  # a CSV file of pairs
 
 
 def _quantised(image: Tensor) -> Tensor:
     return (image * 255).round().to(torch.uint8)
 
 
-def _from_patient(config: DataConfig, name: str) -> Subject:
-    folder = Path(config.root) / name
-    found = {c: p for c in config.contrasts if (p := folder / f"{c}.nii.gz").exists()}
-    if len(found) < 2:
-        raise InputError(
-            f"{folder} holds {len(found)} of the contrasts {', '.join(config.contrasts)}",
-            "give a folder with at least two",
-        )
-    images = {c: load_image(p) for c, p in found.items()}
+def _from_patient(config: DataConfig, patient: Patient) -> Subject:
+    if reason := lacking(config, patient):
+        mend = LACKING_MEND if patient.images else "check the name, or name no patients to use all that are found"
+        raise InputError(f"{Path(config.root) / patient.name} {reason}", mend)
+    found = {c: patient.images[c] for c in config.contrasts if c in patient.images}
+    images = {c: load_image(s.path, volume=s.volume) for c, s in found.items()}
     first = next(iter(images))
     reference = conform(images[first], config.shape, config.spacing)
     volumes, mask = {first: reference.tensor}, reference.mask
@@ -129,13 +161,12 @@ def _from_patient(config: DataConfig, name: str) -> Subject:
         volumes[contrast] = tensor
         mask = torch.maximum(mask, other.mask)
     lesion = torch.zeros_like(mask)
-    outline = next((p for stem in _OUTLINES if (p := folder / f"{stem}.nii.gz").exists()), None)
-    if outline is not None:
-        labels = load_labels(outline)
+    if patient.outline is not None:
+        labels = load_labels(patient.outline.path)
         matrix = torch.from_numpy(reference.grid.index_to(labels.grid)).float()
         lesion = _sampled_affinely(torch.from_numpy((labels.data > 0).astype("float32")), matrix, config.shape) > 0.5
     quantised = {c: _quantised(v) for c, v in volumes.items()}
-    return Subject(name, quantised, mask.to(torch.uint8), lesion.to(torch.uint8), False)
+    return Subject(patient.name, quantised, mask.to(torch.uint8), lesion.to(torch.uint8), False)
 
 
 def _sampled_affinely(volume: Tensor, matrix: Tensor, shape: tuple[int, ...], mode: str = "linear") -> Tensor:
@@ -186,7 +217,7 @@ def _best_shift(fixed: Tensor, moving: Tensor, reach: float, step: float, epsilo
 
 
 def _from_label_map(config: DataConfig, name: str) -> Subject:
-    image = load_labels(Path(config.root) / name)
+    image = load_labels(_folder(config) / name)
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     generator = torch.Generator().manual_seed(seed)
     whole = torch.from_numpy(image.data.astype("int32"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
+from deformgan.datasets.choice import choose_patients
 from deformgan.datasets.subjects import Subject, load_subjects
 from deformgan.errors import UsageError
 from deformgan.models import save_model
@@ -85,8 +86,9 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     elif config.start_from:
         _start_from(networks["T"], config.start_from)
 
-    subjects = load_subjects(config.data, config.data.patients, config.data.label_maps)
-    validation = load_subjects(config.data, config.validation) if config.validation else []
+    patients, for_validation = choose_patients(config.data, config.validation)
+    subjects = load_subjects(config.data, patients, config.data.label_maps)
+    validation = load_subjects(config.data, for_validation) if for_validation else []
     wrapped = {name: accelerator.prepare(network) for name, network in networks.items()}
     prepared = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
     players = Networks(wrapped["T"], wrapped.get("G"), wrapped.get("D"))
@@ -257,11 +259,12 @@ def _same_run(before: TrainingConfig, now: TrainingConfig) -> None:
 
 
 def _essentials(config: TrainingConfig) -> dict[str, Any]:
-    """What may not change in a run: not where its data lie, nor how often it says how it goes."""
+    """What may not change in a run: not where its data lie and how, nor how often it says how it goes."""
     values = json.loads(json.dumps(config.to_dict()))  # lists and tuples are alike
     for name in ("workers", "validate_every", "checkpoint_every", "snapshots"):
         del values[name]
-    del values["data"]["root"], values["data"]["cache"]
+    for name in ("root", "layout", "cache"):
+        del values["data"][name]
     return values
 
 
