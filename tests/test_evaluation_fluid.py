@@ -1,4 +1,4 @@
-"""The fluid: its solver against waves worked out by hand, its force against differences, its flow against known maps."""
+"""The fluid: its solver against waves in closed form, its force against differences, its flow against known maps."""
 
 from __future__ import annotations
 

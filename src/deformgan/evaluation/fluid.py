@@ -1,9 +1,9 @@
 """Registration without learning: a viscous fluid driven by mutual information, the classical baseline.
 
-A deformation that is found as the flow of a fluid can be large and still does not fold: Christensen, Rabbitt & Miller 1996
+A deformation found as the flow of a fluid can be large and still does not fold: Christensen, Rabbitt & Miller 1996
 (doi:10.1109/83.536892), with the force of D'Agostino, Maes, Vandermeulen & Suetens 2003
-(doi:10.1016/S1361-8415(03)00039-2). The equations, and where this differs from the papers, are in
-``docs/explanation/mi-fluid.md``.
+(doi:10.1016/S1361-8415(03)00039-2). ``docs/explanation/mi-fluid.md`` has the equations and where this differs from the
+papers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from deformgan.field import compose, determinant, jacobian_matrix, resize
 from deformgan.losses._common import check_pair
 from deformgan.warp import warp
 
-
 _ROUNDING = 1e-6  # nats; what mutual information in float32 is not certain of
 
 
@@ -35,8 +34,8 @@ class FluidSettings:
         ratio: ``λ / μ`` of the fluid.
         smoothing: Standard deviation of the Gaussian that filters the force, voxels of the level.
         widening: Of the fluid beyond the volume, as a share of each axis' length.
-        margin: Voxels by which the content of the fixed image is widened to where images are compared; below 0: they are
-            compared everywhere.
+        margin: Voxels by which the content of the fixed image is widened to where images are compared; below 0 they
+            are compared everywhere.
         largest_step: Voxels of the level that the fastest spot moves in a step.
         smallest_step: A step is halved while it does not raise mutual information; the level ends below this.
         regrid: Least Jacobian determinant of the displacement since the last regridding.
@@ -78,32 +77,38 @@ def register_fluid(
         progress: Called with the steps done and their largest number; levels that end early skip theirs.
 
     Returns:
-        (1, 3, D, H, W) float32, pull-back, voxels: ``warp(moving, field)`` lies on ``fixed``. Mutual information is never
-        below that of the images as they came.
+        (1, 3, D, H, W) float32, pull-back, voxels: ``warp(moving, field)`` lies on ``fixed``. Mutual information is
+        never below that of the images as they came.
+
+    Raises:
+        ValueError: The images or the mask have other shapes.
     """
     check_pair(fixed, moving, mask)
     if fixed.shape[:2] != (1, 1):
         raise ValueError(f"a fluid carries one image of one channel, not {tuple(fixed.shape[:2])}")
     fixed, moving = fixed.float(), moving.float()
     where = _compared(fixed, settings.margin) if mask is None else mask.to(fixed)
-    total = sum(steps for _, steps in settings.levels)
-    done = 0
-    field = fixed.new_zeros(1, 3, *(2 for _ in range(3)))
+    total, done = sum(steps for _, steps in settings.levels), 0
+    field = fixed.new_zeros(1, 3, 2, 2, 2)
     for factor, steps in settings.levels:
         shape = tuple(max(2, round(n / factor)) for n in fixed.shape[2:])
-        images = [None if image is None else F.adaptive_avg_pool3d(image, shape) for image in (fixed, moving, where)]
-        force = InformationForce(images[0], images[2], settings.bins)  # type: ignore[arg-type]
-        flow = _Flow.started(_better(force, images[1], resize(field, shape)))  # type: ignore[arg-type]
-        field = _run(flow, force, images[1], steps, settings, _shifted(progress, done, total))  # type: ignore[arg-type]
+        force = InformationForce(_reduced(fixed, shape), _reduced(where, shape), settings.bins)
+        reduced = _reduced(moving, shape)
+        start = _better(force, reduced, resize(field, shape))
+        field = _flowed(start, force, reduced, steps, settings, _shifted(progress, done, total))
         done += steps
         if progress is not None:
             progress(done, total)
     return _better(InformationForce(fixed, where, settings.bins), moving, resize(field, tuple(fixed.shape[2:])))
 
 
-def _compared(fixed: Tensor, margin: int) -> Tensor | None:
+def _reduced(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return F.adaptive_avg_pool3d(image, list(shape))  # type: ignore[arg-type]
+
+
+def _compared(fixed: Tensor, margin: int) -> Tensor:
     if margin < 0:
-        return None
+        return torch.ones_like(fixed)
     return F.max_pool3d((fixed > 0).float(), 2 * margin + 1, 1, margin)
 
 
@@ -140,8 +145,8 @@ class _Flow:
     def rate(self, velocity: Tensor) -> Tensor:
         """``∂u/∂t = v + (∇u) v`` of the current displacement u.
 
-        What is at x at time t + dt was at ``x + v dt`` at time t: ``φ(x, t + dt) = φ(x + v dt, t)``. (Christensen writes
-        ``v − (∇u) v`` for a displacement and a velocity of the other sign.)
+        What is at x at time t + dt was at ``x + v dt`` at time t: ``φ(x, t + dt) = φ(x + v dt, t)``. (Christensen
+        writes ``v − (∇u) v``: there both the displacement and the velocity have the other sign.)
         """
         return torch.einsum("bijdhw,bjdhw->bidhw", self.jacobian, velocity)
 
@@ -162,8 +167,8 @@ class _Flow:
         return self.stepped(velocity, length / 2, least)
 
 
-def _run(
-    flow: _Flow,
+def _flowed(
+    start: Tensor,
     force: InformationForce,
     moving: Tensor,
     steps: int,
@@ -171,9 +176,8 @@ def _run(
     progress: Callable[[int], None],
 ) -> Tensor:
     """One level: the displacement after at most ``steps`` steps, each of which raises mutual information."""
-    solver = FluidSolver(
-        tuple(moving.shape[2:]), settings.ratio, settings.smoothing, settings.widening, moving.device
-    )
+    flow = _Flow.started(start)
+    solver = FluidSolver(tuple(moving.shape[2:]), settings.ratio, settings.smoothing, settings.widening, moving.device)
     length = settings.largest_step
     information, exerted = force.measure(warp(moving, flow.total))
     history = [float(information)]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from deformgan.losses.information import mutual_information
 
+_CHUNK = 1 << 13  # voxels of a histogram at a time: their kernel weights stay in the cache
+
 
 class InformationForce:
     """Mutual information of one fixed image with moving ones, and the body force it exerts.
@@ -35,7 +37,7 @@ class InformationForce:
         """
         with torch.inference_mode(False), torch.enable_grad():
             leaf = moved.detach().clone().requires_grad_()
-            information = mutual_information(self.fixed, leaf, self.bins, mask=self.mask)
+            information = mutual_information(self.fixed, leaf, self.bins, _CHUNK, self.mask)
 
         def force() -> Tensor:
             (slope,) = torch.autograd.grad(information, leaf)

@@ -1,7 +1,7 @@
 """The velocity of a very viscous fluid under a body force, solved exactly in the Fourier domain.
 
-``μ ∇²v + (λ + μ) ∇(∇·v) = −F``, Christensen, Rabbitt & Miller 1996 (doi:10.1109/83.536892), eq. 5. At every wave vector k
-the operator is the matrix ``−(μ |k|² I + (λ + μ) k kᵀ)``, whose inverse is known in closed form.
+``μ ∇²v + (λ + μ) ∇(∇·v) = −F``, as in Christensen, Rabbitt & Miller 1996 (doi:10.1109/83.536892). At every wave vector
+k the operator is the matrix ``−(μ |k|² I + (λ + μ) k kᵀ)``, whose inverse is known in closed form.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 class FluidSolver:
     """Velocities on one grid; ``μ`` is 1, as the unit of time is free.
 
-    The grid is widened by force-free fluid and repeats beyond that. A container that holds the fluid fast (velocity 0 at
-    the border, as in the paper) would resist shifts and rotations of a brain that nearly fills the volume; here both
-    are cheap, and the wrapped-around content is kept away by the widening. Under periodicity a uniform force has no
-    steady velocity: it is given the response of the longest wave.
+    The grid is widened by force-free fluid and repeats beyond that. A container that holds the fluid fast (velocity 0
+    at the border, as in the paper) would resist shifts and rotations of a brain that nearly fills the volume; here
+    both are cheap, and the widening keeps the repeated content away. Under periodicity a uniform force has no steady
+    velocity: it is given the response of the longest wave.
 
     Args:
         shape: Voxels of the grid.
