@@ -107,7 +107,11 @@ def jacobian_matrix(field: Tensor) -> Tensor:
 
 def jacobian_determinant(field: Tensor) -> Tensor:
     """Local volume change of ``x + u(x)``, (B, D, H, W); 1 is none, ≤ 0 is folding."""
-    j = jacobian_matrix(field)
+    return determinant(jacobian_matrix(field))
+
+
+def determinant(j: Tensor) -> Tensor:
+    """Of 3×3 matrices, (B, 3, 3, D, H, W) → (B, D, H, W): many times faster here than `torch.linalg.det`."""
     return (
         j[:, 0, 0] * (j[:, 1, 1] * j[:, 2, 2] - j[:, 1, 2] * j[:, 2, 1])
         - j[:, 0, 1] * (j[:, 1, 0] * j[:, 2, 2] - j[:, 1, 2] * j[:, 2, 0])
