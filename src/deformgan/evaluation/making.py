@@ -129,7 +129,7 @@ def make_test_cases(out: Path, plan: CasePlan, *, force: bool = False) -> Iterat
             folder = Path(out) / f"case_{i:03d}"
             wanted = {
                 "kind": kind,
-                "subject": Path(name).name.split(".")[0],
+                "subject": Path(name).name if kind == PATIENT else Path(name).name.split(".nii")[0],
                 "regime": regime,
                 "seed": plan.seed,
                 "contrast": f"{plan.fixed.upper()}<-{plan.moving.upper()}",

@@ -17,7 +17,7 @@ from deformgan.evaluation.cases import TestCase, read_case, read_field
 from deformgan.evaluation.memory import PeakMemory
 from deformgan.evaluation.methods import Compute, Method, Spec, make_method
 from deformgan.evaluation.metrics import dice, endpoint_error, folding_percent, rmse_percent
-from deformgan.evaluation.sweeps import perturbed
+from deformgan.evaluation.sweeps import harder
 from deformgan.warp import warp
 
 QUALITIES = ("rmse_volume", "rmse_brain", "dice_tumour", "error_mean", "error_p95", "folding")
@@ -41,12 +41,12 @@ class Job:
     level: float | None = None
     seed: int = 0
 
-    def load(self) -> TestCase:
-        """The case, changed as the sweep says."""
+    def load(self) -> tuple[TestCase, TestCase]:
+        """The case as a method is to see it and as it is scored, changed as the sweep says."""
         case = read_case(self.folder)
         if self.sweep is None or self.level is None:
-            return case
-        return perturbed(case, self.sweep, self.level, self.seed)
+            return case, case
+        return harder(case, self.sweep, self.level, self.seed)
 
     def label(self) -> dict[str, Any]:
         """The two keys that a row of a sweep has more."""
@@ -104,14 +104,15 @@ def rows_of(spec: Spec, jobs: Sequence[Job], compute: Compute) -> Iterator[dict[
     memory = PeakMemory(compute.device)
     method: Method | None = None
     for job in jobs:
-        case = job.load()
+        seen, case = job.load()
         if method is None:
+            score_field(case, case.field)  # what scoring keeps in memory is not the method's
             memory = PeakMemory(compute.device)
             method = make_method(spec, compute)
-            _predict(method, case)
+            _predict(method, seen)
         memory.reset()
         start = time.perf_counter()
-        field = _predict(method, case)
+        field = _predict(method, seen)
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "peak_memory_mb": memory.read()}
         scores = score_field(case, field)
@@ -133,7 +134,7 @@ def _external_rows(spec: Spec, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
     for job in jobs:
         if job.sweep is not None:
             raise UsageError(f"{spec.name} is a folder of results", "leave it out of a sweep: it cannot be run")
-        case = job.load()
+        case = read_case(job.folder)
         folder = spec.folder / case.name
         field = read_field(folder / "field.nii.gz", case.shape)
         cost = _external_cost(folder / "time.json")

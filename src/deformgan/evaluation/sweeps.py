@@ -23,21 +23,25 @@ def levels(sweep: str) -> tuple[float, ...]:
     """
     if sweep == DEFORMATION:
         return _DEFORMATION_LEVELS
-    known = _robustness(sweep).LEVELS
+    known = _robustness(sweep).SWEEPS
     if sweep not in known:
         raise UsageError(f"there is no sweep {sweep!r}", f"use {', '.join((*known, DEFORMATION))}")
     return tuple(known[sweep])
 
 
-def perturbed(case: TestCase, sweep: str, level: float, seed: int) -> TestCase:
-    """The case at one level of a sweep; images are changed, the truth is not, but for ``deformation``.
+def harder(case: TestCase, sweep: str, level: float, seed: int) -> tuple[TestCase, TestCase]:
+    """A case at one level of a sweep: as a method is to see it, and as it is scored.
+
+    A larger deformation changes both. What else disturbs images is seen, but the field that a method finds then is
+    scored on the undisturbed ones: how well the anatomy is aligned, not how noisy the image is.
 
     Raises:
         UsageError: The sweep is not in this version.
     """
     if sweep == DEFORMATION:
-        return redeformed(case, level, seed)
-    return _robustness(sweep).perturbed(case, sweep, level, seed)
+        case = redeformed(case, level, seed)
+        return case, case
+    return _robustness(sweep).perturbed(case, sweep, level, seed), case
 
 
 def _robustness(sweep: str) -> ModuleType:
