@@ -22,7 +22,7 @@ from deformgan.evaluation.cases import TestCase
 from deformgan.evaluation.memory import PeakMemory
 from deformgan.evaluation.methods import Compute, Product, Spec, as_field, make_method, parse_method
 from deformgan.evaluation.run import ScoreFile, score_all, sweep_jobs
-from deformgan.evaluation.scoring import Job, rows_of, score_field
+from deformgan.evaluation.scoring import QUALITIES, Job, rows_of, score_field
 from deformgan.field import identity_positions, resize
 from deformgan.grid import Grid
 from deformgan.models import load_model, save_model
@@ -301,11 +301,10 @@ def test_scores_of_one_folder_are_comparable(tmp_path: Path) -> None:
 def test_the_same_is_computed_again_and_in_a_process_of_its_own(tmp_path: Path) -> None:
     jobs = [Job(str(f)) for f in write_made_cases(tmp_path)]
     spec = Spec("w", write_weights(tmp_path / "w"))
-    quality = [run.Row, "rmse_volume", "rmse_brain", "dice_tumour", "error_mean", "error_p95", "folding"][1:]
     here = scored(tmp_path / "here", jobs, spec)
     (tmp_path / "there").mkdir()
     there = score_all(tmp_path / "there", [spec], jobs, CPU)
-    assert [[row[q] for q in quality] for row in here] == [[row[q] for q in quality] for row in there]
+    assert [[row[q] for q in QUALITIES] for row in here] == [[row[q] for q in QUALITIES] for row in there]
     assert all(row["peak_memory_mb"] > 0 and row["seconds"] > 0 for row in there)
 
 

@@ -34,7 +34,7 @@ class ScoreFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[Row] = []
+        self._rows: dict[tuple[Any, ...], Row] = {}
         if not path.exists():
             return
         try:
@@ -44,7 +44,7 @@ class ScoreFile:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                self.rows.append({**row, "method": row["method"], "case": row["case"]})
+                self._rows[_key(row)] = row
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(lines):
                     raise InputError(f"{path}, line {number}, is no row of scores", "repair or remove it") from error
@@ -53,6 +53,11 @@ class ScoreFile:
             with atomic(path) as partial:
                 partial.write_text(whole, encoding="utf-8")
 
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, in the order of the file."""
+        return [*self._rows.values()]
+
     def append(self, row: Row) -> None:
         """Add a row."""
         try:
@@ -60,12 +65,11 @@ class ScoreFile:
                 file.write(_line(row))
         except OSError as error:
             raise unwritable(self.path, error) from error
-        self.rows.append(row)
+        self._rows[_key(row)] = row
 
     def get(self, method: str, job: Job) -> Row | None:
         """The row of a method on a case, if it is there."""
-        key = (method, Path(job.folder).name, job.sweep, job.level)
-        return next((row for row in self.rows if _key(row) == key), None)
+        return self._rows.get((method, Path(job.folder).name, job.sweep, job.level))
 
 
 def _line(row: Row) -> str:
