@@ -41,7 +41,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 each_module = pytest.mark.parametrize("path", MODULES, ids=NAMES)
 
-COMMANDS = ["register", "apply", "demo", "train", "simulate", "info"]
+COMMANDS = ["register", "apply", "demo", "train", "simulate", "evaluate", "info"]
 HEAVY = ["torch", "nibabel", "matplotlib", "scipy", "accelerate", "safetensors"]
 
 

@@ -22,6 +22,7 @@ from deformgan import __version__
 from deformgan.commands.apply import Apply
 from deformgan.commands.console import Console
 from deformgan.commands.demo import Demo
+from deformgan.commands.evaluate import Evaluate
 from deformgan.commands.info import Info
 from deformgan.commands.register import Register
 from deformgan.commands.simulate import Simulate
@@ -40,9 +41,10 @@ COMMANDS = {
     "demo": Demo,
     "simulate": Simulate,
     "train": Train,
+    "evaluate": Evaluate,
     "info": Info,
 }
-Command = Register | Apply | Demo | Simulate | Train | Info
+Command = Register | Apply | Demo | Simulate | Train | Evaluate | Info
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -106,7 +106,7 @@ def make_case(
     deformation = sample_deformation(grid.shape, regime, generator, mask.float())
     return Case(
         fixed=images[0],
-        moving=_deformed(images[1], mask, deformation.inverse),
+        moving=deformed(images[1], mask, deformation.inverse),
         moving_true=images[1],
         fixed_labels=fixed_labels,
         moving_labels=warp(fixed_labels, deformation.inverse, mode="nearest"),
@@ -173,8 +173,8 @@ class _Resampler:
         return warp(labels, self._field, mode="nearest")
 
 
-def _deformed(image: Tensor, mask: Tensor, inverse: Tensor) -> Tensor:
-    """The image moved by a cubic kernel, cut at the moved mask."""
+def deformed(image: Tensor, mask: Tensor, inverse: Tensor) -> Tensor:
+    """The moving image: (1, 1, D, H, W) in [0, 1], moved by a cubic kernel and cut at the moved mask."""
     moved = warp(image, inverse, mode="cubic").clamp_(0, 1)
     return moved * (warp(mask.float(), inverse) > 0.5)
 
@@ -190,6 +190,7 @@ def _meta(
 ) -> dict[str, Any]:
     length = deformation.forward.square().sum(1, keepdim=True).sqrt()[mask]
     return {
+        "kind": "label-map",
         "regime": regime if isinstance(regime, str) else "custom",
         "source": Path(source).name,
         "contrast": f"{contrasts[0].upper()}<-{contrasts[1].upper()}",
