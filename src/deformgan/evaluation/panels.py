@@ -88,7 +88,7 @@ def comparison_figure(rows: Mapping[str, Sequence[Panel]], view: View, path: Pat
         ratio = view.extent("axial")[3] / view.extent("axial")[1]
         figure = Figure(figsize=(_PANEL * wide + 0.35, (_PANEL * ratio + 0.42) * high + 0.5), layout="constrained")
         axes = figure.subplots(high, wide, squeeze=False)
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.06, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
         for number, (line, (name, panels)) in enumerate(zip(axes, rows.items(), strict=True)):
             fixed = panels[0]
             for column, (axis, panel) in enumerate(zip(line, panels, strict=True)):
@@ -157,7 +157,9 @@ def synthesis_figure(
                 own = _at_scale(view, case, stage.fixed)
                 for axis, image in zip(axes[:, column], (stage.moved, stage.generated, stage.fixed), strict=True):
                     show(axis, own.cut(image[0, 0].numpy(), "axial"), own)
-                axes[0, column].set_title(f"step {step}", fontsize=10, fontweight="normal")
+                axes[0, column].set_title(
+                    f"step {step}\n{own.spacing[0]:g} mm voxels", fontsize=9.5, fontweight="normal"
+                )
                 axes[1, column].set_xlabel(f"edges {stage.edges_brain:.2f}", fontsize=10, labelpad=2)
             for axis, label in zip(axes[:, 0], ("F(φ)", "G(F(φ))", "fixed"), strict=True):
                 axis.set_ylabel(label, fontsize=11)
@@ -239,6 +241,7 @@ def _edges_chart(
         axis.fill_between(steps, means - halves, means + halves, color=style.colour, alpha=0.18, linewidth=0)
         axis.plot(steps, means, style.line, color=style.colour, marker=style.marker, label=style.label)
     cases = len({row["case"] for row in measured})
-    axis.set(xlabel="step", ylabel="similarity of edges,\nF(φ) and G(F(φ)), in the brain", ylim=(0, 1))
-    axis.set_title(f"Local gradient similarity, mean of {cases} case{'s' if cases > 1 else ''}", fontsize=11)
+    axis.set(xlabel="step", ylabel="similarity of edges", ylim=(0, 1))
+    told = f"mean of {cases} cases" if cases > 1 else "one case"
+    axis.set_title(f"Local gradient similarity of F(φ) and G(F(φ)) in the brain, {told}", fontsize=11)
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

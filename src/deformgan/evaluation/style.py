@@ -64,14 +64,14 @@ _KNOWN: dict[str, Style] = {
     "voxelmorph-ngf": Style("VoxelMorph-NGF", "#009E73", "^", "-."),
     "voxelmorph-lcc": Style("VoxelMorph-LCC", "#CC79A7", "D", "-."),
     "voxelmorph-lg": Style("VoxelMorph-LG", "#0072B2", "P", "-."),
-    "deform-gan-1": Style("Deform-GAN-1", "#E69F00", "o"),
+    "deform-gan-1": Style("Deform-GAN-1", "#E69F00", "<", "--"),
     "deform-gan-2": Style("Deform-GAN-2", "#D55E00", "o"),
     "deformgan-net": Style("deformgan, T alone", "#999933", "X"),
     "deformgan": Style("deformgan", "#332288", "*"),
 }
 _SYNONYMS = {"vm-": "voxelmorph-", "vxm-": "voxelmorph-", "dg-": "deform-gan-", "deformgan-1": "deform-gan-1"}
 _SYNONYMS |= {"deformgan-2": "deform-gan-2"}
-_OTHERS = [("#882255", "<"), ("#44AA99", ">"), ("#AA4499", "h"), ("#661100", "d"), ("#6699CC", "p"), ("#DDCC77", "8")]
+_OTHERS = [("#882255", "H"), ("#44AA99", ">"), ("#AA4499", "h"), ("#661100", "d"), ("#6699CC", "p"), ("#DDCC77", "8")]
 
 
 def method_styles(names: Iterable[str]) -> dict[str, Style]:

@@ -1,9 +1,9 @@
 """What G learns, stage by stage: the moved image, what G makes of it, and how well its edges follow.
 
-A run's ``snapshots/`` folder holds ``config.json`` (``network``, ``generator``, ``scale``) and T and G of some steps as
-``step-NNNNNN/{T,G}.safetensors``. The similarity of edges is the local gradient similarity of the method between F(φ)
-and G(F(φ)), both in [0, 1], at the resolution of training. This module measures;
-`deformgan.evaluation.panels.synthesis_figure` draws.
+A run's ``snapshots/`` folder holds T and G of some steps as ``step-NNNNNN/{T,G}.safetensors``, and beside them, or once
+for all steps above them, ``config.json``: both networks (``T`` and ``G``, or ``network`` and ``generator``) and the
+``scale`` of training. The similarity of edges is the local gradient similarity of the method between F(φ) and G(F(φ)),
+both in [0, 1], at the resolution of training. This module measures; `deformgan.evaluation.panels` draws.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,9 +25,8 @@ from deformgan.evaluation.cases import TestCase
 from deformgan.evaluation.metrics import endpoint_error
 from deformgan.field import resize
 from deformgan.losses import local_gradient_similarity
-from deformgan.models import Model
 from deformgan.networks import build
-from deformgan.networks.pyramid import halve
+from deformgan.networks.pyramid import PyramidNetwork
 from deformgan.warp import warp
 
 _FOLDER, _CONFIG = "snapshots", "config.json"
@@ -35,10 +35,10 @@ _MEND = "give the folder of a run that was trained with a generator and kept sna
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """T and G as they were at one step of a run; ``scale`` is the resolution of training, 1 or 0.5."""
+    """T and G as they were at one step of a run; ``scale`` is the resolution of training: 1, 0.5 or 0.25."""
 
     step: int
-    transformation: Model
+    transformation: nn.Module
     generator: nn.Module
     scale: float
 
@@ -89,17 +89,18 @@ def load_snapshot(run: str | Path, step: int, device: str | torch.device = "cpu"
     folder = Path(run) / _FOLDER
     at = folder / f"step-{step:06d}"
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        own = at / _CONFIG
+        config = json.loads((own if own.is_file() else folder / _CONFIG).read_text(encoding="utf-8"))
         networks = []
         for name, kind in (("T", "network"), ("G", "generator")):
-            network = build(config[kind])
+            network = build(config[name] if name in config else config[kind])
             network.load_state_dict(load_file(at / f"{name}.safetensors"))
             networks.append(network.eval().to(device))
         scale = float(config["scale"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the snapshot {at} cannot be used: {reason}", _MEND) from error
-    return Snapshot(step, Model(networks[0], config, str(at), ""), networks[1], scale)
+    return Snapshot(step, networks[0], networks[1], scale)
 
 
 @torch.inference_mode()
@@ -108,16 +109,19 @@ def run_stage(snapshot: Snapshot, case: TestCase, window: int = 7, epsilon: floa
 
     Args:
         snapshot: See there.
-        case: Of the shape the run was trained on.
+        case: Its sides must be multiples of what the snapshot's scale takes away.
         window, epsilon: Of the local gradient similarity.
     """
     device = next(snapshot.generator.parameters()).device
     fixed, moving, mask = (t.to(device).float() for t in (case.fixed, case.moving, case.mask))
-    field = snapshot.transformation.predict(fixed, moving, precision="fp32")
-    whole = resize(field, tuple(fixed.shape[2:]))
-    error = float(endpoint_error(whole.cpu(), case.field, case.mask).mean())
-    if snapshot.scale != 1:
-        fixed, moving, mask = halve(fixed), halve(moving), halve(mask)
+    factor = round(1 / snapshot.scale)
+    small = [F.avg_pool3d(image, factor) for image in (fixed, moving)] if factor > 1 else [fixed, moving]
+    # a pyramid halves images by itself
+    pair = (fixed, moving) if isinstance(snapshot.transformation, PyramidNetwork) else small
+    field = snapshot.transformation(*pair).float()
+    error = float(endpoint_error(resize(field, tuple(fixed.shape[2:])).cpu(), case.field, case.mask).mean())
+    fixed, moving = small
+    mask = F.avg_pool3d(mask, factor) if factor > 1 else mask
     moved = warp(moving, resize(field, tuple(fixed.shape[2:])))
     generated = (snapshot.generator(2 * moved - 1).float() + 1) / 2
     edges, edges_brain = (
