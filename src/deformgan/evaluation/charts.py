@@ -202,7 +202,9 @@ def _curve(axis: Axes, rows: Sequence[Row], metric: str, style: Style) -> None:
         values = _values([row for row in rows if row["level"] == level], metric)
         if values.size:
             mean, half = mean_and_spread(values, "se")
-            levels.append(level), means.append(mean), halves.append(half)
+            levels.append(level)
+            means.append(mean)
+            halves.append(half)
     low, high = np.subtract(means, halves), np.add(means, halves)
     axis.fill_between(levels, low, high, color=style.colour, alpha=0.18, linewidth=0)
     axis.plot(levels, means, style.line, color=style.colour, marker=style.marker, label=style.label)
