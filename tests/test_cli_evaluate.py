@@ -120,9 +120,9 @@ def test_force_scores_everything_anew(cases: Path, tmp_path: Path, monkeypatch: 
         (["--cases", "CASES", "--data", "CASES", "--method", "identity"], 2, "exclude each other"),
         (["--cases", "CASES", "--method", "identity", "--regime", "large"], 2, "no case is of the regime large"),
         (["--cases", "EMPTY", "--method", "identity"], 3, "holds no case"),
-        (["--data", "EMPTY", "--method", "identity"], 2, "nothing to make cases of"),
-        (["--data", "EMPTY", "--patients", "x", "--method", "identity"], 3, "no patient x"),
-        (["--data", "nowhere", "--method", "identity"], 3, "not a folder"),
+        (["--data", "EMPTY", "--method", "identity"], 3, "holds no patients"),
+        (["--data", "EMPTY", "--patients", "x", "--method", "identity"], 3, "x"),
+        (["--data", "nowhere", "--method", "identity"], 3, "does not exist"),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_one_line(

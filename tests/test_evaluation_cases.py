@@ -12,9 +12,10 @@ import torch
 from made_cases import SHAPE, made_case, write_made_case, write_made_cases
 from small_training import write_people
 
+from deformgan.datasets.patients import Patient
 from deformgan.errors import InputError, UsageError
 from deformgan.evaluation.cases import find_cases, read_case, select_cases
-from deformgan.evaluation.making import CasePlan, choose_patients, make_test_cases, redeformed
+from deformgan.evaluation.making import CasePlan, make_test_cases, patients_to_score, redeformed
 from deformgan.evaluation.metrics import dice, endpoint_error, rmse_percent
 from deformgan.field import compose, jacobian_determinant
 from deformgan.simulation.cases import simulate
@@ -177,14 +178,31 @@ def test_plans_that_cannot_be_are_refused(people: Path) -> None:
             plan_of(people, **changes)
 
 
-def test_patients_are_those_named_or_all_that_have_both_contrasts(people: Path, tmp_path: Path) -> None:
-    assert choose_patients(people, (), ("t2", "t1")) == ("one", "two")
-    assert choose_patients(people, ("two",), ("t2", "t1")) == ("two",)
-    assert choose_patients(people, (), ("flair", "t1")) == ()
-    with pytest.raises(InputError, match="no patient three"):
-        choose_patients(people, ("three",), ("t2", "t1"))
-    with pytest.raises(InputError, match="not a folder"):
-        choose_patients(tmp_path / "none", (), ("t2", "t1"))
+def names(patients: tuple[str | Patient, ...]) -> set[str]:
+    return {p if isinstance(p, str) else p.name for p in patients}
+
+
+def test_patients_are_those_named_or_those_of_the_test_part(people: Path, tmp_path: Path) -> None:
+    both = ("t2", "t1")
+    assert names(patients_to_score(people, (), both, "all")) == {"one", "two"}
+    test, train = (names(patients_to_score(people, (), both, part)) for part in ("test", "train"))
+    assert test | train == {"one", "two"}
+    assert not test & train
+    assert names(patients_to_score(people, ("two",), both)) == {"two"}
+    with pytest.raises(InputError, match="no case"):
+        patients_to_score(people, (), ("flair", "t1"))
+    with pytest.raises(InputError, match="does not exist"):
+        patients_to_score(tmp_path / "none", (), both)
+
+
+def test_cases_of_a_patient_found_are_those_of_its_name(people: Path, tmp_path: Path) -> None:
+    found = patients_to_score(people, (), ("t2", "t1"), "all")
+    (one,) = (p for p in found if isinstance(p, Patient) and p.name == "one")
+    for out, patient in (("named", "one"), ("found", one)):
+        plan = plan_of(people, patients=(patient,), per_regime=1, regimes=("small",))
+        (folder,) = make_test_cases(tmp_path / out, plan)
+    named = read_case(tmp_path / "named" / folder.name)
+    assert torch.equal(named.moving, read_case(folder).moving)
 
 
 @pytest.mark.parametrize("voxels", [3.0, 8.0])

@@ -13,17 +13,14 @@ from torch import Tensor
 from deformgan.errors import UsageError
 from deformgan.evaluation.cases import TestCase
 from deformgan.evaluation.robustness import (
-    DEFORMATIONS,
     SWEEPS,
     bias_field,
     content,
-    deformation_config,
     inversion_weight,
     inverted,
     perturbed,
     thick_slices,
 )
-from deformgan.simulation.deformation import REGIMES, sample_deformation
 
 SHAPE = (36, 40, 32)
 each_sweep = pytest.mark.parametrize("sweep", SWEEPS)
@@ -180,30 +177,3 @@ def test_unusable_sweeps_and_levels_are_refused() -> None:
     for sweep, level in (("noise", -0.1), ("bias", 1.0), ("thick-slices", 0.5), ("inversion", 1.1), ("blur", math.nan)):
         with pytest.raises(UsageError, match="level"):
             perturbed(_case(), sweep, level, 0)
-    for voxels in (0.0, -5.0, 41.0, math.nan):
-        with pytest.raises(UsageError, match="out of range"):
-            deformation_config(voxels)
-
-
-def test_deformation_settings_grow_and_meet_the_regimes() -> None:
-    for regime in REGIMES.values():
-        assert deformation_config(regime.max_displacement) == regime
-    configs = [deformation_config(voxels) for voxels in DEFORMATIONS]
-    assert [config.max_displacement for config in configs] == pytest.approx(DEFORMATIONS)
-    for a, b in pairwise(configs):
-        for name in ("elastic", "rotation"):
-            assert all(x <= y for x, y in zip(getattr(a, name), getattr(b, name), strict=True)), name
-        assert all(getattr(a, n) <= getattr(b, n) for n in ("max_displacement", "shift", "log_scale", "shear"))
-    assert deformation_config(4.0).elastic == pytest.approx((2.5, 4.0))
-
-
-@pytest.mark.parametrize("voxels", [5.0, 15.0, 30.0])
-def test_sampled_deformations_keep_to_the_bound(voxels: float) -> None:
-    config = deformation_config(voxels)
-    mask = _ball(0.5).float()
-    for seed in range(3):
-        drawn = sample_deformation(
-            SHAPE, config.scaled(0.25), torch.Generator().manual_seed(seed), mask, keep_inside=False, polish=0
-        )
-        length = drawn.forward.square().sum(1).sqrt()[0][mask[0, 0] > 0.5].max()
-        assert 0 < float(length) <= voxels / 4 * 1.0001

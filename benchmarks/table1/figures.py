@@ -44,7 +44,7 @@ from deformgan.evaluation.cases import TestCase
 from deformgan.evaluation.metrics import dice, endpoint_error
 from deformgan.evaluation.robustness import perturbed
 from deformgan.files import atomic
-from deformgan.training.loop import read_metrics
+from deformgan.training.record import read_metrics
 from deformgan.warp import warp
 
 NOISE = 0.1  # σ of the noisy row, relative to the intensity range

@@ -15,6 +15,7 @@ from deformgan.commands.simulate import Contrast, Regime
 from deformgan.errors import UsageError
 
 if TYPE_CHECKING:
+    from deformgan.datasets.patients import Patient
     from deformgan.evaluation.methods import Spec
 
 Sweep = Literal["noise", "blur", "bias", "thick-slices", "inversion", "deformation"]
@@ -35,8 +36,12 @@ class Evaluate:
     """Folder of cases, as simulate writes them."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="ROOT", help_behavior_hint="(optional)")] = None
     """Folder of patients to make cases of; they go to cases/ in the output folder."""
-    patients: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: all)")] = ()
-    """Folders of ROOT, each with CONTRAST.nii.gz of one patient; none if label maps are given and no patients."""
+    patients: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: --part)")] = ()
+    """Patients in ROOT, by name; none if label maps are given and no patients."""
+    part: Literal["train", "test", "all"] = "test"
+    """Which of the patients in ROOT where none are named: test are those that train with the same folder leaves out."""
+    layout: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
+    """How ROOT is laid out: brats, decathlon, folders, csv, or auto."""
     label_maps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")] = ()
     """Label maps with FreeSurfer's ids to make cases of, relative to ROOT."""
     per_regime: Annotated[int, tyro.conf.arg(metavar="N")] = 10
@@ -134,12 +139,13 @@ class Evaluate:
 
         if self.cases is not None:
             return select_cases(find_cases(self.cases), self.regime)
-        from deformgan.evaluation.making import CasePlan, choose_patients, make_test_cases
+        from deformgan.evaluation.making import CasePlan, make_test_cases, patients_to_score
 
         assert self.data is not None
-        patients: tuple[str, ...] = ()
+        patients: tuple[str | Patient, ...] = ()
         if self.patients or not self.label_maps:
-            patients = choose_patients(self.data, self.patients, (self.fixed, self.moving))
+            contrasts = (self.fixed, self.moving)
+            patients = patients_to_score(self.data, self.patients, contrasts, self.part, self.layout)
         plan = CasePlan(
             root=self.data,
             patients=patients,

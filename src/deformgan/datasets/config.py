@@ -7,6 +7,8 @@ from typing import Literal
 
 from deformgan.errors import UsageError
 
+Part = Literal["train", "test", "all"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -35,7 +37,7 @@ class DataConfig:
     root: str = "."
     patients: tuple[str, ...] = ()
     layout: str = "auto"
-    part: Literal["train", "test", "all"] = "train"
+    part: Part = "train"
     held_out: int = 0
     split_seed: int = 0
     contrasts: dict[str, float] = field(default_factory=lambda: {"t1": 1.0, "t2": 1.0})

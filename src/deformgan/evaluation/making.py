@@ -15,7 +15,9 @@ from pathlib import Path
 
 import torch
 
-from deformgan.datasets.config import DataConfig
+from deformgan.datasets.choice import choose_patients
+from deformgan.datasets.config import DataConfig, Part
+from deformgan.datasets.patients import Patient
 from deformgan.datasets.subjects import Subject, load_subjects
 from deformgan.errors import InputError, UsageError
 from deformgan.evaluation.cases import TestCase
@@ -47,7 +49,7 @@ class CasePlan:
 
     Args:
         root: Folder that patients and label maps are relative to.
-        patients: Folders with ``CONTRAST.nii.gz`` of one patient each, co-registered.
+        patients: From `patients_to_score`: two co-registered contrasts each.
         label_maps: Label maps with FreeSurfer's ids.
         per_regime: Cases of each regime and kind; patients and label maps take turns.
         regimes: Names in `deformgan.simulation.deformation.REGIMES`.
@@ -58,7 +60,7 @@ class CasePlan:
     """
 
     root: Path
-    patients: tuple[str, ...] = ()
+    patients: tuple[str | Patient, ...] = ()
     label_maps: tuple[str, ...] = ()
     per_regime: int = 10
     regimes: tuple[str, ...] = ("small", "medium", "large")
@@ -82,32 +84,40 @@ class CasePlan:
             raise UsageError("there is nothing to make cases of", "name patients or label maps")
 
     @property
-    def tasks(self) -> list[tuple[str, str, str, int]]:
+    def tasks(self) -> list[tuple[str, str | Patient, str, int]]:
         """(kind, subject, regime, number) of each case, in the order of their folders."""
-        kinds = [(kind, names) for kind, names in ((PATIENT, self.patients), (LABEL_MAP, self.label_maps)) if names]
+        kinds = [(kind, those) for kind, those in ((PATIENT, self.patients), (LABEL_MAP, self.label_maps)) if those]
         return [
-            (kind, names[k % len(names)], regime, k)
+            (kind, those[k % len(those)], regime, k)
             for k in range(self.per_regime)
-            for kind, names in kinds
+            for kind, those in kinds
             for regime in self.regimes
         ]
 
 
-def choose_patients(root: Path, named: Sequence[str], contrasts: Sequence[str]) -> tuple[str, ...]:
-    """The patients to score: those named, else every folder of ``root`` that holds all of ``contrasts``.
+def patients_to_score(
+    root: Path, named: Sequence[str], contrasts: tuple[str, str], part: Part = "test", layout: str = "auto"
+) -> tuple[str | Patient, ...]:
+    """The patients to make cases of: those named, else those of a part of what ``root`` holds.
+
+    Args:
+        root: Folder in any layout that `find_patients` knows, or a CSV file of pairs.
+        named: Folders of ``root``, or names of patients found in it.
+        contrasts: Of the fixed and the moving image; a patient that lacks one is told and left out.
+        part: Of the split: ``test`` are those that training with the same folder leaves alone.
+        layout: As `find_patients` has it.
 
     Raises:
-        InputError: ``root`` is no folder, or a named patient is not in it.
+        InputError: ``root`` is not there, is laid out in no way that is known, or has nobody to offer.
     """
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder", "give the folder of the patients")
+    if not root.exists():
+        raise InputError(f"{root} does not exist", "give the folder of the patients")
     if named:
-        for name in named:
-            if not (root / name).is_dir():
-                raise InputError(f"there is no patient {name} in {root}", "name one of its folders")
         return tuple(named)
-    whole = [p for p in sorted(root.iterdir()) if all((p / f"{c}.nii.gz").is_file() for c in contrasts)]
-    return tuple(p.name for p in whole)
+    config = DataConfig(
+        root=str(root), layout=layout, part=part, contrasts=dict.fromkeys(contrasts, 1.0), direction=contrasts
+    )
+    return choose_patients(config)[0]
 
 
 def make_test_cases(out: Path, plan: CasePlan, *, force: bool = False) -> Iterator[Path]:
@@ -125,8 +135,9 @@ def make_test_cases(out: Path, plan: CasePlan, *, force: bool = False) -> Iterat
         InputError: A patient or label map cannot be used, or the folder cannot be written to.
     """
     with tempfile.TemporaryDirectory(prefix="deformgan-") as cache:
-        for i, (kind, name, regime, k) in enumerate(plan.tasks):
+        for i, (kind, subject, regime, k) in enumerate(plan.tasks):
             folder = Path(out) / f"case_{i:03d}"
+            name = subject.name if isinstance(subject, Patient) else subject
             wanted = {
                 "kind": kind,
                 "subject": Path(name).name if kind == PATIENT else Path(name).name.split(".nii")[0],
@@ -138,7 +149,7 @@ def make_test_cases(out: Path, plan: CasePlan, *, force: bool = False) -> Iterat
             if force or not _is_there(folder, wanted):
                 generator = _generator(plan.seed, kind, regime, k)
                 if kind == PATIENT:
-                    case = _patient_case(_subject(plan, name, cache), plan, regime, generator)
+                    case = _patient_case(_subject(plan, subject, cache), plan, regime, generator)
                 else:
                     anatomy = read_anatomy(plan.root / name)
                     options = {"fixed": plan.fixed, "moving": plan.moving, "shape": plan.shape}
@@ -168,10 +179,10 @@ def _is_there(folder: Path, wanted: dict[str, object]) -> bool:
     raise UsageError(f"{folder} is a case of another kind or seed", "give --force to replace it, or another folder")
 
 
-def _subject(plan: CasePlan, name: str, cache: str) -> Subject:
+def _subject(plan: CasePlan, patient: str | Patient, cache: str) -> Subject:
     contrasts = dict.fromkeys(sorted((plan.fixed, plan.moving)), 1.0)
     config = DataConfig(root=str(plan.root), contrasts=contrasts, cache=cache, shape=plan.shape, spacing=plan.spacing)
-    return load_subjects(config, (name,))[0]
+    return load_subjects(config, (patient,))[0]
 
 
 def _patient_case(subject: Subject, plan: CasePlan, regime: str, generator: torch.Generator) -> Case:

@@ -9,7 +9,7 @@ labels. So RMSE and Dice say how well the anatomy was aligned, not how noisy the
 
 Each image is disturbed inside its own content (what is not 0, holes filled), stays 0 outside, as where the brain is cut
 out after the scan, and is then normalised as every image is when it is read: the 99.8th percentile becomes 1. A larger
-deformation is no such perturbation: it needs a new field, see `deformation_config`.
+deformation is no such perturbation: it needs a new field, see `deformgan.evaluation.making.redeformed`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from deformgan.errors import UsageError
 from deformgan.evaluation.cases import TestCase
 from deformgan.simulation.artefacts import gaussian_blur, rician_noise
 from deformgan.simulation.contrasts import depth, normalise
-from deformgan.simulation.deformation import REGIMES, DeformationConfig
 
 # the first level of each leaves the images as they are
 SWEEPS: dict[str, tuple[float, ...]] = {
@@ -38,7 +37,6 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "thick-slices": (1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
     "inversion": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
 }
-DEFORMATIONS: tuple[float, ...] = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)  # largest displacement, voxels
 _BIAS_WAVES, _REGION_WAVES = 2, 4  # half waves along each axis of the content
 _TRANSITION = 4.0  # voxels from one contrast to the other
 _LIMITS = {"noise": (0, 1), "blur": (0, 10), "bias": (0, 0.95), "thick-slices": (1, 32), "inversion": (0, 1)}
@@ -126,50 +124,6 @@ def thick_slices(image: Tensor, factor: float) -> Tensor:
     d, h, w = image.shape[2:]
     slabs = F.adaptive_avg_pool3d(image, (d, h, max(2, round(w / factor))))
     return F.interpolate(slabs, size=(d, h, w), mode="trilinear", align_corners=False)
-
-
-def deformation_config(largest_voxels: float) -> DeformationConfig:
-    """How to draw deformations of up to ``largest_voxels``: between the regimes, their settings are interpolated.
-
-    Below the smallest regime its deformation shrinks, as smooth as it is.
-
-    Raises:
-        UsageError: Not above 0, or beyond the largest regime.
-    """
-    steps = sorted(REGIMES.values(), key=lambda config: config.max_displacement)
-    if not 0 < largest_voxels <= steps[-1].max_displacement:
-        raise UsageError(
-            f"a deformation of {largest_voxels:g} voxels is out of range",
-            f"use more than 0 and at most {steps[-1].max_displacement:g}",
-        )
-    first = steps[0]
-    still = replace(
-        first, max_displacement=0.0, elastic=(0.0, 0.0), shift=0.0, rotation=(0.0,) * 3, log_scale=0.0, shear=0.0
-    )
-    for low, high in zip([still, *steps], steps, strict=False):
-        if largest_voxels <= high.max_displacement:
-            span = high.max_displacement - low.max_displacement
-            return _between(low, high, (largest_voxels - low.max_displacement) / span)
-    raise AssertionError("the last regime is the largest")
-
-
-def _between(low: DeformationConfig, high: DeformationConfig, share: float) -> DeformationConfig:
-    def mixed(a: float, b: float) -> float:
-        return a + share * (b - a)
-
-    return DeformationConfig(
-        max_displacement=mixed(low.max_displacement, high.max_displacement),
-        elastic=(mixed(low.elastic[0], high.elastic[0]), mixed(low.elastic[1], high.elastic[1])),
-        smoothness=(mixed(low.smoothness[0], high.smoothness[0]), mixed(low.smoothness[1], high.smoothness[1])),
-        shift=mixed(low.shift, high.shift),
-        rotation=(
-            mixed(low.rotation[0], high.rotation[0]),
-            mixed(low.rotation[1], high.rotation[1]),
-            mixed(low.rotation[2], high.rotation[2]),
-        ),
-        log_scale=mixed(low.log_scale, high.log_scale),
-        shear=mixed(low.shear, high.shear),
-    )
 
 
 def _smooth_random(mask: Tensor, waves: int, generator: torch.Generator) -> Tensor:
