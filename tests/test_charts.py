@@ -167,6 +167,16 @@ def test_learning_curves_against_step_and_time(tmp_path: Path) -> None:
         training_figure({"empty": []}, tmp_path / "t.png")
 
 
+def test_learning_curves_are_cut_where_the_resolution_changes(tmp_path: Path) -> None:
+    rows = [{"step": k, "t_loss": float(k), "seconds": 1.0, "scale": 0.25 if k <= 300 else 0.5} for k in range(1, 311)]
+    loss, loss_in_time, *_ = training_figure({"new": rows}, tmp_path / "t.png").axes
+    coarse, fine = loss_in_time.lines
+    assert coarse.get_ydata().max() < 300.5 < fine.get_ydata().min()
+    assert len(coarse.get_xdata()) == round(120 * 300 / 310)
+    assert [text.get_text() for text in loss.texts] == ["½ resolution"]
+    assert loss.lines[-1].get_xdata()[0] == 300.5
+
+
 def test_time_adds_up_over_resumes_and_skipped_rows() -> None:
     rows = [{"step": s, "seconds": t} for s, t in ((10, 2.0), (20, 2.0), (30, 5.0))]
     np.testing.assert_allclose(elapsed_seconds(rows), [20, 40, 90])

@@ -129,9 +129,12 @@ def test_synthesis_figure_shows_stages_and_their_numbers(tmp_path: Path, case: T
     told = [axis.get_xlabel() for axis in (*pictures[3:6], *pictures[12:15])]
     numbers = [row["edges_brain"] for row in measured if row["step"] in (1, 30, 50)]
     assert told == [f"edges {number:.2f}" for number in numbers]
-    for line, run in zip(chart.lines, runs, strict=True):
-        own = [row for row in measured if row["run"] == run]
+    curves = [line for line in chart.lines if line.get_marker() not in ("None", "")]
+    parts = [(run, scale) for run in runs for scale in (0.5, 1.0)]
+    for line, (run, scale) in zip(curves, parts, strict=True):
+        own = [row for row in measured if (row["run"], row["scale"]) == (run, scale)]
         np.testing.assert_allclose(line.get_data(), ([row["step"] for row in own], [row["edges_brain"] for row in own]))
+    assert [text.get_text() for text in chart.texts] == ["full resolution"], "where the stage changes"
     # every stage shows the same part of the head, whatever its resolution
     extents = {tuple(axis.images[0].get_extent()) for axis in pictures}
     assert max(np.ptp(np.array(list(extents)), axis=0)) <= 6.0

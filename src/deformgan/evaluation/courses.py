@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deformgan.errors import InputError
-from deformgan.evaluation.style import Style, looks, method_legend, method_styles, write_png
+from deformgan.evaluation.style import Style, looks, mark_scales, method_legend, method_styles, write_png
 
 Metrics = Mapping[str, float]
 _BINS = 120  # points of a curve of losses
@@ -22,11 +22,12 @@ def training_figure(
 ) -> Figure:
     """Loss of T and validation error of every run, against the step and against the time spent.
 
-    Losses are means over a 120th of the run; each is the run's own loss, of which only the course compares.
+    Losses are means over a 120th of the run; each is the run's own loss, of which only the course compares. Where runs
+    change their resolution the curves are cut: a loss is another there.
 
     Args:
         runs: Rows of each run's ``metrics.jsonl`` in order: ``step``, ``t_loss``, ``seconds`` (a step) and, where there
-            was a validation pass, ``val_error``.
+            was a validation pass, ``val_error``; of a run in stages, ``scale``.
         path, styles: As in `robustness_figure`.
 
     Raises:
@@ -47,6 +48,9 @@ def training_figure(
             for column, at in enumerate(abscissae):
                 _course(axes[0, column], at, rows, "t_loss", style, bins=_BINS)
                 _course(axes[1, column], at, rows, "val_error", style, marker=style.marker)
+        steps = {row["step"]: row["scale"] for rows in runs.values() for row in rows if "scale" in row}
+        for axis in axes[:, 0]:
+            mark_scales(axis, steps)
         axes[0, 0].set_ylabel("loss of T (each run's own)")
         axes[1, 0].set(ylabel="validation: mean error (voxels)", xlabel="step")
         axes[1, 1].set_xlabel(unit)
@@ -65,11 +69,13 @@ def elapsed_seconds(rows: Sequence[Metrics]) -> np.ndarray:
 def _course(
     axis: Axes, at: np.ndarray, rows: Sequence[Metrics], key: str, style: Style, marker: str = "", bins: int = 0
 ) -> None:
-    """One curve of the rows that know ``key``, averaged over so many ``bins`` if there are more; drawn without gaps."""
-    known = np.array([math.isfinite(row.get(key, math.nan)) for row in rows])
-    if not known.any():
-        return
-    x, y = at[known], np.array([row[key] for row, there in zip(rows, known, strict=True) if there])
-    if bins and len(x) > bins:
-        x, y = (np.array([part.mean() for part in np.array_split(values, bins)]) for values in (x, y))
-    axis.plot(x, y, style.line if marker else "-", color=style.colour, marker=marker, markersize=4, linewidth=1.3)
+    """The rows that know ``key`` as one curve for each resolution, averaged to ``bins`` points if there are more."""
+    known = [k for k, row in enumerate(rows) if math.isfinite(row.get(key, math.nan))]
+    for scale in dict.fromkeys(rows[k].get("scale") for k in known):
+        part = [k for k in known if rows[k].get("scale") == scale]
+        x, y = at[part], np.array([rows[k][key] for k in part])
+        points = max(2, round(bins * len(part) / len(known)))
+        if bins and len(x) > points:
+            x, y = (np.array([group.mean() for group in np.array_split(values, points)]) for values in (x, y))
+        line = style.line if marker else "-"
+        axis.plot(x, y, line, color=style.colour, marker=marker, markersize=4, linewidth=1.3)

@@ -21,7 +21,7 @@ from torch import Tensor
 from deformgan.errors import InputError, UsageError
 from deformgan.evaluation.cases import TestCase
 from deformgan.evaluation.charts import mean_and_spread
-from deformgan.evaluation.style import Style, looks, method_styles, write_png
+from deformgan.evaluation.style import Style, line_of, looks, mark_scales, method_styles, write_png
 from deformgan.evaluation.synthesis import load_snapshot, run_stage, snapshot_steps
 from deformgan.pictures import View
 
@@ -124,6 +124,8 @@ def synthesis_figure(
     stages: int = _STAGES,
 ) -> Figure:
     """F(φ), G(F(φ)) and the fixed image at stages of training, a block of columns a run; below, edges against the step.
+
+    The curve is cut where a run changes its resolution: a window of voxels is another in millimetres there.
 
     Args:
         runs: Name → folder, as for `measure_synthesis`.
@@ -231,17 +233,19 @@ def _edges_chart(
     axis: Axes, measured: Sequence[Mapping[str, Any]], styles: Mapping[str, Style], names: Sequence[str]
 ) -> None:
     for name in names:
-        own, style = [row for row in measured if row["run"] == name], styles[name]
-        steps = sorted({row["step"] for row in own})
-        found = [
-            mean_and_spread(np.array([row["edges_brain"] for row in own if row["step"] == step]), "se")
-            for step in steps
-        ]
-        means, halves = (np.array(part) for part in zip(*found, strict=True))
-        axis.fill_between(steps, means - halves, means + halves, color=style.colour, alpha=0.18, linewidth=0)
-        axis.plot(steps, means, style.line, color=style.colour, marker=style.marker, label=style.label)
+        style = styles[name]
+        for scale in dict.fromkeys(row["scale"] for row in measured if row["run"] == name):
+            own = [row for row in measured if row["run"] == name and row["scale"] == scale]
+            steps = sorted({row["step"] for row in own})
+            values = [np.array([row["edges_brain"] for row in own if row["step"] == step]) for step in steps]
+            means, halves = np.array([mean_and_spread(v, "se") for v in values]).T
+            axis.fill_between(steps, means - halves, means + halves, color=style.colour, alpha=0.18, linewidth=0)
+            axis.plot(steps, means, style.line, color=style.colour, marker=style.marker)
+    axis.margins(y=0.2)
+    mark_scales(axis, {row["step"]: row["scale"] for row in measured})
     cases = len({row["case"] for row in measured})
-    axis.set(xlabel="step", ylabel="similarity of edges", ylim=(0, 1))
+    axis.set(xlabel="step", ylabel="similarity of edges")
     told = f"mean of {cases} cases" if cases > 1 else "one case"
     axis.set_title(f"Local gradient similarity of F(φ) and G(F(φ)) in the brain, {told}", fontsize=11)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    handles = [line_of(styles[name]) for name in names]
+    axis.legend(handles, [styles[name].label for name in names], loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from deformgan.files import atomic
 
+_FRACTIONS = {0.25: "¼", 0.5: "½", 1.0: "full"}
 INK, FAINT, ACCENT = "#1a1a1a", "#8c8c8c", "#0072B2"
 DPI = 150
 _SETTINGS = {
@@ -117,8 +120,30 @@ def write_png(figure: Figure, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
 
 
+def line_of(style: Style) -> Line2D:
+    """A line for a legend."""
+    return Line2D([], [], color=style.colour, marker=style.marker, ls=style.line)
+
+
 def method_legend(figure: Figure, names: Iterable[str], styles: Mapping[str, Style], columns: int = 4) -> None:
     """One legend of methods for the whole figure, below its panels (constrained layout makes room for it)."""
     shown = [styles[name] for name in names]
-    handles = [Line2D([], [], color=s.colour, marker=s.marker, ls=s.line) for s in shown]
+    handles = [line_of(style) for style in shown]
     figure.legend(handles, [s.label for s in shown], loc="outside lower center", ncols=min(columns, max(len(shown), 1)))
+
+
+def mark_scales(axis: Axes, scales: Mapping[float, float]) -> None:
+    """Dotted lines where runs change their resolution, with its name; nothing where they do not.
+
+    Args:
+        axis: With steps along x.
+        scales: Step → resolution of training relative to the working grid.
+    """
+    steps = sorted(scales)
+    for before, after in pairwise(steps):
+        if scales[before] != scales[after]:
+            at = (before + after) / 2
+            axis.axvline(at, color=FAINT, linestyle=":", linewidth=1.2)
+            name = f"{_FRACTIONS.get(scales[after], f'{scales[after]:g}')} resolution"
+            across = axis.get_xaxis_transform()
+            axis.text(at, 0.98, name, transform=across, rotation=90, size=8, color="#4d4d4d", ha="right", va="top")

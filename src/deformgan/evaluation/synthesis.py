@@ -147,7 +147,7 @@ def measure_synthesis(
         window, epsilon: Of the local gradient similarity.
 
     Returns:
-        Dicts of ``run``, ``step``, ``case``, ``edges``, ``edges_brain`` and ``error`` as in `Stage`.
+        Dicts of ``run``, ``step``, ``scale``, ``case``, ``edges``, ``edges_brain`` and ``error`` as in `Stage`.
 
     Raises:
         InputError: There are no cases, or a run has no snapshots or damaged ones.
@@ -161,5 +161,5 @@ def measure_synthesis(
             for case in cases:
                 stage = run_stage(snapshot, case, window, epsilon)
                 numbers = {key: round(getattr(stage, key), 6) for key in ("edges", "edges_brain", "error")}
-                rows.append({"run": name, "step": step, "case": case.name, **numbers})
+                rows.append({"run": name, "step": step, "scale": snapshot.scale, "case": case.name, **numbers})
     return rows
