@@ -157,7 +157,7 @@ def test_a_deformation_across_contrasts_is_recovered(pair: tuple[Tensor, Tensor,
     before = float(endpoint_error(torch.zeros_like(truth), truth, inside).mean())
     after = float(endpoint_error(found, truth, inside).mean())
     assert before > 2
-    assert after < before / 4
+    assert after < before / 3
     assert folding_percent(found) == 0
 
 

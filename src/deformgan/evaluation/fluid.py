@@ -43,17 +43,17 @@ class FluidSettings:
         tolerance: The same, as a share of its value.
     """
 
-    levels: tuple[tuple[int, int], ...] = ((8, 60), (4, 60), (2, 40))
-    bins: int = 32
+    levels: tuple[tuple[int, int], ...] = ((8, 30), (4, 20), (2, 45))
+    bins: int = 24
     ratio: float = 0.0
-    smoothing: float = 1.0
+    smoothing: float = 4.0
     widening: float = 0.25
-    margin: int = -1
-    largest_step: float = 0.5
+    margin: int = 3
+    largest_step: float = 1.0
     smallest_step: float = 0.02
     regrid: float = 0.5
     patience: int = 5
-    tolerance: float = 1e-3
+    tolerance: float = 2e-4
 
 
 DEFAULT_SETTINGS = FluidSettings()
