@@ -41,7 +41,7 @@ class FluidSolver:
         self.shape = tuple(shape)
         self.padded = tuple(n + math.ceil(widening * n) for n in shape)
         k = _wave_numbers(self.padded, device)
-        squared = sum(a.square() for a in k)
+        squared = _squared_length(k)
         longest = (2 * math.pi / max(self.padded)) ** 2
         squared = torch.where(squared == 0, longest, squared)
         self._gain = torch.exp(-0.5 * smoothing**2 * squared) / squared
@@ -49,7 +49,7 @@ class FluidSolver:
         self._k = [_without_nyquist(a, n) for a, n in zip(k, self.padded, strict=True)]
         coupling = ratio + 1
         # Sherman and Morrison's inverse of |k|² I + c k kᵀ is (I − k kᵀ c / (|k|² + c |k|²)) / |k|²
-        self._coupling = coupling / (squared + coupling * sum(a.square() for a in self._k))
+        self._coupling = coupling / (squared + coupling * _squared_length(self._k))
 
     def __call__(self, force: Tensor) -> Tensor:
         """The velocity (1, 3, D, H, W) of a force (1, 3, D, H, W), in voxels per unit of time."""
@@ -77,3 +77,7 @@ def _wave_numbers(shape: tuple[int, ...], device: torch.device | None) -> list[T
 
 def _without_nyquist(k: Tensor, n: int) -> Tensor:
     return k if n % 2 else torch.where(k.abs() > math.pi * (1 - 1 / (2 * n)), 0, k)
+
+
+def _squared_length(k: list[Tensor]) -> Tensor:
+    return k[0].square() + k[1].square() + k[2].square()
