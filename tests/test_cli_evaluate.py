@@ -121,7 +121,7 @@ def test_force_scores_everything_anew(cases: Path, tmp_path: Path, monkeypatch: 
         (["--cases", "CASES", "--method", "identity", "--regime", "large"], 2, "no case is of the regime large"),
         (["--cases", "EMPTY", "--method", "identity"], 3, "holds no case"),
         (["--data", "EMPTY", "--method", "identity"], 3, "holds no patients"),
-        (["--data", "EMPTY", "--patients", "x", "--method", "identity"], 3, "x"),
+        (["--data", "EMPTY", "--patients", "x", "--method", "identity"], 3, "x holds 0 of the contrasts"),
         (["--data", "nowhere", "--method", "identity"], 3, "does not exist"),
     ],
 )

@@ -352,6 +352,7 @@ def test_a_run_in_stages_stopped_between_them_ends_as_one_that_was_not(config: T
     rows = list(read_metrics(tmp_path / "whole"))
     assert [row["scale"] for row in rows] == [0.25, 0.25, 0.5, 0.5, 1]
     assert load_model(tmp_path / "whole" / "model").reduction == 1
+    assert [load_model(tmp_path / "parts" / "stages" / scale).reduction for scale in ("0.25", "0.5")] == [4, 2]
 
 
 def test_vectors_grow_with_the_grid(config: TrainingConfig) -> None:

@@ -51,7 +51,8 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
 
     Args:
         config: A configuration or the path of its TOML file.
-        out: Folder of the run: ``checkpoint/``, ``metrics.jsonl``, ``samples/``, ``model/`` (as `load_model` reads it).
+        out: Folder of the run: ``checkpoint/``, ``metrics.jsonl``, ``samples/``, ``snapshots/``, ``stages/SCALE/`` (T as
+            a stage left it) and ``model/``; the last two as `load_model` reads them.
         progress: Called after each step with the step, their number and the latest metrics.
 
     Returns:
@@ -140,6 +141,9 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
                         save_snapshot(
                             out / "snapshots" / f"step-{step:06d}", kept, {**kinds, "scale": stage.scale, "step": step}
                         )
+                    if step == end and not last:
+                        at_end = _model_config(config, step) | {"scale": stage.scale}
+                        save_model(out / "stages" / f"{stage.scale:g}", networks["T"], at_end)
                     if last or step % config.checkpoint_every == 0:
                         save_checkpoint(checkpoint, config, step, networks, optimizers)
                 if progress is not None:
