@@ -54,7 +54,7 @@ def training_figure(
         axes[0, 0].set_ylabel("loss of T (each run's own)")
         axes[1, 0].set(ylabel="validation: mean error (voxels)", xlabel="step")
         axes[1, 1].set_xlabel(unit)
-        axes[1, 0].set_ylim(bottom=0)
+        axes[1, 0].set_ylim(0, 1.05 * axes[1, 0].get_ylim()[1])
         method_legend(figure, order, styles)
     write_png(figure, path)
     return figure

@@ -88,7 +88,14 @@ def comparison_figure(rows: Mapping[str, Sequence[Panel]], view: View, path: Pat
         ratio = view.extent("axial")[3] / view.extent("axial")[1]
         figure = Figure(figsize=(_PANEL * wide + 0.35, (_PANEL * ratio + 0.42) * high + 0.5), layout="constrained")
         axes = figure.subplots(high, wide, squeeze=False)
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.06, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+        room = {
+            "w_pad": 0.02,
+            "h_pad": 0.06,
+            "wspace": 0.01,
+            "hspace": 0.01,
+            "rect": (0, 0, 1, 1 - 0.12 / figure.get_figheight()),
+        }
+        figure.get_layout_engine().set(**room)  # type: ignore[union-attr, call-arg]
         for number, (line, (name, panels)) in enumerate(zip(axes, rows.items(), strict=True)):
             fixed = panels[0]
             for column, (axis, panel) in enumerate(zip(line, panels, strict=True)):
