@@ -51,8 +51,8 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
 
     Args:
         config: A configuration or the path of its TOML file.
-        out: Folder of the run: ``checkpoint/``, ``metrics.jsonl``, ``samples/``, ``snapshots/``, ``stages/SCALE/`` (T as
-            a stage left it) and ``model/``; the last two as `load_model` reads them.
+        out: Folder of the run: ``checkpoint/``, ``metrics.jsonl``, ``samples/``, ``snapshots/``, ``stages/SCALE/`` (T
+            as a stage left it) and ``model/``; the last two as `load_model` reads them.
         progress: Called after each step with the step, their number and the latest metrics.
 
     Returns:
