@@ -51,17 +51,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
         # a KeyboardInterrupt leaves nothing behind either
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, DeformganError):
-            raise writing_error(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
-def writing_error(path: Path, error: OSError) -> InputError:
-    """What a failed write means to the user."""
+def unwritable(path: str | Path, error: OSError) -> InputError:
+    """What a refusal of the system to write means to the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"cannot write {path}: the disk is full", "free some space or choose another output folder")
+        return InputError(f"cannot write {path}: the disk is full", "free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"cannot write {path}: the folder is read-only", "choose a folder you may write to")
-    return InputError(f"cannot write {path}: {error.strerror or error}", "check the output folder")
+    return InputError(f"cannot write {path}: {error.strerror or error}", "choose another folder")
 
 
 def write_nifti(
