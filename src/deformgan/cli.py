@@ -21,6 +21,7 @@ import tyro
 from deformgan import __version__
 from deformgan.commands.apply import Apply
 from deformgan.commands.console import Console
+from deformgan.commands.convert import Convert
 from deformgan.commands.demo import Demo
 from deformgan.commands.info import Info
 from deformgan.commands.register import Register
@@ -37,12 +38,13 @@ DESCRIPTION = "Align 3-D medical images of different modality. Start with: defor
 COMMANDS = {
     "register": Register,
     "apply": Apply,
+    "convert": Convert,
     "demo": Demo,
     "simulate": Simulate,
     "train": Train,
     "info": Info,
 }
-Command = Register | Apply | Demo | Simulate | Train | Info
+Command = Register | Apply | Convert | Demo | Simulate | Train | Info
 
 
 def main(argv: Sequence[str] | None = None) -> int:

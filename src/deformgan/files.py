@@ -21,7 +21,7 @@ import numpy as np
 from deformgan.errors import DeformganError, InputError, UsageError
 
 MAX_VOXELS = 2**31
-_GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a lie or a truncated file
+GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a lie or a truncated file
 _CHUNK_BYTES = 4 << 20
 _UNITS_MM_SECOND = 10
 _WRITE_LEVEL = 1
@@ -92,16 +92,24 @@ def write_nifti(
     if not path.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"cannot write {path}: unknown ending", "use .nii or .nii.gz")
     data = storable(data)
-    header = _header(data.shape, data.dtype, affine, intent, description)
+    header = nifti_header(data.shape, data.dtype, affine)
+    header["intent_code"] = intent
+    header["descrip"] = description.encode()[:79]
+    write_stream(path, header_bytes(header), fortran_chunks(data, sign))
+
+
+def write_stream(path: str | Path, start: bytes, chunks: Iterable[np.ndarray]) -> None:
+    """Write bytes and then C-contiguous arrays, atomically; gzipped where ``path`` ends in ``gz``."""
+    path = Path(path)
     with atomic(path) as partial, open(partial, "wb") as raw:
-        if path.name.endswith(".gz"):
+        if path.name.endswith("gz"):
             from isal import igzip_threaded
 
             # the compression runs in its own threads, beside the caller's
             with igzip_threaded.open(raw, "wb", compresslevel=_WRITE_LEVEL, threads=_writer_threads()) as packed:
-                _write_all(packed, header, _fortran_chunks(data, sign))
+                _write_all(packed, start, chunks)
         else:
-            _write_all(raw, header, _fortran_chunks(data, sign))
+            _write_all(raw, start, chunks)
 
 
 def storable(data: np.ndarray) -> np.ndarray:
@@ -125,7 +133,8 @@ def _write_all(file: Any, header: bytes, chunks: Iterable[np.ndarray]) -> None:
         file.write(chunk.data.cast("B"))
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, intent: int, description: str) -> bytes:
+def nifti_header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray) -> Any:
+    """A nibabel header for unscaled data: the affine as sform and qform with code 1, millimetres and seconds."""
     import nibabel as nib
 
     # NIfTI-1 stores sizes in 16 bits
@@ -135,22 +144,25 @@ def _header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, intent:
     header.set_qform(affine, code=1)
     header.set_sform(affine, code=1)
     header["xyzt_units"] = _UNITS_MM_SECOND
-    header["intent_code"] = intent
-    header["descrip"] = description.encode()[:79]
     header["magic"] = header.single_magic
     header.set_slope_inter(1.0, 0.0)
     header["vox_offset"] = header.single_vox_offset
+    return header
+
+
+def header_bytes(header: Any) -> bytes:
+    """What stands before the voxels of a NIfTI file with this header."""
     stream = io.BytesIO()
     header.write_to(stream)
     stream.write(b"\0" * (int(header["vox_offset"]) - stream.tell()))
     return stream.getvalue()
 
 
-def _fortran_chunks(data: np.ndarray, sign: tuple[float, ...] | None) -> Iterator[np.ndarray]:
-    """The array's bytes in file order, a few MB at a time, each a C-contiguous array."""
+def fortran_chunks(data: np.ndarray, sign: tuple[float, ...] | None = None) -> Iterator[np.ndarray]:
+    """The array's bytes in file order, a few MB at a time, each a C-contiguous array; ``sign`` as in `write_nifti`."""
     if sign is not None:
         for index, factor in enumerate(sign):
-            for chunk in _fortran_chunks(data[..., index], None):
+            for chunk in fortran_chunks(data[..., index], None):
                 yield chunk if factor == 1 else chunk * chunk.dtype.type(factor)
         return
     turned = data.T  # C order of this is the order of the file
@@ -170,6 +182,28 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, Any]:
         InputError: the file is missing, is no NIfTI image, is truncated or damaged, or its header claims more voxels
             than the file can hold (found before memory is taken) or than 2³¹.
     """
+    with opened(path) as (stream, most_bytes):
+        return _read_open(Path(path), stream, most_bytes)
+
+
+def read_nifti_header(path: str | Path) -> Any:
+    """The nibabel header alone of ``.nii`` or ``.nii.gz``.
+
+    Raises:
+        InputError: as `read_nifti`, but for what only the voxels show.
+    """
+    with opened(path) as (stream, _):
+        return _read_header(Path(path), stream)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
+    """Yield a stream of a file's bytes, gunzipped if they are gzipped, and the most bytes it can hold.
+
+    Raises:
+        InputError: the file is missing, may not be read, or the block found it damaged: an ``OSError``, ``EOFError``,
+            ``ValueError`` or ``OverflowError`` left it.
+    """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist", "check the path")
@@ -180,11 +214,12 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, Any]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not packed:
-                return _read_open(path, raw, path.stat().st_size)
+                yield raw, path.stat().st_size
+                return
             from isal import igzip
 
             with igzip.open(raw, "rb") as stream:
-                return _read_open(path, stream, path.stat().st_size * _GZIP_MAX_RATIO)
+                yield stream, path.stat().st_size * GZIP_MAX_RATIO
     except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
             raise InputError(f"cannot read {path}: permission denied", "check its permissions") from error
@@ -208,6 +243,20 @@ def _read_open(path: Path, stream: Any, most_bytes: int) -> tuple[np.ndarray, An
     if skip > 0:
         stream.read(skip)  # header extensions, nothing we use
     data = np.empty(shape, dtype, order="F")
+    fill(data, stream)
+    # reading on to the end of the stream is what checks a gzip's checksum
+    stream.read(1)
+    if not dtype.isnative:
+        data = data.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    return data, header
+
+
+def fill(data: np.ndarray, stream: Any) -> None:
+    """Read an array in Fortran order from a stream.
+
+    Raises:
+        EOFError: the stream ends early.
+    """
     buffer = data.reshape(-1, order="F").view(np.uint8).data
     filled = 0
     while filled < len(buffer):
@@ -215,11 +264,6 @@ def _read_open(path: Path, stream: Any, most_bytes: int) -> tuple[np.ndarray, An
         if not got:
             raise EOFError("the data end early")
         filled += got
-    # reading on to the end of the stream is what checks a gzip's checksum
-    stream.read(1)
-    if not dtype.isnative:
-        data = data.byteswap(inplace=True).view(dtype.newbyteorder("="))
-    return data, header
 
 
 def _read_header(path: Path, stream: Any) -> Any:

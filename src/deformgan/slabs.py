@@ -160,6 +160,16 @@ def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
 
 def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
     """The 4×4 world map nearest to ``x + disp(x)`` by least squares; a shift alone where no sound affine is near."""
+    matrix = fitted_affine(disp_mm, grid)
+    if np.linalg.det(matrix[:3, :3]) < _LEAST_VOLUME:
+        centre = grid.to_world((np.array(grid.shape) - 1) / 2)
+        matrix[:3, 3] += (matrix[:3, :3] - np.eye(3)) @ centre
+        matrix[:3, :3] = np.eye(3)
+    return matrix
+
+
+def fitted_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """The 4×4 world map nearest to ``x + disp(x)`` by least squares, which may be singular; a shift for one slice."""
     strides = [max(1, n // _FIT_POINTS) for n in grid.shape]
     index = np.stack(
         np.meshgrid(*[np.arange(0, n, s) for n, s in zip(grid.shape, strides, strict=True)], indexing="ij")
@@ -172,8 +182,6 @@ def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
     points = grid.to_world(index.reshape(3, -1).T)
     centre = points.mean(0)  # far from it rounding would swamp the linear part
     linear = np.linalg.lstsq(points - centre, displacement - matrix[:3, 3], rcond=None)[0].T + np.eye(3)
-    if np.linalg.det(linear) < _LEAST_VOLUME:
-        return matrix
     matrix[:3, :3] = linear
     matrix[:3, 3] += centre - linear @ centre
     return matrix
