@@ -18,8 +18,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "deformgan"
 LAYERS = [
     {"errors", "types"},
     {"grid"},
-    {"files", "image"},
-    {"warp", "field", "resample", "slabs", "points", "similarity"},
+    {"files", "reading", "image", "series"},
+    {"warp", "field", "resample", "slabs", "points", "vectors", "similarity"},
     {"conform", "align"},
     {"networks", "losses"},
     {"formats", "transform"},
@@ -41,7 +41,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 each_module = pytest.mark.parametrize("path", MODULES, ids=NAMES)
 
-COMMANDS = ["register", "apply", "demo", "train", "simulate", "evaluate", "info"]
+COMMANDS = ["register", "apply", "convert", "demo", "train", "simulate", "evaluate", "info"]
 HEAVY = ["torch", "nibabel", "matplotlib", "scipy", "accelerate", "safetensors"]
 
 

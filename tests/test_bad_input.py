@@ -329,7 +329,7 @@ def test_a_read_only_folder(
         with without_root():
             code = register(Path(copies["fixed"]), Path(copies["moving"]), locked / "out", home / "weights")
         assert code == 3
-        check_refusal(capsys.readouterr(), "cannot be written to")
+        check_refusal(capsys.readouterr(), "read-only")
         assert tree(home) == before
         for path in [locked, *locked.rglob("*")]:
             path.chmod(0o755)

@@ -326,7 +326,7 @@ def test_a_full_disk_anywhere_is_explained(capsys: pytest.CaptureFixture[str], m
 
     monkeypatch.setattr(COMMANDS["info"], "run", fill)
     assert main(["info"]) == 3
-    assert "the disk is full: some/file" in capsys.readouterr().err
+    assert "cannot write some/file: the disk is full" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

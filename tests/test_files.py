@@ -13,7 +13,7 @@ import pytest
 import torch
 from isal import igzip_threaded
 
-from deformgan import files
+from deformgan import files, reading
 from deformgan.errors import InputError, UsageError
 
 AFFINE = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, -7], [0, 0, 3, 11], [0, 0, 0, 1]])
@@ -120,7 +120,7 @@ def test_very_long_axis_needs_nifti_2(tmp_path: Path) -> None:
     image = nib.load(tmp_path / "a.nii")
     assert isinstance(image, nib.Nifti2Image)
     assert image.shape == (40_000, 2, 2)
-    assert files.read_nifti(tmp_path / "a.nii")[0].shape == (40_000, 2, 2)
+    assert reading.read_nifti(tmp_path / "a.nii")[0].shape == (40_000, 2, 2)
 
 
 def test_only_nifti_endings(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_we_read_what_nibabel_writes(tmp_path: Path, ending: str, kind: type, dt
     header = kind.header_class(endianness=">" if dtype[0] == ">" else "<")
     header.set_data_dtype(dtype)
     kind(data, AFFINE, header).to_filename(tmp_path / f"a{ending}")
-    read, header = files.read_nifti(tmp_path / f"a{ending}")
+    read, header = reading.read_nifti(tmp_path / f"a{ending}")
     np.testing.assert_array_equal(read, data)
     assert read.dtype.isnative
     assert read.flags.f_contiguous
@@ -148,7 +148,7 @@ def test_header_extensions_are_passed_over(tmp_path: Path) -> None:
     image = nib.Nifti1Image(data, AFFINE)
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"hello" * 100))
     image.to_filename(tmp_path / "a.nii.gz")
-    np.testing.assert_array_equal(files.read_nifti(tmp_path / "a.nii.gz")[0], data)
+    np.testing.assert_array_equal(reading.read_nifti(tmp_path / "a.nii.gz")[0], data)
 
 
 def _good(tmp_path: Path, name: str = "good.nii.gz") -> Path:
@@ -164,30 +164,30 @@ def test_truncated(tmp_path: Path, name: str, kept: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(InputError, match=r"truncated|not a NIfTI"):
-        files.read_nifti(path)
+        reading.read_nifti(path)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_a_header_alone(tmp_path: Path, name: str, rng: np.random.Generator) -> None:
     path = tmp_path / name
     nib.Nifti1Image(rng.normal(size=(5, 6, 7, 2)), AFFINE).to_filename(path)
-    header = files.read_header(path)
+    header = reading.read_nifti_header(path, whole=True)
     assert header.get_data_shape() == (5, 6, 7, 2)
     assert np.allclose(header.get_sform(), AFFINE)
     whole = path.read_bytes()
     for kept in (0.2, 0.9, 1 - 4 / len(whole)):
         path.write_bytes(whole[: int(kept * len(whole))])
         with pytest.raises(InputError, match="truncated"):
-            files.read_header(path)
+            reading.read_nifti_header(path, whole=True)
     path.write_bytes(whole + b"\0" * 9)  # padded, as tapes did
-    assert files.read_header(path).get_data_shape() == (5, 6, 7, 2)
+    assert reading.read_nifti_header(path, whole=True).get_data_shape() == (5, 6, 7, 2)
 
 
 def test_gzip_cut_just_before_its_checksum(tmp_path: Path) -> None:
     path = _good(tmp_path)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(InputError, match="truncated or damaged"):
-        files.read_nifti(path)
+        reading.read_nifti(path)
 
 
 def test_gzip_with_a_flipped_bit(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_gzip_with_a_flipped_bit(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
-        files.read_nifti(path)
+        reading.read_nifti(path)
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def test_not_an_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.nii.gz"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"not a NIfTI image|truncated"):
-        files.read_nifti(path)
+        reading.read_nifti(path)
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        files.read_nifti(tmp_path / "none.nii.gz")
+        reading.read_nifti(tmp_path / "none.nii.gz")
     with pytest.raises(InputError, match="is a folder"):
-        files.read_nifti(tmp_path)
+        reading.read_nifti(tmp_path)
 
 
 def test_wrong_magic_or_data_type(tmp_path: Path) -> None:
@@ -223,10 +223,10 @@ def test_wrong_magic_or_data_type(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:344] + b"abc\0" + whole[348:])
     with pytest.raises(InputError, match="not a NIfTI image"):
-        files.read_nifti(path)
+        reading.read_nifti(path)
     path.write_bytes(whole[:70] + (999).to_bytes(2, "little") + whole[72:])
     with pytest.raises(InputError, match="not a NIfTI image"):
-        files.read_nifti(path)
+        reading.read_nifti(path)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -246,7 +246,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(
 
     monkeypatch.setattr(files.np, "empty", no_memory)
     with pytest.raises(InputError, match="claims"):
-        files.read_nifti(path)
+        reading.read_nifti(path)
 
 
 @pytest.mark.parametrize("dtype", [">i2", ">u4", ">f4", ">f8", "bool", "float16"])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from deformgan.errors import InputError, UsageError
-from deformgan.outputs import staged_files, staged_folder, undisturbed, unwritable
+from deformgan.files import unwritable
+from deformgan.outputs import staged_files, staged_folder, undisturbed
 
 NAMES = ("a.txt", "b.txt", "record.json")
 
@@ -96,14 +97,14 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 def test_a_parent_that_is_a_file_is_unusable(tmp_path: Path) -> None:
     fill(tmp_path, "out", text="old")
-    with pytest.raises(InputError, match="cannot be written"), staged_folder(tmp_path / "out" / "deep", NAMES):
+    with pytest.raises(InputError, match="cannot write"), staged_folder(tmp_path / "out" / "deep", NAMES):
         pytest.fail("the block must not run")
     assert contents(tmp_path) == {"out": "old"}
 
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written to"), (errno.EIO, "cannot be written")],
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EIO, "cannot write")],
 )
 def test_the_refusals_of_the_system_are_explained(number: int, words: str) -> None:
     error = unwritable(Path("out"), OSError(number, os.strerror(number)))

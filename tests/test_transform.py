@@ -396,7 +396,7 @@ def test_what_cannot_be_saved_or_loaded(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no grid of its own"):
         Transform.identity().save(tmp_path / "a.nii.gz")
     with pytest.raises(UsageError, match="unknown ending"):
-        _transform().save(tmp_path / "a.h5")
+        _transform().save(tmp_path / "a.xfm")
     with pytest.raises(InputError, match="does not exist"):
         load_transform(tmp_path / "none.nii.gz")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.ndimage as ndi
 import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
-import torch
+from grids import CASES, SLANTED, THICK, some_image, some_transform
 
 from deformgan.grid import Grid
 from deformgan.image import Image
@@ -19,51 +19,7 @@ from deformgan.transform import Transform, load_transform
 TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
-def _oblique(degrees: float, spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> Grid:
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn * spacing
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2 + (3, -2, 1)
-    return Grid(shape, affine)
-
-
-def _flipped(grid: Grid, axes: tuple[int, ...]) -> Grid:
-    matrix = np.eye(4)
-    for axis in axes:
-        matrix[axis, axis] = -1
-        matrix[axis, 3] = grid.shape[axis] - 1
-    return Grid(grid.shape, grid.affine @ matrix)
-
-
-PLAIN = Grid.centred((24, 28, 20), 4.0, np.array([1.0, 2.0, -3.0]))
-THICK = Grid.centred((40, 36, 14), np.array([2.4, 3.0, 6.0]), np.array([-2.0, 4.0, 5.0]))
-SLANTED = _oblique(17, (3.0, 3.5, 4.5), (30, 28, 22))
-CASES = {
-    "identity grids": (PLAIN, PLAIN),
-    "anisotropic onto plain": (PLAIN, THICK),
-    "oblique onto anisotropic": (THICK, SLANTED),
-    "plain onto oblique": (SLANTED, PLAIN),
-    "flipped, one axis": (_flipped(PLAIN, (0,)), _flipped(THICK, (1,))),
-    "flipped, LPS onto oblique": (_flipped(SLANTED, (0, 1)), _flipped(PLAIN, (0, 1))),
-}
 cases = pytest.mark.parametrize(("fixed", "moving"), CASES.values(), ids=CASES.keys())
-
-
-def _transform() -> Transform:
-    """An affine and a smooth field that stay within the images."""
-    working = Grid.centred((24, 26, 20), 4.0, np.array([0.0, 2.0, 0.0]))
-    coarse = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(3))
-    field = torch.nn.functional.interpolate(coarse, size=(24, 26, 20), mode="trilinear", align_corners=True)
-    angle = np.deg2rad(6)
-    affine = np.array([[np.cos(angle), 0, -np.sin(angle), 2], [0, 1.05, 0, -3], [np.sin(angle), 0, np.cos(angle), 1.5]])
-    moving = working.moved_by(np.vstack([affine, [0, 0, 0, 1]]))
-    return Transform.from_field(working, moving, field * 1.2 / field.abs().max())
-
-
-def _image(grid: Grid) -> Image:
-    data = ndi.gaussian_filter(np.random.default_rng(5).random(grid.shape), 1.0)
-    return Image(np.ascontiguousarray(data / data.max() * 100, np.float32), grid)
 
 
 def _blob(grid: Grid) -> Image:
@@ -95,10 +51,10 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> float:
 
 @cases
 def test_ants_reproduces_moved_from_the_warp_alone(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
-    transform, image = _transform(), _image(moving)
+    transform, image = some_transform(), some_image(moving)
     transform.save(tmp_path / "warp.nii.gz", fixed)
     ours = transform.apply(image, fixed).data
-    theirs = _ants_apply(tmp_path, "warp.nii.gz", _image(fixed), image, "linear")
+    theirs = _ants_apply(tmp_path, "warp.nii.gz", some_image(fixed), image, "linear")
     assert (ours > 0).mean() > 0.3
     assert _agreement(ours, theirs, 0.01) > 0.995
     assert np.abs(transform.apply(image, fixed).data - Transform.identity().apply(image, fixed).data).mean() > 1
@@ -106,7 +62,7 @@ def test_ants_reproduces_moved_from_the_warp_alone(tmp_path: Path, fixed: Grid, 
 
 @cases
 def test_ants_brings_labels_back_with_the_inverse_warp(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
-    transform, labels = _transform(), _blob(fixed)
+    transform, labels = some_transform(), _blob(fixed)
     inverse = transform.inverse()
     inverse.save(tmp_path / "inverse_warp.nii.gz", moving)
     theirs = _ants_apply(tmp_path, "inverse_warp.nii.gz", _blob(moving), labels, "genericLabel")
@@ -122,15 +78,15 @@ def test_ants_brings_labels_back_with_the_inverse_warp(tmp_path: Path, fixed: Gr
 
 @cases
 def test_nearest_neighbour_agrees_with_ants(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
-    transform, labels = _transform(), _blob(moving)
+    transform, labels = some_transform(), _blob(moving)
     transform.save(tmp_path / "warp.nii.gz", fixed)
-    theirs = _ants_apply(tmp_path, "warp.nii.gz", _image(fixed), labels, "nearestNeighbor")
+    theirs = _ants_apply(tmp_path, "warp.nii.gz", some_image(fixed), labels, "nearestNeighbor")
     assert _agreement(transform.apply_labels(labels, fixed).data, theirs, 0) > 0.998
 
 
 @cases
 def test_points_go_the_same_way(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
-    transform = _transform()
+    transform = some_transform()
     transform.save(tmp_path / "warp.nii.gz", fixed)
     saved = load_transform(tmp_path / "warp.nii.gz")
     inner = np.array(fixed.shape) - 9
@@ -149,7 +105,7 @@ def test_points_go_the_same_way(tmp_path: Path, fixed: Grid, moving: Grid) -> No
 @cases
 def test_a_mark_in_the_image_and_its_point_end_up_together(fixed: Grid, moving: Grid) -> None:
     """The direction, without any formula: paint a ball at a point of the moving image, move both."""
-    transform = _transform()
+    transform = some_transform()
     point = np.array([[6.0, 9.0, 4.0]])
     voxels = np.stack(np.meshgrid(*[np.arange(n) for n in moving.shape], indexing="ij"), -1)
     ball = np.exp(-((moving.to_world(voxels) - point[0]) ** 2).sum(-1) / (2 * 6.0**2)).astype(np.float32)
@@ -162,8 +118,8 @@ def test_a_mark_in_the_image_and_its_point_end_up_together(fixed: Grid, moving: 
 
 
 def test_affine_file_in_ants(tmp_path: Path) -> None:
-    affine = Transform(_transform().affine)
+    affine = Transform(some_transform().affine)
     affine.save(tmp_path / "affine.txt")
-    image = _image(THICK)
-    theirs = _ants_apply(tmp_path, "affine.txt", _image(SLANTED), image, "linear")
+    image = some_image(THICK)
+    theirs = _ants_apply(tmp_path, "affine.txt", some_image(SLANTED), image, "linear")
     assert _agreement(affine.apply(image, SLANTED).data, theirs, 0.01) > 0.995

@@ -66,6 +66,27 @@ def test_cubic_reproduces_quadratics() -> None:
     assert np.abs(warp(image, field)[0, 0].numpy()[inner] - expected[inner]).max() > 1e-2
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_cubic_is_the_sum_over_64_neighbours(generator: torch.Generator, padding: str) -> None:
+    """Keys' kernel (a = -1/2) written out, also across and beyond the border."""
+    image = torch.rand(1, 1, 5, 6, 4, generator=generator)
+    field = 3 * torch.randn(1, 3, 5, 6, 4, generator=generator)
+    where = _positions(field)
+    weights = []
+    for axis, n in enumerate((5, 6, 4)):
+        taps = np.arange(-20, n + 20)  # the image goes on as zeros or as its border
+        away = np.abs(where[axis][..., None] - taps)
+        near = 1.5 * away**3 - 2.5 * away**2 + 1
+        far = -0.5 * away**3 + 2.5 * away**2 - 4 * away + 2
+        kernel = np.where(away <= 1, near, np.where(away < 2, far, 0))
+        onto = np.clip(taps, 0, n - 1)[:, None] == np.arange(n)
+        if padding == "zeros":
+            onto &= ((taps >= 0) & (taps < n))[:, None]
+        weights.append(kernel @ onto)
+    expected = np.einsum("abcx,abcy,abcz,xyz->abc", *weights, image[0, 0].numpy())
+    np.testing.assert_allclose(warp(image, field, "cubic", padding)[0, 0].numpy(), expected, atol=1e-5)
+
+
 def test_cubic_outside_zeros_or_border() -> None:
     image = torch.ones(1, 1, *SHAPE)
     far = torch.full((1, 3, *SHAPE), 30.0)

@@ -21,6 +21,7 @@ import tyro
 from deformgan import __version__
 from deformgan.commands.apply import Apply
 from deformgan.commands.console import Console
+from deformgan.commands.convert import Convert
 from deformgan.commands.demo import Demo
 from deformgan.commands.evaluate import Evaluate
 from deformgan.commands.info import Info
@@ -28,7 +29,7 @@ from deformgan.commands.register import Register
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
 from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError, InputError
-from deformgan.outputs import unwritable
+from deformgan.files import unwritable
 
 EXIT_TERMINATED = 143
 # what the system says when the place is to blame, not we
@@ -38,13 +39,14 @@ DESCRIPTION = "Align 3-D medical images of different modality. Start with: defor
 COMMANDS = {
     "register": Register,
     "apply": Apply,
+    "convert": Convert,
     "demo": Demo,
     "simulate": Simulate,
     "train": Train,
     "evaluate": Evaluate,
     "info": Info,
 }
-Command = Register | Apply | Demo | Simulate | Train | Evaluate | Info
+Command = Register | Apply | Convert | Demo | Simulate | Train | Evaluate | Info
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
-"""Files on disk: whole or absent when written, checked before memory is taken when read.
+"""Files on disk are whole or absent when written; how they are read is in `deformgan.reading`.
 
 Gzip goes through ISA-L, several times faster than zlib at the sizes medical images have. Arrays keep the order NIfTI
-stores (first axis fastest, Fortran order), so neither reading nor writing copies a volume to transpose it.
+stores (first axis fastest, Fortran order), so no volume is copied to transpose it.
 """
 
 from __future__ import annotations
@@ -10,24 +10,18 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from deformgan.errors import DeformganError, InputError, UsageError
 
-T = TypeVar("T")
-
-MAX_VOXELS = 2**31
-_GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a lie or a truncated file
 _CHUNK_BYTES = 4 << 20
 _UNITS_MM_SECOND = 10
 _WRITE_LEVEL = 1
-_READ_ERRORS = (OSError, EOFError, ValueError, OverflowError)
 
 
 @contextmanager
@@ -53,17 +47,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
         # a KeyboardInterrupt leaves nothing behind either
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, DeformganError):
-            raise writing_error(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
-def writing_error(path: Path, error: OSError) -> InputError:
-    """What a failed write means to the user."""
+def unwritable(path: str | Path, error: OSError) -> InputError:
+    """What a refusal of the system to write means to the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"cannot write {path}: the disk is full", "free some space or choose another output folder")
+        return InputError(f"cannot write {path}: the disk is full", "free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"cannot write {path}: the folder is read-only", "choose a folder you may write to")
-    return InputError(f"cannot write {path}: {error.strerror or error}", "check the output folder")
+    return InputError(f"cannot write {path}: {error.strerror or error}", "choose another folder")
 
 
 def write_nifti(
@@ -94,16 +88,24 @@ def write_nifti(
     if not path.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"cannot write {path}: unknown ending", "use .nii or .nii.gz")
     data = storable(data)
-    header = _header(data.shape, data.dtype, affine, intent, description)
+    header = nifti_header(data.shape, data.dtype, affine)
+    header["intent_code"] = intent
+    header["descrip"] = description.encode()[:79]
+    write_stream(path, header_bytes(header), fortran_chunks(data, sign))
+
+
+def write_stream(path: str | Path, start: bytes, chunks: Iterable[np.ndarray]) -> None:
+    """Write bytes and then C-contiguous arrays, atomically; gzipped where ``path`` ends in ``gz``."""
+    path = Path(path)
     with atomic(path) as partial, open(partial, "wb") as raw:
-        if path.name.endswith(".gz"):
+        if path.name.endswith("gz"):
             from isal import igzip_threaded
 
             # the compression runs in its own threads, beside the caller's
             with igzip_threaded.open(raw, "wb", compresslevel=_WRITE_LEVEL, threads=_writer_threads()) as packed:
-                _write_all(packed, header, _fortran_chunks(data, sign))
+                _write_all(packed, start, chunks)
         else:
-            _write_all(raw, header, _fortran_chunks(data, sign))
+            _write_all(raw, start, chunks)
 
 
 def storable(data: np.ndarray) -> np.ndarray:
@@ -127,7 +129,8 @@ def _write_all(file: Any, header: bytes, chunks: Iterable[np.ndarray]) -> None:
         file.write(chunk.data.cast("B"))
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, intent: int, description: str) -> bytes:
+def nifti_header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray) -> Any:
+    """A nibabel header for unscaled data: the affine as sform and qform with code 1, millimetres and seconds."""
     import nibabel as nib
 
     # NIfTI-1 stores sizes in 16 bits
@@ -137,22 +140,25 @@ def _header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, intent:
     header.set_qform(affine, code=1)
     header.set_sform(affine, code=1)
     header["xyzt_units"] = _UNITS_MM_SECOND
-    header["intent_code"] = intent
-    header["descrip"] = description.encode()[:79]
     header["magic"] = header.single_magic
     header.set_slope_inter(1.0, 0.0)
     header["vox_offset"] = header.single_vox_offset
+    return header
+
+
+def header_bytes(header: Any) -> bytes:
+    """What stands before the voxels of a NIfTI file with this header."""
     stream = io.BytesIO()
     header.write_to(stream)
     stream.write(b"\0" * (int(header["vox_offset"]) - stream.tell()))
     return stream.getvalue()
 
 
-def _fortran_chunks(data: np.ndarray, sign: tuple[float, ...] | None) -> Iterator[np.ndarray]:
-    """The array's bytes in file order, a few MB at a time, each a C-contiguous array."""
+def fortran_chunks(data: np.ndarray, sign: tuple[float, ...] | None = None) -> Iterator[np.ndarray]:
+    """The array's bytes in file order, a few MB at a time, each a C-contiguous array; ``sign`` as in `write_nifti`."""
     if sign is not None:
         for index, factor in enumerate(sign):
-            for chunk in _fortran_chunks(data[..., index], None):
+            for chunk in fortran_chunks(data[..., index], None):
                 yield chunk if factor == 1 else chunk * chunk.dtype.type(factor)
         return
     turned = data.T  # C order of this is the order of the file
@@ -163,123 +169,3 @@ def _fortran_chunks(data: np.ndarray, sign: tuple[float, ...] | None) -> Iterato
         return
     rows = max(1, _CHUNK_BYTES // max(1, turned[0].nbytes))
     yield from (np.ascontiguousarray(turned[i : i + rows]) for i in range(0, turned.shape[0], rows))
-
-
-def read_nifti(path: str | Path) -> tuple[np.ndarray, Any]:
-    """Read ``.nii`` or ``.nii.gz``: the unscaled array in Fortran order and native byte order, and its nibabel header.
-
-    Raises:
-        InputError: the file is missing, is no NIfTI image, is truncated or damaged, or its header claims more voxels
-            than the file can hold (found before memory is taken) or than 2³¹.
-    """
-    return _opened(Path(path), _read_open)
-
-
-def read_header(path: str | Path) -> Any:
-    """The nibabel header of a ``.nii`` or ``.nii.gz``; the voxels stay where they are.
-
-    A truncated file is told from a whole one by its size, a gzip by the size in its last bytes; where that is another
-    than the header claims, as in a gzip of several members, the stream is read to its end in passing.
-
-    Raises:
-        InputError: as `read_nifti`, but for damage amid the voxels.
-    """
-    return _opened(Path(path), _header_of_whole)
-
-
-def _opened(path: Path, read: Callable[[Path, Any, int], T]) -> T:
-    """``read(path, stream, most bytes it can hold)`` with what goes wrong put into words."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist", "check the path")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not an image", "name a .nii or .nii.gz file")
-    try:
-        with open(path, "rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not packed:
-                return read(path, raw, path.stat().st_size)
-            from isal import igzip
-
-            with igzip.open(raw, "rb") as stream:
-                return read(path, stream, path.stat().st_size * _GZIP_MAX_RATIO)
-    except _READ_ERRORS as error:
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
-            raise InputError(f"cannot read {path}: permission denied", "check its permissions") from error
-        raise InputError(f"{path} is truncated or damaged: {error}", "copy or download the file again") from error
-
-
-def _checked_header(path: Path, stream: Any, most_bytes: int) -> tuple[Any, int]:
-    """The header and the bytes that it and the voxels take."""
-    header = _read_header(path, stream)
-    shape = tuple(int(n) for n in header.get_data_shape())
-    size = prod(shape)
-    if any(n < 1 for n in shape) or size > MAX_VOXELS:
-        raise InputError(f"{path}: its header claims the impossible shape {shape}", "the file is damaged")
-    total = size * header.get_data_dtype().itemsize + int(header["vox_offset"])
-    if total > most_bytes:
-        raise InputError(
-            f"{path} is truncated: its header claims {shape} voxels, more than the file can hold",
-            "copy or download the file again",
-        )
-    return header, total
-
-
-def _header_of_whole(path: Path, stream: Any, most_bytes: int) -> Any:
-    header, total = _checked_header(path, stream, most_bytes)
-    if most_bytes == path.stat().st_size:  # not packed, and that is enough
-        return header
-    with open(path, "rb") as raw:
-        raw.seek(-4, io.SEEK_END)
-        claimed = int.from_bytes(raw.read(4), "little")
-    if claimed != total % 2**32:
-        while stream.read(_CHUNK_BYTES):
-            pass
-        if stream.tell() < total:
-            raise EOFError("the data end early")
-    return header
-
-
-def _read_open(path: Path, stream: Any, most_bytes: int) -> tuple[np.ndarray, Any]:
-    header, _ = _checked_header(path, stream, most_bytes)
-    dtype = header.get_data_dtype()
-    skip = int(header["vox_offset"]) - stream.tell()
-    if skip > 0:
-        stream.read(skip)  # header extensions, nothing we use
-    data = np.empty(tuple(int(n) for n in header.get_data_shape()), dtype, order="F")
-    buffer = data.reshape(-1, order="F").view(np.uint8).data
-    filled = 0
-    while filled < len(buffer):
-        got = stream.readinto(buffer[filled:])
-        if not got:
-            raise EOFError("the data end early")
-        filled += got
-    # reading on to the end of the stream is what checks a gzip's checksum
-    stream.read(1)
-    if not dtype.isnative:
-        data = data.byteswap(inplace=True).view(dtype.newbyteorder("="))
-    return data, header
-
-
-def _read_header(path: Path, stream: Any) -> Any:
-    import nibabel as nib
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    start = stream.read(4)
-    length = {348: 348, 540: 540}
-    size = length.get(int.from_bytes(start, "little")) or length.get(int.from_bytes(start, "big"))
-    block = start + stream.read((size or 348) - 4)
-    not_an_image = InputError(f"{path} is not a NIfTI image", "give a .nii or .nii.gz volume")
-    if size is None:
-        raise not_an_image
-    if len(block) < size:
-        raise EOFError("the header ends early")
-    try:
-        header = (nib.Nifti1Header if size == 348 else nib.Nifti2Header)(block, check=False)
-        if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
-            raise not_an_image
-        header.get_data_dtype()
-    except (HeaderDataError, WrapStructError, KeyError) as error:
-        raise not_an_image from error
-    return header

@@ -88,3 +88,20 @@ class Grid:
         index[:3, 3] = -np.array(voxels)
         shape = tuple(n + 2 * p for n, p in zip(self.shape, voxels, strict=True))
         return Grid(shape, self.affine @ index)  # type: ignore[arg-type]
+
+    def covering(self, other: Grid, most: int) -> Grid:
+        """A grid over both, along this one's axes and through its voxels, as fine as the finer of the two.
+
+        Args:
+            most: At most so many times finer than this one along an axis.
+        """
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in other.shape], indexing="ij"), -1).reshape(-1, 3)
+        there = self.to_index(other.to_world(corners))
+        slack = 1e-3  # a grid that differs by rounding is the same grid
+        low = np.minimum(np.floor(there.min(0) + slack), 0)
+        high = np.maximum(np.ceil(there.max(0) - slack), np.array(self.shape) - 1)
+        finer = np.clip(np.rint(self.spacing / other.spacing.min()), 1, most)
+        to_own = np.diag([*(1 / finer), 1.0])
+        to_own[:3, 3] = low
+        shape = tuple(int(n) for n in (high - low) * finer + 1)
+        return Grid(shape, self.affine @ to_own)  # type: ignore[arg-type]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deformgan.errors import InputError
-from deformgan.files import read_nifti, storable, write_nifti
+from deformgan.files import storable, write_nifti
 from deformgan.grid import Grid, Shape
+from deformgan.reading import read_nifti, read_nifti_header
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -92,6 +93,27 @@ def load_labels(source: ImageLike, name: str | None = None) -> Image:
     return Image(image.data.astype(np.int32), image.grid, image.name)
 
 
+def load_grid(path: str | Path) -> Grid:
+    """Where the voxels of an image lie, from its header alone; the image may hold several volumes, or nothing.
+
+    Raises:
+        InputError: missing, not an image, or with a singular affine.
+    """
+    name = str(path)
+    if _is_for_nibabel(Path(path)):
+        image = _nibabel_image(Path(path))
+        header, shape, affine = None, image.shape, image.affine
+    else:
+        header = read_nifti_header(path)
+        shape, affine = header.get_data_shape(), None
+    if len(shape) < 3 or min(shape) < 1:
+        raise InputError(f"{name} is not 3-D: its shape is {tuple(shape)}", "give a volume of several slices")
+    space = (int(shape[0]), int(shape[1]), int(shape[2]))
+    if affine is None:
+        affine = header_affine(header, space, name)
+    return Grid(space, checked_affine(affine, name))
+
+
 def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Image:
     if isinstance(source, Image):
         return source
@@ -106,7 +128,7 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
     if volume is not None:
         data = _one_volume(data, volume, name)
     data = _real_3d(data, name)
-    slope, intercept = _scaling(header)
+    slope, intercept = header_scaling(header)
     if (slope, intercept) != (1.0, 0.0):
         data = data.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     elif data.dtype.kind == "f" and data.dtype != np.float32:
@@ -119,16 +141,31 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
 
 def _read_path(path: Path) -> tuple[np.ndarray, Any, np.ndarray | None]:
     """Array, header and, where the format is not NIfTI, its affine."""
-    if path.exists() and path.name.endswith((".mgz", ".mgh", ".hdr", ".img", ".mnc")):
-        import nibabel as nib
-        from nibabel.filebasedimages import ImageFileError
-
+    if _is_for_nibabel(path):
         try:
-            return _raw_nibabel(nib.load(path))
-        except (ImageFileError, OSError, EOFError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as an image: {error}", "convert it to .nii.gz") from error
+            return _raw_nibabel(_nibabel_image(path))
+        except (OSError, EOFError, ValueError) as error:
+            raise _unreadable(path, error) from error
     data, header = read_nifti(path)
     return data, header, None
+
+
+def _is_for_nibabel(path: Path) -> bool:
+    return path.exists() and path.name.endswith((".mgz", ".mgh", ".hdr", ".img", ".mnc"))
+
+
+def _nibabel_image(path: Path) -> Any:
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        return nib.load(path)
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be read as an image: {error}", "convert it to .nii.gz")
 
 
 def _raw_nibabel(image: Any) -> tuple[np.ndarray, Any, np.ndarray | None]:
@@ -159,7 +196,8 @@ def _real_3d(data: np.ndarray, name: str) -> np.ndarray:
     return data
 
 
-def _scaling(header: Any) -> tuple[float, float]:
+def header_scaling(header: Any) -> tuple[float, float]:
+    """Slope and intercept of a NIfTI header's values; 1 and 0 where it sets none."""
     if header is None:
         return 1.0, 0.0
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])

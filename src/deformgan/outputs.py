@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -12,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deformgan.errors import InputError, UsageError
+from deformgan.errors import UsageError
+from deformgan.files import unwritable
 
 PREFIX = ".deformgan-"
 
@@ -117,15 +117,6 @@ def check_free(out: Path, names: Sequence[str], *, force: bool) -> None:
     present = [name for name in names if os.path.lexists(out / name)]
     if present and not force:
         raise UsageError(f"{out} already holds {', '.join(present)}", "give --force to replace them, or another folder")
-
-
-def unwritable(path: str | Path, error: OSError) -> InputError:
-    """The error for users behind an operating system's refusal to write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"the disk is full: {path}", "free some space or choose another folder")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InputError(f"{path} cannot be written to: {error.strerror}", "choose a folder you may write to")
-    return InputError(f"{path} cannot be written: {error.strerror or error}", "choose another folder")
 
 
 @contextmanager

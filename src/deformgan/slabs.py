@@ -15,13 +15,14 @@ from torch import Tensor
 
 from deformgan.grid import Grid
 from deformgan.resample import affine_coordinates, axis_matrix, normalising, parallel_axes
-from deformgan.warp import warp
+from deformgan.warp import cubic_sum, cubic_volumes
 
 Slab = tuple[int, int, Tensor]
 
 _SLAB_VOXELS = 1 << 19
 _FIT_POINTS = 32  # along an axis, about
 _LEAST_VOLUME = 0.05  # an affine that shrinks more than that describes a broken field
+_BEYOND = 4  # voxels outside an image; farther is as far
 _NEGLIGIBLE = 1e-6  # of a millimetre, or of an image's width
 
 
@@ -121,10 +122,16 @@ def sample_nearest(source: np.ndarray, at: Tensor) -> np.ndarray:
 
 def sample_cubic(source: Tensor, at: Tensor) -> Tensor:
     """Catmull-Rom sampling, border value outside: (w, h, d) at (3, s, H, D) → (s, H, D)."""
-    index = unit_to_index(at, tuple(source.shape[::-1])).flip(0)  # channel order is now axis order of the volume
-    axes = [torch.arange(n, dtype=torch.float32) for n in at.shape[1:]]
-    own = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return warp(source[None, None], (index - own)[None], mode="cubic", padding="border")[0, 0]
+    size = torch.tensor(source.shape[::-1])
+    index = unit_to_index(at, tuple(source.shape[::-1])).clamp_(-_BEYOND, max(source.shape) + _BEYOND)
+    # of the source only the part that the slab looks at, with a voxel's neighbours
+    low = (index.amin((1, 2, 3)).floor().long() - 1).clamp(torch.zeros(3, dtype=torch.long), size - 1)
+    high = (index.amax((1, 2, 3)).floor().long() + 3).clamp(low + 1, size)
+    (i, j, k), (i_end, j_end, k_end) = low.tolist(), high.tolist()
+    volumes = cubic_volumes(source[None, None, k:k_end, j:j_end, i:i_end], "border")[0]
+    index -= low.view(3, 1, 1, 1)
+    within = torch.tensor(volumes.shape[:0:-1]).view(3, 1, 1, 1)
+    return cubic_sum(sample(volumes, (2 * index + 3) / within - 1), index.flip(0))
 
 
 def normalised_index(grid: Grid) -> np.ndarray:
@@ -153,6 +160,16 @@ def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
 
 def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
     """The 4×4 world map nearest to ``x + disp(x)`` by least squares; a shift alone where no sound affine is near."""
+    matrix = fitted_affine(disp_mm, grid)
+    if np.linalg.det(matrix[:3, :3]) < _LEAST_VOLUME:
+        centre = grid.to_world((np.array(grid.shape) - 1) / 2)
+        matrix[:3, 3] += (matrix[:3, :3] - np.eye(3)) @ centre
+        matrix[:3, :3] = np.eye(3)
+    return matrix
+
+
+def fitted_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """The 4×4 world map nearest to ``x + disp(x)`` by least squares, which may be singular; a shift for one slice."""
     strides = [max(1, n // _FIT_POINTS) for n in grid.shape]
     index = np.stack(
         np.meshgrid(*[np.arange(0, n, s) for n, s in zip(grid.shape, strides, strict=True)], indexing="ij")
@@ -165,8 +182,6 @@ def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
     points = grid.to_world(index.reshape(3, -1).T)
     centre = points.mean(0)  # far from it rounding would swamp the linear part
     linear = np.linalg.lstsq(points - centre, displacement - matrix[:3, 3], rcond=None)[0].T + np.eye(3)
-    if np.linalg.det(linear) < _LEAST_VOLUME:
-        return matrix
     matrix[:3, :3] = linear
     matrix[:3, 3] += centre - linear @ centre
     return matrix

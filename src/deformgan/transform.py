@@ -16,12 +16,14 @@ from torch import Tensor
 from deformgan import field as fields
 from deformgan import slabs
 from deformgan.errors import UsageError
-from deformgan.formats import itk
+from deformgan.formats import exchange
 from deformgan.grid import Grid
 from deformgan.image import Image
 from deformgan.points import follow, interpolate
+from deformgan.vectors import mm_to_vox, rotated, vox_to_mm
 
 _INTERPOLATIONS = ("linear", "nearest", "cubic")
+_PROBES = 12  # along an axis, to see where a map goes
 _FINEST = 4  # a composition refines the inner field's grid at most so many times along an axis
 
 
@@ -80,7 +82,7 @@ class Transform:
         index_to_index = np.eye(4) if affine_vox is None else np.asarray(affine_vox, np.float64)
         affine = moving_grid.affine @ index_to_index @ fixed_grid.world_to_index
         grid = fixed_grid.resized(tuple(field_vox.shape[2:]))  # type: ignore[arg-type]
-        return cls(affine, _vox_to_mm(field_vox, grid), grid)
+        return cls(affine, vox_to_mm(field_vox, grid), grid)
 
     # -- positions ---------------------------------------------------------------------------------------------------
 
@@ -101,6 +103,13 @@ class Transform:
         if self.disp_mm is None or self.grid is None:
             return np.zeros_like(points)
         return interpolate(self.disp_mm, self.grid.to_index(points))
+
+    def meets(self, moving: Grid, onto: Grid) -> bool:
+        """Whether the voxels of ``onto`` come anywhere near ``moving``, by the box around where they are read."""
+        axes = [np.unique(np.linspace(0, n - 1, min(n, _PROBES)).round()) for n in onto.shape]
+        voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        there = moving.to_index(self.map_points(onto.to_world(voxels)))
+        return bool((there.max(0) >= -0.5).all() and (there.min(0) <= np.array(moving.shape) - 0.5).all())
 
     # -- volumes -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +163,7 @@ class Transform:
         volume = float(np.linalg.det(self.affine[:3, :3]))
         if self.disp_mm is None or self.grid is None:
             return np.full(onto.shape, volume, np.float32, order="F")
-        determinant = fields.jacobian_determinant(_mm_to_vox(self.disp_mm, self.grid))[0] * volume
+        determinant = fields.jacobian_determinant(mm_to_vox(self.disp_mm, self.grid))[0] * volume
         values = determinant.permute(2, 1, 0).contiguous()[None]
         out = np.empty(onto.shape, np.float32, order="F")
         turned = torch.from_numpy(out.T)
@@ -183,11 +192,11 @@ class Transform:
         back = np.linalg.inv(self.affine)
         if self.disp_mm is None or self.grid is None:
             return Transform(back)
-        inverse_vox, residual, margin = fields.invert_padded(_mm_to_vox(self.disp_mm, self.grid))
+        inverse_vox, residual, margin = fields.invert_padded(mm_to_vox(self.disp_mm, self.grid))
         # x = A⁻¹y + w(A⁻¹y) = A⁻¹(y + A w(A⁻¹y)): the field rides on the moved grid
         moved = self.grid.padded(margin).moved_by(self.affine)
         residual *= float(self.grid.spacing.max())
-        return Transform(back, _vox_to_mm(inverse_vox, moved), moved, residual_mm=residual)
+        return Transform(back, vox_to_mm(inverse_vox, moved), moved, residual_mm=residual)
 
     def __matmul__(self, inner: Transform) -> Transform:
         """``(self @ inner)(x) = self(inner(x))``, on a grid that covers both fields at the finer resolution."""
@@ -195,8 +204,9 @@ class Transform:
         if self.disp_mm is None or self.grid is None:
             return Transform(affine, inner.disp_mm, inner.grid)
         # self(inner(x)) = A_self A_inner (x + d_inner(x) + A_inner⁻¹ d_self(inner(x)))
-        grid = _covering(inner.grid, self.grid.moved_by(np.linalg.inv(inner.affine)))
-        outer = _rotated(self.disp_mm, np.linalg.inv(inner.affine[:3, :3]))
+        reach = self.grid.moved_by(np.linalg.inv(inner.affine))
+        grid = reach if inner.grid is None else inner.grid.covering(reach, _FINEST)
+        outer = rotated(self.disp_mm, np.linalg.inv(inner.affine[:3, :3]))
         disp = np.empty((*grid.shape, 3), np.float32, order="F")
         turned = torch.from_numpy(disp.T)
         for start, stop, at in inner._slabs(grid, slabs.normalised_index(self.grid) @ inner.affine):
@@ -208,41 +218,63 @@ class Transform:
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, onto: Grid | None = None) -> None:
-        """Write an ITK transform that ``antsApplyTransforms -t`` takes.
+    def save(
+        self,
+        path: str | Path,
+        onto: Grid | None = None,
+        *,
+        moving: Grid | None = None,
+        file_format: str | None = None,
+    ) -> None:
+        """Write the map for another tool; the ending of ``path`` says in which format.
 
-        ``.nii.gz`` or ``.nii``: the complete map (affine fused) as a 5-D vector field on ``onto``, by default on the
-        field's own grid; ITK moves nothing beyond it, so take the grid of the fixed image. ``.txt`` or ``.tfm``: an
-        affine without a field.
+        ``.nii.gz``, ``.nii``, ``.mgz``: the complete map (affine fused) as a field, for ITK and ANTs or for FSL; for
+        FreeSurfer. ``.h5``: ITK's composite of both. ``.txt``, ``.tfm``, ``.mat``, ``.lta``: an affine without a field.
+
+        Args:
+            onto: The fixed image's grid. Fields are written on it, by default on the field's own grid; most tools move
+                nothing beyond it.
+            moving: The moving image's grid, for FSL and FreeSurfer.
+            file_format: ``itk``, ``fsl`` (or ``fsl-absolute``) or ``freesurfer`` where the ending leaves a choice.
 
         Raises:
-            UsageError: no grid to write on, a field into a text file, an unknown ending.
+            UsageError: a geometry is missing, a field into a format for affines, an unknown ending.
         """
-        if str(path).endswith((".txt", ".tfm")):
-            if self.disp_mm is not None:
-                raise UsageError(f"cannot write {path}: this transform has a field", "use .nii.gz")
-            itk.write_affine(path, self.affine)
-            return
+        exchange.write(path, self, file_format=file_format, onto=onto, moving=moving)
+
+    def nearest_affine(self, onto: Grid | None = None) -> Transform:
+        """The affine map nearest to this one by least squares over ``onto``, by default over the field's own grid."""
         onto = onto or self.grid
-        if onto is None:
-            raise UsageError(f"cannot write {path}: an affine has no grid of its own", "give onto=, or use .txt")
-        itk.write_displacement(path, self.displacement(onto), onto)
+        if self.disp_mm is None or onto is None:
+            return Transform(self.affine)
+        return Transform(slabs.split_affine(self.displacement(onto), onto)[0])
 
 
-def load_transform(path: str | Path) -> Transform:
-    """Read an ITK transform: a 5-D vector field (``.nii``, ``.nii.gz``) or a text affine (``.txt``, ``.tfm``).
+def load_transform(
+    path: str | Path, *, fixed: Grid | None = None, moving: Grid | None = None, file_format: str | None = None
+) -> Transform:
+    """Read a transform of ITK, ANTs, FSL or FreeSurfer; ending and contents say which.
 
     A field is split into the affine map nearest to it and the displacement that is left: within its grid that is the
     same map, beyond it the affine goes on, and the inverse gets a grid that lies where the moving content is.
 
+    Args:
+        fixed, moving: The grids of the images it was made for; FSL's files do not say them.
+        file_format: ``fsl`` (or ``fsl-relative``, ``fsl-absolute``) for 4-D fields that do not say so themselves.
+
     Raises:
+        UsageError: the file needs a geometry that is not given, or h5py, which is not installed.
         InputError: the file is missing, damaged or holds something else.
     """
-    if str(path).endswith((".txt", ".tfm")):
-        return Transform(itk.read_affine(path))
-    disp_mm, grid = itk.read_displacement(path)
-    affine, residual = slabs.split_affine(disp_mm, grid)
-    return Transform(affine, residual, grid)
+    total = Transform.identity()
+    for part in exchange.read(path, file_format=file_format, fixed=fixed, moving=moving):
+        if isinstance(part, np.ndarray):
+            one = Transform(part)
+        else:
+            affine, rest = slabs.split_affine(*part)
+            one = Transform(affine, rest, part[1])
+        total = one @ total
+    return total
 
 
 def _sampler(image: Image, interpolation: str) -> Callable[[Tensor], Tensor | np.ndarray]:
@@ -266,35 +298,3 @@ def _points(points_mm: np.ndarray) -> np.ndarray:
 
 def _apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def _rotated(vectors: np.ndarray, linear: np.ndarray) -> Tensor:
-    """(D, H, W, 3) → (3, W, H, D), each vector multiplied by a 3×3 matrix."""
-    return torch.tensordot(torch.from_numpy(linear.astype(np.float32)), torch.from_numpy(vectors.T), 1)
-
-
-def _vox_to_mm(field_vox: Tensor, grid: Grid) -> np.ndarray:
-    """(1, 3, D, H, W) in voxels of ``grid`` → (D, H, W, 3) in world mm, Fortran order."""
-    turned = field_vox.detach()[0].float().cpu().permute(0, 3, 2, 1).numpy()
-    return _rotated(turned.T, grid.affine[:3, :3]).numpy().T
-
-
-def _mm_to_vox(disp_mm: np.ndarray, grid: Grid) -> Tensor:
-    """(D, H, W, 3) in world mm → (1, 3, D, H, W) in voxels of ``grid``."""
-    return _rotated(disp_mm, grid.world_to_index[:3, :3]).permute(0, 3, 2, 1).contiguous()[None]
-
-
-def _covering(inner: Grid | None, reach: Grid) -> Grid:
-    """A grid over both, along the inner one's axes and through its voxels, as fine as the finer of the two."""
-    if inner is None:
-        return reach
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in reach.shape], indexing="ij"), -1).reshape(-1, 3)
-    there = inner.to_index(reach.to_world(corners))
-    slack = 1e-3  # a grid that differs by rounding is the same grid
-    low = np.minimum(np.floor(there.min(0) + slack), 0)
-    high = np.maximum(np.ceil(there.max(0) - slack), np.array(inner.shape) - 1)
-    finer = np.clip(np.rint(inner.spacing / reach.spacing.min()), 1, _FINEST)
-    to_inner = np.diag([*(1 / finer), 1.0])
-    to_inner[:3, 3] = low
-    shape = tuple(int(n) for n in (high - low) * finer + 1)
-    return Grid(shape, inner.affine @ to_inner)  # type: ignore[arg-type]

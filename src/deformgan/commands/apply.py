@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +13,7 @@ import tyro
 
 from deformgan.commands.console import Console, success
 from deformgan.commands.options import Force, Json, Threads
+from deformgan.commands.transforms import Geometry, load
 from deformgan.errors import InputError, UsageError
 from deformgan.outputs import staged_files
 
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from deformgan.image import Image
     from deformgan.transform import Transform
 
-INVERSE = ",inverse"
 KINDS = {"nearest": "a label map (nearest neighbour)", "linear": "an image (linear interpolation)"}
 MOST_LABELS = 512  # FreeSurfer's finest maps hold some 200; scans hold thousands of values
 
@@ -28,7 +30,7 @@ MOST_LABELS = 512  # FreeSurfer's finest maps hold some 200; scans hold thousand
 class Apply:
     """Apply saved transforms to images, labels or points.
 
-    Give inputs and outputs in pairs. Images are resampled onto the reference; label maps are recognised (equal whole numbers side by side) and keep their values; points (.csv with columns x, y, z in world mm, RAS+) move with the image. Several transforms are chained as antsApplyTransforms does: the last one given is applied to the image first.
+    Give inputs and outputs in pairs. Images are resampled onto the reference, 4-D series volume by volume; label maps are recognised (equal whole numbers side by side) and keep their values; points (.csv with columns x, y, z in world mm, RAS+) move with the image. Several transforms are chained as antsApplyTransforms does: the last one given is applied to the image first.
     """  # noqa: E501 — the help page wraps its paragraphs itself
 
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IN OUT", help_behavior_hint="")]
@@ -36,11 +38,13 @@ class Apply:
     transform: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(aliases=["-t"], metavar="FILE[,inverse]")
     ] = ()
-    """A transform written by register, ANTs or ITK; may be repeated. ",inverse" after the name turns it round."""
+    """A transform of ANTs, ITK, FSL or FreeSurfer; may be repeated. ",inverse" after the name turns it round."""
     reference: Annotated[
         Path | None, tyro.conf.arg(aliases=["-r"], metavar="IMAGE", help_behavior_hint="(optional)")
     ] = None
     """The image whose grid the outputs get; points do without."""
+    moving_geometry: Geometry = None
+    """The moving image that FSL's transforms were made for; without it the input is taken for that."""
     interpolation: Literal["auto", "linear", "nearest", "cubic"] = "auto"
     """auto: nearest for label maps, linear for images."""
     force: Force = False
@@ -85,19 +89,40 @@ class Apply:
 
     def _chain(self) -> Transform:
         """The whole map, from reference to input: `a @ b` is ``a(b(x))``, and the first transform meets x first."""
-        from deformgan.transform import load_transform
-
         total = None
-        for name in self.transform:
-            one = load_transform(name.removesuffix(INVERSE))
-            one = one.inverse() if name.endswith(INVERSE) else one
+        for number, name in enumerate(self.transform):
+            first, last = number == 0, number == len(self.transform) - 1
+            grids = {
+                "fixed": self._fixed_grid if first else partial(_between, name),
+                "moving": self._moving_grid if last else partial(_between, name),
+            }
+            one = load(name, grids)
             total = one if total is None else one @ total
         assert total is not None
         return total
 
+    def _fixed_grid(self) -> Grid:
+        if self.reference is None:
+            raise UsageError("no reference was given", "name with -r the fixed image that FSL's transform was made for")
+        return self._grid()
+
+    def _moving_grid(self) -> Grid:
+        from deformgan.image import load_grid
+
+        if self.moving_geometry is not None:
+            return load_grid(self.moving_geometry)
+        grids = [load_grid(source) for source in self.files[::2] if not is_points(source)]
+        if not grids or any(grid != grids[0] for grid in grids):
+            what = "the inputs are on different grids" if grids else "points have no grid"
+            mend = "name with --moving-geometry the moving image that FSL's transform was made for"
+            raise UsageError(f"the geometry of the moving image is not clear: {what}", mend)
+        return grids[0]
+
     def _grid(self) -> Grid:
+        from deformgan.image import load_grid
+
         assert self.reference is not None
-        return _load(self.reference).grid
+        return load_grid(self.reference)
 
     def _apply(self, transform: Transform, source: Path, target: Path, onto: Grid | None) -> dict[str, Any]:
         if onto is None or is_points(source):
@@ -106,12 +131,45 @@ class Apply:
             points = read_points(source)
             points.at(transform.apply_points(points.positions_mm)).save(target)
             return {"how": f"{len(points.positions_mm)} points"}
+        from deformgan.series import is_series
+
+        if is_series(source):
+            return self._apply_series(transform, source, target, onto)
         image = _load(source)
-        how = self.interpolation
-        if how == "auto":
-            how = "nearest" if looks_like_labels(image.data) else "linear"
+        how = self._how([image.data])
+        _require_meeting(transform, image, onto)
         transform.apply(image, onto, interpolation=how).save(target)
         return {"how": how}
+
+    def _apply_series(self, transform: Transform, source: Path, target: Path, onto: Grid) -> dict[str, Any]:
+        from deformgan.series import load_series, write_series
+
+        series = load_series(source)
+        how = self._how(volume.data for volume in series)
+        _require_meeting(transform, next(iter(series)), onto)
+        moved = (transform.apply(volume, onto, interpolation=how) for volume in series)
+        write_series(target, moved, len(series), series.header)
+        return {"how": how, "volumes": len(series)}
+
+    def _how(self, volumes: Iterable[Any]) -> str:
+        if self.interpolation != "auto":
+            return self.interpolation
+        return "nearest" if all(map(looks_like_labels, volumes)) else "linear"
+
+
+def _between(name: str) -> Grid:
+    raise UsageError(
+        f"{name} needs the geometry of its images, and one of them is between two transforms",
+        "convert it first: deformgan convert FILE OUT --fixed IMAGE --moving IMAGE",
+    )
+
+
+def _require_meeting(transform: Transform, image: Image, onto: Grid) -> None:
+    if not transform.meets(image.grid, onto):
+        raise InputError(
+            f"{image.name} and the reference do not overlap through this transform",
+            "check that the transform belongs to these images, its direction (,inverse) and their headers",
+        )
 
 
 def _load(source: Path) -> Image:

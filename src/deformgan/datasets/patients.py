@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from deformgan.errors import InputError
-from deformgan.files import read_header
 from deformgan.grid import Grid
 from deformgan.image import checked_affine, header_affine
+from deformgan.reading import read_nifti_header
 
 CONTRASTS = ("t1", "t1ce", "t2", "flair")
 OUTLINE = "outline"
@@ -138,7 +138,7 @@ def grid_of(source: Source) -> Grid:
     path = source.path
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise InputError(f"{path} is not a file", "name a .nii or .nii.gz file")
-    header = read_header(path)
+    header = read_nifti_header(path, whole=True)
     kind = header.get_data_dtype()
     if kind.fields is not None or kind.kind not in "iuf":
         raise InputError(f"{path} holds colours or complex numbers", "give a scalar image")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from deformgan.errors import InputError, UsageError
-from deformgan.files import read_nifti
 from deformgan.grid import Grid, Shape
 from deformgan.image import Image, load_image, load_labels
+from deformgan.reading import read_nifti
 from deformgan.simulation.cases import TUMOUR_LABELS
 
 OTHER = "other"  # kind and regime of a case that does not say

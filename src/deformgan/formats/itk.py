@@ -1,7 +1,6 @@
 """ITK and ANTs transform files: 5-D vector NIfTI displacements and text affines.
 
-Both are pull-backs (fixed → moving) in LPS millimetres; this is the only module that knows it. Everything it takes and
-returns is RAS+.
+Both are pull-backs (fixed → moving) in LPS millimetres; everything this module takes and returns is RAS+.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from deformgan.errors import InputError
-from deformgan.files import atomic, read_nifti, write_nifti
+from deformgan.files import atomic, write_nifti
+from deformgan.formats.checks import read_text, read_vectors
+from deformgan.formats.itk_linear import WRITTEN_AS, to_matrix, to_parameters
 from deformgan.grid import Grid
-from deformgan.image import checked_affine, header_affine
 
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_VECTOR_INTENT = 1007
+DISPLACEMENT_INTENT = 1006  # RAS: NIfTI's own code for displacements, which ITK 5.4 and FreeSurfer write
+_VECTOR_INTENT = 1007  # LPS: as ITK and ANTs have always written their own
 _MAGIC = "#Insight Transform File V1.0"
-_LINEAR = ("AffineTransform", "MatrixOffsetTransformBase")
 
 
 def write_displacement(path: str | Path, disp_mm: np.ndarray, grid: Grid) -> None:
@@ -35,32 +34,22 @@ def write_displacement(path: str | Path, disp_mm: np.ndarray, grid: Grid) -> Non
 def read_displacement(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Read a 5-D vector NIfTI displacement: (D, H, W, 3) float32 in world mm (RAS+), Fortran order, and its grid.
 
+    The vectors are LPS, unless the file's intent is 1006 (displacement): then they are RAS, for ITK and for us.
+
     Raises:
-        InputError: unreadable (see `deformgan.files.read_nifti`), not a 5-D vector field, or not finite.
+        InputError: unreadable (see `deformgan.reading.read_nifti`), not a 5-D vector field, or not finite.
     """
-    name = str(path)
-    data, header = read_nifti(path)
-    if data.ndim != 5 or data.shape[3:] != (1, 3) or data.dtype.kind != "f":
-        raise InputError(
-            f"{name} is not a displacement field: its shape is {data.shape}",
-            "give a 5-D vector field (D, H, W, 1, 3) as ITK and ANTs write it",
-        )
-    field = data[:, :, :, 0].astype(np.float32, copy=False)
-    if not np.isfinite([field.min(), field.max()]).all():
-        raise InputError(f"{name} holds NaN or infinite displacements", "make the transform again")
-    np.negative(field[..., :2], out=field[..., :2])
-    shape = (field.shape[0], field.shape[1], field.shape[2])
-    return field, Grid(shape, checked_affine(header_affine(header, shape, name), name))
+    mend = "give a 5-D vector field (D, H, W, 1, 3) as ITK and ANTs write it"
+    field, grid, intent = read_vectors(path, (1,), mend)
+    if intent != DISPLACEMENT_INTENT:
+        np.negative(field[..., :2], out=field[..., :2])
+    return field, grid
 
 
 def write_affine(path: str | Path, matrix: np.ndarray) -> None:
     """Write a 4×4 fixed-to-moving matrix (world mm, RAS+) as an ITK text transform."""
-    lps = _LPS @ np.asarray(matrix, np.float64) @ _LPS
-    numbers = " ".join(repr(float(v)) for v in [*lps[:3, :3].ravel(), *lps[:3, 3]])
-    text = (
-        f"{_MAGIC}\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
-        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
-    )
+    numbers = " ".join(repr(float(v)) for v in to_parameters(matrix))
+    text = f"{_MAGIC}\n#Transform 0\nTransform: {WRITTEN_AS}\nParameters: {numbers}\nFixedParameters: 0 0 0\n"
     with atomic(path) as partial:
         partial.write_text(text, encoding="ascii")
 
@@ -71,13 +60,7 @@ def read_affine(path: str | Path) -> np.ndarray:
     Raises:
         InputError: missing, not an ITK text transform, more than one transform, not affine, or singular.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist", "check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not an ITK text transform", "give a text file as ITK writes it") from error
+    text = read_text(path, "an ITK text transform", "give a text file as ITK writes it")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or lines[0] != _MAGIC:
         raise InputError(f"{path} is not an ITK text transform", f"its first line should be {_MAGIC!r}")
@@ -86,20 +69,11 @@ def read_affine(path: str | Path) -> np.ndarray:
     kinds = [value for key, value in entries if key == "Transform"]
     if len(kinds) != 1:
         raise InputError(f"{path} holds {len(kinds)} transforms, not one", "give them one by one")
-    if not kinds[0].startswith(_LINEAR) or not kinds[0].endswith("_3_3"):
-        raise InputError(f"{path} holds a {kinds[0]}, not a 3-D affine", f"supported: {', '.join(_LINEAR)}")
-    return _matrix(path, dict(entries))
-
-
-def _matrix(path: Path, entries: dict[str, str]) -> np.ndarray:
+    values = dict(entries)
     try:
-        numbers = np.array([float(v) for v in entries["Parameters"].split()])
-        centre = np.array([float(v) for v in entries["FixedParameters"].split()])
+        numbers, fixed = (
+            np.array([float(v) for v in values[key].split()]) for key in ("Parameters", "FixedParameters")
+        )
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}", "write it again") from error
-    if numbers.shape != (12,) or centre.shape != (3,) or not np.isfinite([*numbers, *centre]).all():
-        raise InputError(f"{path} is damaged: 12 parameters and 3 fixed parameters expected", "write it again")
-    lps = np.eye(4)
-    lps[:3, :3] = numbers[:9].reshape(3, 3)
-    lps[:3, 3] = numbers[9:] + centre - lps[:3, :3] @ centre  # y = M (x - c) + c + t
-    return checked_affine(_LPS @ lps @ _LPS, str(path))
+    return to_matrix(kinds[0], numbers, fixed, path)

@@ -1,0 +1,39 @@
+"""How several commands read transforms: ``FILE[,inverse]``, and images of which only the geometry counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from deformgan.grid import Grid
+    from deformgan.transform import Transform
+
+INVERSE = ",inverse"
+FileFormat = Literal["itk", "fsl", "fsl-relative", "fsl-absolute", "freesurfer"]
+Geometry = Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")]
+
+
+def load(name: str, grids: Mapping[str, Callable[[], Grid | None]], file_format: str | None = None) -> Transform:
+    """Read ``FILE[,inverse]``.
+
+    Args:
+        grids: How to come by the grid of the ``fixed`` and the ``moving`` image between which ``name`` maps; asked only
+            where the file's format cannot do without.
+
+    Raises:
+        UsageError: The file needs a geometry that is not to be had.
+        InputError: The file cannot be used.
+    """
+    from deformgan.formats import exchange
+    from deformgan.transform import load_transform
+
+    path, turned = name.removesuffix(INVERSE), name.endswith(INVERSE)
+    other = {"fixed": "moving", "moving": "fixed"}
+    # the file's own fixed image is on the other side of the map that is asked for
+    known = {role: grids[other[role] if turned else role]() for role in sorted(exchange.needs(path, file_format))}
+    one = load_transform(path, file_format=file_format, fixed=known.get("fixed"), moving=known.get("moving"))
+    return one.inverse() if turned else one
