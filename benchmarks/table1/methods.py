@@ -26,6 +26,9 @@ def _displacement(config: TrainingConfig) -> TrainingConfig:
     return replace(config, network={**config.network, "velocity": False})
 
 
+# the variants end where the rows' last stage, at full resolution, begins: what is compared is `stages/0.5` of the rows
+STUDY_STAGES = 2
+
 # name → the row it differs from, and in what
 STUDIES: dict[str, tuple[str, Callable[[TrainingConfig], TrainingConfig]]] = {
     **{f"lg-window-{n}": ("voxelmorph-lg", _loss(window=n)) for n in (1, 3, 5, 9)},
@@ -43,4 +46,5 @@ def configuration(name: str) -> TrainingConfig:
     if name in ROWS:
         return load_config(CONFIGS / f"{name}.toml")
     row, change = STUDIES[name]
-    return replace(change(load_config(CONFIGS / f"{row}.toml")), name=name)
+    config = change(load_config(CONFIGS / f"{row}.toml"))
+    return replace(config, name=name, stages=config.stages[:STUDY_STAGES])
