@@ -177,7 +177,7 @@ def _flowed(
 ) -> Tensor:
     """One level: the displacement after at most ``steps`` steps, each of which raises mutual information."""
     flow = _Flow.started(start)
-    solver = FluidSolver(tuple(moving.shape[2:]), settings.ratio, settings.smoothing, settings.widening, moving.device)
+    solver = FluidSolver(tuple(moving.shape[2:]), settings.ratio, settings.smoothing, settings.widening)
     length = settings.largest_step
     information, exerted = force.measure(warp(moving, flow.total))
     history = [float(information)]

@@ -25,7 +25,6 @@ class FluidSolver:
         ratio: ``λ / μ``, above -2; 0 lets the fluid be compressed, large values make it resist.
         smoothing: Standard deviation, in voxels, of the Gaussian that the force is filtered with.
         widening: Voxels added along each axis, as a share of its length.
-        device: Of the forces.
     """
 
     def __init__(
@@ -34,13 +33,12 @@ class FluidSolver:
         ratio: float = 0.0,
         smoothing: float = 0.0,
         widening: float = 0.0,
-        device: torch.device | None = None,
     ) -> None:
         if ratio <= -2 or smoothing < 0 or widening < 0:
             raise ValueError(f"no fluid has λ/μ {ratio}, smoothing {smoothing} and widening {widening}")
         self.shape = tuple(shape)
         self.padded = tuple(n + math.ceil(widening * n) for n in shape)
-        k = _wave_numbers(self.padded, device)
+        k = _wave_numbers(self.padded)
         squared = _squared_length(k)
         longest = (2 * math.pi / max(self.padded)) ** 2
         squared = torch.where(squared == 0, longest, squared)
@@ -56,23 +54,24 @@ class FluidSolver:
         if force.ndim != 5 or force.shape[1] != 3 or tuple(force.shape[2:]) != self.shape:
             raise ValueError(f"a force is (B, 3, D, H, W) on {self.shape}, not {tuple(force.shape)}")
         spectrum = torch.fft.rfftn(force, s=self.padded, dim=(2, 3, 4))
-        k = [a.to(force.dtype) for a in self._k]
+        k = [a.to(force) for a in self._k]
         along = k[0] * spectrum[:, 0] + k[1] * spectrum[:, 1] + k[2] * spectrum[:, 2]
-        along *= self._coupling.to(force.dtype)
+        along *= self._coupling.to(force)
         for axis in range(3):
             spectrum[:, axis] -= k[axis] * along
-        spectrum *= self._gain.to(force.dtype)
+        spectrum *= self._gain.to(force)
         velocity = torch.fft.irfftn(spectrum, s=self.padded, dim=(2, 3, 4))
         d, h, w = self.shape
         return velocity[:, :, :d, :h, :w]
 
 
-def _wave_numbers(shape: tuple[int, ...], device: torch.device | None) -> list[Tensor]:
-    """Radians per voxel along each axis of a real transform, each shaped to be broadcast."""
+def _wave_numbers(shape: tuple[int, ...]) -> list[Tensor]:
+    """Radians per voxel along each axis of a real transform, each shaped to be broadcast, float64."""
     d, h, w = shape
-    k = [torch.fft.fftfreq(d), torch.fft.fftfreq(h), torch.fft.rfftfreq(w)]
+    along = [torch.fft.fftfreq(n, dtype=torch.float64) for n in (d, h)]
+    along.append(torch.fft.rfftfreq(w, dtype=torch.float64))
     views = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
-    return [(2 * math.pi * a.double()).view(v).to(device) for a, v in zip(k, views, strict=True)]
+    return [(2 * math.pi * a).view(v) for a, v in zip(along, views, strict=True)]
 
 
 def _without_nyquist(k: Tensor, n: int) -> Tensor:
