@@ -31,11 +31,11 @@ from deformgan.simulation.contrasts import depth, normalise
 
 # the first level of each leaves the images as they are
 SWEEPS: dict[str, tuple[float, ...]] = {
-    "noise": (0.0, 0.025, 0.05, 0.1, 0.15, 0.2),
-    "blur": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
-    "bias": (0.0, 0.15, 0.3, 0.45, 0.6, 0.75),
-    "thick-slices": (1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
-    "inversion": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "noise": (0.0, 0.05, 0.1, 0.2),
+    "blur": (0.0, 1.0, 2.0, 3.0),
+    "bias": (0.0, 0.25, 0.5, 0.75),
+    "thick-slices": (1.0, 2.0, 4.0, 8.0),
+    "inversion": (0.0, 0.15, 0.3, 0.5),
 }
 _BIAS_WAVES, _REGION_WAVES = 2, 4  # half waves along each axis of the content
 _TRANSITION = 4.0  # voxels from one contrast to the other

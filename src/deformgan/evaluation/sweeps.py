@@ -11,7 +11,7 @@ from deformgan.evaluation.making import redeformed
 
 DEFORMATION = "deformation"
 SWEEPS = ("noise", "blur", "bias", "thick-slices", "inversion", DEFORMATION)
-_DEFORMATION_LEVELS = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)  # voxels
+_DEFORMATION_LEVELS = (5.0, 10.0, 20.0, 30.0, 40.0)  # voxels
 _MODULE = "deformgan.evaluation.robustness"
 
 
