@@ -132,3 +132,11 @@ def test_methods_are_shown_on_the_noisy_pair_and_scored_on_the_clean_one(
     torch.testing.assert_close(torch.from_numpy(moving.image), noisy.moving[0, 0], atol=1e-4, rtol=0)
     assert moving.caption.startswith("error 1.50 voxels\ntumour Dice 0.")
     assert (shown.title, shown.caption) == ("no registration", moving.caption)
+
+
+def test_studies_compare_on_the_cases_that_all_have(script: ModuleType) -> None:
+    rows = [{"method": m, "case": c} for m, cases in (("a", "xyz"), ("b", "yz"), ("c", "x")) for c in cases]
+    study = script.figures.Study("one", {"a": "A", "b": "B", "not there": "?"})
+    kept = script.on_common_cases(rows, [study])
+    assert [(row["method"], row["case"]) for row in kept] == [("a", "y"), ("a", "z"), ("b", "y"), ("b", "z")]
+    assert script.on_common_cases([], [study]) == []

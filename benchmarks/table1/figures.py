@@ -95,6 +95,14 @@ def read_studies(path: Path) -> list[figures.Study]:
     return [figures.Study(title, {name: str(label) for name, label in t.items()}) for title, t in tables.items()]
 
 
+def on_common_cases(rows: Sequence[Row], studies: Sequence[figures.Study]) -> list[Row]:
+    """The rows of the studies' methods, of the cases that each of these has."""
+    methods = {name for study in studies for name in study.methods}
+    cases = {name: {row["case"] for row in rows if row["method"] == name} for name in methods}
+    common = set.intersection(*(found for found in cases.values() if found)) if any(cases.values()) else set()
+    return [row for row in rows if row["method"] in methods and row["case"] in common]
+
+
 def named(texts: Sequence[str]) -> dict[str, Path]:
     """``NAME=FOLDER`` of each."""
     found = {}
@@ -202,7 +210,8 @@ def draw(given: argparse.Namespace) -> list[Path]:
             [row for row in results if row["method"] != "identity"], to("accuracy-time.png"), styles=styles
         )
     if given.studies is not None:
-        figures.study_figure(results, to("studies.png"), read_studies(given.studies))
+        studies = read_studies(given.studies)
+        figures.study_figure(on_common_cases(results, studies), to("studies.png"), studies)
     metrics = {name: list(read_metrics(run)) for name, run in runs.items() if (run / "metrics.jsonl").is_file()}
     if metrics:
         figures.training_figure(metrics, to("training.png"), styles)

@@ -93,7 +93,13 @@ class Evaluate:
             jobs = [run.Job(str(folder)) for folder in folders]
             rows = run.score_all(self.out, specs, jobs, compute, progress=progress)
             record = results.collect(
-                rows, specs, compute, command=["deformgan", *sys.argv[1:]], seed=self.seed, caption=self.caption, pairs=pairs
+                rows,
+                specs,
+                compute,
+                command=["deformgan", *sys.argv[1:]],
+                seed=self.seed,
+                caption=self.caption,
+                pairs=pairs,
             )
             results.write(self.out, record)
             if self.sweep:
