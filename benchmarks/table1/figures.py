@@ -8,7 +8,7 @@
 | robustness.png, robustness-overlap.png | sweeps.json of the results folders |
 | accuracy-time.png, studies.png | results.json of the results folders; studies.toml |
 | training.png | metrics.jsonl of the runs |
-| synthesis.png and .json | snapshots/ of the runs that have one, on cases |
+| synthesis.png and .json | snapshots/ of the runs that have a G, on cases |
 | comparison.png | the methods, on one case, clean and noisy |
 
 What cannot be drawn for want of input is left out. studies.toml has a table for each panel of studies.png: methods of
@@ -215,7 +215,7 @@ def draw(given: argparse.Namespace) -> list[Path]:
     metrics = {name: list(read_metrics(run)) for name, run in runs.items() if (run / "metrics.jsonl").is_file()}
     if metrics:
         figures.training_figure(metrics, to("training.png"), styles)
-    stages = {name: run for name, run in runs.items() if (run / "snapshots").is_dir()}
+    stages = {name: run for name, run in runs.items() if any(run.glob("snapshots/*/G.safetensors"))}
     if stages or given.method:
         cases = (
             shipped_cases(given.regime, given.count, given.seed)
