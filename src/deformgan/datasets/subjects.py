@@ -121,7 +121,8 @@ def _cached(
     path = Path(config.cache) / f"{Path(name).name.split('.')[0]}-{key}.safetensors"
     tensors = look_up(path, sources)
     if tensors is None:
-        logger.info("conforming %s (%s)", name, number)
+        if sources:  # else there is nothing to conform, and `make` says so
+            logger.info("conforming %s (%s)", name, number)
         try:
             made_from = fingerprints(sources)
             subject = make()
