@@ -140,3 +140,11 @@ def test_studies_compare_on_the_cases_that_all_have(script: ModuleType) -> None:
     kept = script.on_common_cases(rows, [study])
     assert [(row["method"], row["case"]) for row in kept] == [("a", "y"), ("a", "z"), ("b", "y"), ("b", "z")]
     assert script.on_common_cases([], [study]) == []
+
+
+def test_times_of_a_quiet_machine_take_the_place_of_others(script: ModuleType, tmp_path: Path) -> None:
+    rows = [{"method": m, "case": c, "seconds": 9.0, "error_mean": 1.0} for m in "ab" for c in "xy"]
+    quiet = [{"method": "a", "case": c, "seconds": s} for c, s in (("x", 1.0), ("z", 2.0))]
+    (tmp_path / "results.json").write_text(json.dumps({"rows": quiet}))
+    assert [(row["method"], row["seconds"]) for row in script.retimed(rows, tmp_path)] == [("a", 1.5), ("a", 1.5)]
+    assert script.retimed(rows, None) == rows
