@@ -166,17 +166,6 @@ def test_the_fluid_is_called_with_its_defaults(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(field, torch.full((1, 3, *SHAPE), 2.0))
 
 
-def test_what_is_not_in_this_version_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(UsageError, match="mi-fluid is not in this version"):
-        make_method(Spec("mi-fluid"), CPU)
-    with pytest.raises(UsageError, match="'noise' is not in this version"):
-        sweeps.levels("noise")
-
-
 def test_results_of_other_tools_are_scored_only(tmp_path: Path) -> None:
     case = made_case()
     jobs = [Job(str(write_made_case(tmp_path / "cases", case)))]

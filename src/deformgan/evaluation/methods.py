@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from deformgan.transform import Transform
 
 IDENTITY, FLUID, PRODUCT, PRODUCT_NET = "identity", "mi-fluid", "deformgan", "deformgan-net"
 BUILT_IN = (IDENTITY, FLUID, PRODUCT, PRODUCT_NET)
-_FLUID_MODULE = "deformgan.evaluation.fluid"
 
 
 class Method(Protocol):
@@ -125,7 +123,6 @@ def make_method(spec: Spec, compute: Compute) -> Method:
         compute: As resolved.
 
     Raises:
-        UsageError: It is not in this version.
         InputError: Its weights are damaged.
     """
     if spec.folder is not None:
@@ -154,13 +151,9 @@ class Fluid:
     name, precision = FLUID, "fp32"
 
     def __init__(self, device: str) -> None:
-        self.device = device
-        try:
-            self._register = importlib.import_module(_FLUID_MODULE).register_fluid
-        except ModuleNotFoundError as error:
-            if error.name != _FLUID_MODULE:
-                raise
-            raise UsageError(f"{FLUID} is not in this version", "leave it out, or install a newer one") from error
+        from deformgan.evaluation.fluid import register_fluid
+
+        self.device, self._register = device, register_fluid
 
     def predict(self, fixed: Tensor, moving: Tensor, spacing: float) -> Tensor:
         """The fluid's displacement with its default settings."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 from deformgan.errors import UsageError
 from deformgan.evaluation.cases import TestCase
 from deformgan.evaluation.making import redeformed
@@ -12,21 +9,21 @@ from deformgan.evaluation.making import redeformed
 DEFORMATION = "deformation"
 SWEEPS = ("noise", "blur", "bias", "thick-slices", "inversion", DEFORMATION)
 _DEFORMATION_LEVELS = (5.0, 10.0, 20.0, 30.0, 40.0)  # voxels
-_MODULE = "deformgan.evaluation.robustness"
 
 
 def levels(sweep: str) -> tuple[float, ...]:
     """The levels of a sweep, mildest first.
 
     Raises:
-        UsageError: It is not in this version.
+        UsageError: There is no such sweep.
     """
     if sweep == DEFORMATION:
         return _DEFORMATION_LEVELS
-    known = _robustness(sweep).SWEEPS
-    if sweep not in known:
-        raise UsageError(f"there is no sweep {sweep!r}", f"use {', '.join((*known, DEFORMATION))}")
-    return tuple(known[sweep])
+    from deformgan.evaluation.robustness import SWEEPS as DISTURBANCES
+
+    if sweep not in DISTURBANCES:
+        raise UsageError(f"there is no sweep {sweep!r}", f"use {', '.join((*DISTURBANCES, DEFORMATION))}")
+    return tuple(DISTURBANCES[sweep])
 
 
 def harder(case: TestCase, sweep: str, level: float, seed: int) -> tuple[TestCase, TestCase]:
@@ -36,18 +33,11 @@ def harder(case: TestCase, sweep: str, level: float, seed: int) -> tuple[TestCas
     scored on the undisturbed ones: how well the anatomy is aligned, not how noisy the image is.
 
     Raises:
-        UsageError: The sweep is not in this version.
+        UsageError: There is no such sweep, or the level is out of its range.
     """
     if sweep == DEFORMATION:
         case = redeformed(case, level, seed)
         return case, case
-    return _robustness(sweep).perturbed(case, sweep, level, seed), case
+    from deformgan.evaluation.robustness import perturbed
 
-
-def _robustness(sweep: str) -> ModuleType:
-    try:
-        return importlib.import_module(_MODULE)
-    except ModuleNotFoundError as error:
-        if error.name != _MODULE:
-            raise
-        raise UsageError(f"the sweep {sweep!r} is not in this version", f"use {DEFORMATION}") from error
+    return perturbed(case, sweep, level, seed), case
