@@ -28,8 +28,7 @@ from deformgan.commands.info import Info
 from deformgan.commands.register import Register
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
-from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError, InputError
-from deformgan.files import unwritable
+from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError, InputError, unwritable
 
 EXIT_TERMINATED = 143
 # what the system says when the place is to blame, not we

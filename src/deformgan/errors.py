@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
@@ -46,3 +49,12 @@ class CohortError(DeformganError):
     """Some cases of a cohort failed."""
 
     exit_code = 5
+
+
+def unwritable(path: str | Path, error: OSError) -> InputError:
+    """What a refusal of the system to write means to the user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(f"cannot write {path}: the disk is full", "free some space or choose another folder")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputError(f"cannot write {path}: the folder is read-only", "choose a folder you may write to")
+    return InputError(f"cannot write {path}: {error.strerror or error}", "choose another folder")

@@ -6,7 +6,6 @@ stores (first axis fastest, Fortran order), so no volume is copied to transpose 
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import uuid
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deformgan.errors import DeformganError, InputError, UsageError
+from deformgan.errors import DeformganError, UsageError, unwritable
 
 _CHUNK_BYTES = 4 << 20
 _UNITS_MM_SECOND = 10
@@ -49,15 +48,6 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and not isinstance(error, DeformganError):
             raise unwritable(path, error) from error
         raise
-
-
-def unwritable(path: str | Path, error: OSError) -> InputError:
-    """What a refusal of the system to write means to the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"cannot write {path}: the disk is full", "free some space or choose another folder")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InputError(f"cannot write {path}: the folder is read-only", "choose a folder you may write to")
-    return InputError(f"cannot write {path}: {error.strerror or error}", "choose another folder")
 
 
 def write_nifti(

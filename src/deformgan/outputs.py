@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deformgan.errors import UsageError
-from deformgan.files import unwritable
+from deformgan.errors import UsageError, unwritable
 
 PREFIX = ".deformgan-"
 
