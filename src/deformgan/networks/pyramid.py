@@ -3,9 +3,9 @@
 One encoder, shared by both images, reads them at half resolution and at once goes to a quarter: nearly all the time of
 a 3-D network goes into its finest level. At 1/8 every fixed position is matched against every moving position (an
 attention over the whole volume, so a displacement of forty voxels is as near as one of four), a small decoder turns the
-matches into a smooth velocity, and a stage at 1/4 looks, once or more, at what is left after warping the moving
-features. Each velocity is integrated and composed with what came before, so the result is smooth and very nearly free
-of folds.
+matches into a smooth velocity, and a stage at 1/4 (see `deformgan.networks.edges`) looks again and again at what is
+left after warping. Each velocity is integrated and composed with what came before, so the result is smooth and very
+nearly free of folds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from deformgan.field import compose, identity_positions, integrate, resize
 from deformgan.networks.blocks import Convolution
+from deformgan.networks.edges import EdgeStage, FixedSide, MovingSide
 from deformgan.warp import warp
 
 _MULTIPLE = 8  # every side of the half-resolution input is padded to this: three more halvings
@@ -120,93 +121,29 @@ class MatchDecoder(nn.Module):
         return _in_full_precision(self.head, self.merge(torch.cat([x, deep.to(x.dtype)], 1)))
 
 
-class _LocalCorrelation(torch.autograd.Function):
-    """Own backward: the tape would keep and zero-fill a padded copy for each of the 27 neighbours."""
-
-    @staticmethod
-    def forward(ctx, fixed: Tensor, moved: Tensor) -> Tensor:
-        padded = F.pad(moved, [1] * 6)
-        ctx.save_for_backward(fixed, padded)
-        out = fixed.new_empty(fixed.shape[0], 27, *fixed.shape[2:])
-        for n, window in enumerate(_neighbours(tuple(fixed.shape[2:]))):
-            torch.sum(fixed * padded[window], 1, out=out[:, n])
-        return out
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        fixed, padded = ctx.saved_tensors
-        to_fixed, to_padded = torch.zeros_like(fixed), torch.zeros_like(padded)
-        for n, window in enumerate(_neighbours(tuple(fixed.shape[2:]))):
-            part = gradient[:, n, None]
-            to_fixed.addcmul_(padded[window], part)
-            to_padded[window].addcmul_(fixed, part)
-        return to_fixed, to_padded[:, :, 1:-1, 1:-1, 1:-1]
-
-
-def _neighbours(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Windows of a volume padded by one voxel, one for each offset of the 3³ neighbourhood."""
-    d, h, w = shape
-    whole = slice(None)
-    return [
-        (whole, whole, slice(i, i + d), slice(j, j + h), slice(k, k + w))
-        for i in range(3)
-        for j in range(3)
-        for k in range(3)
-    ]
-
-
-def local_correlation(fixed: Tensor, moved: Tensor) -> Tensor:
-    """Scaled dot products of features with those of the 3³ neighbourhood, (B, C, d, h, w) twice → (B, 27, d, h, w)."""
-    return _LocalCorrelation.apply(fixed * fixed.shape[1] ** -0.5, moved)
-
-
-class LocalStage(nn.Module):
-    """What is left after warping: fixed and moved features and their correlation → a velocity at their resolution.
-
-    Args:
-        features: Channels of the encoder's features at this level.
-        width: Channels inside.
-        correlated: Channels the features are projected to for the 3³ correlation.
-    """
-
-    def __init__(self, features: int, width: int, correlated: int = 12) -> None:
-        super().__init__()
-        self.project = _conv(features, correlated, kernel=1)
-        self.enter = nn.Sequential(_conv(2 * features + 27 + 3, width, kernel=1), nn.LeakyReLU(0.1))
-        self.body = nn.Sequential(
-            _conv(width, width), nn.LeakyReLU(0.1), _conv(width, width, dilation=2), nn.LeakyReLU(0.1)
-        )
-        self.head = _conv(width, 3)
-        nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-
-    def forward(self, fixed: Tensor, moving: Tensor, field: Tensor) -> Tensor:
-        """Features of both images and the field so far, all on one grid → the field after this stage."""
-        moved = warp(moving, field, padding="border").to(fixed.dtype)
-        correlation = local_correlation(self.project(fixed), self.project(moved))
-        x = self.enter(torch.cat([fixed, moved, correlation, (field / 8).to(fixed.dtype)], 1))
-        velocity = _in_full_precision(self.head, x + self.body(x))
-        return compose(field, integrate(velocity, 4))
-
-
 class PyramidNetwork(nn.Module):
     """T(fixed, moving) → displacement.
 
     Args:
         widths: Channels of the encoder at 1/4, 1/8 and 1/16 of the full resolution.
-        stage_width: Channels inside the local stage.
-        iterations: How often the stage at 1/4 is applied (shared weights).
+        stage_width, stage_depth: Channels inside the local stage, at 1/4 and at 1/8.
+        iterations: How often the local stage is applied (shared weights).
         passes: How often the whole network is applied to its own output at inference.
     """
 
     def __init__(
-        self, widths: tuple[int, int, int] = (32, 64, 128), stage_width: int = 48, iterations: int = 1, passes: int = 1
+        self,
+        widths: tuple[int, int, int] = (32, 64, 128),
+        stage_width: int = 32,
+        stage_depth: int = 64,
+        iterations: int = 5,
+        passes: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(tuple(widths))  # type: ignore[arg-type]
         self.matching = GlobalMatching(widths[1])
         self.decoder = MatchDecoder(widths[1], widths[2])
-        self.stage = LocalStage(widths[0], stage_width)
+        self.stage = EdgeStage(widths[0], stage_width, stage_depth)
         self.iterations, self.passes = iterations, passes
 
     def forward(self, fixed: Tensor, moving: Tensor, halved: bool = False) -> Tensor | list[Tensor]:
@@ -239,14 +176,17 @@ class PyramidNetwork(nn.Module):
         The images' sides must be multiples of 8 for the fields to cover the same extent; others are padded at the end,
         and the fields cover the padded extent.
         """
-        both = torch.cat([_padded(fixed), _padded(moving)]).contiguous(memory_format=torch.channels_last_3d)
+        fixed, moving = _padded(fixed), _padded(moving)
+        both = torch.cat([fixed, moving]).contiguous(memory_format=torch.channels_last_3d)
         quarter, eighth = (features.chunk(2) for features in self.encoder(both))
         match, confidence = self.matching(*eighth)
         field = integrate(self.decoder(eighth[0], match, confidence), 5)
         fields = [match, field]
         field = resize(field, tuple(quarter[0].shape[2:]))
+        sides = FixedSide(fixed, quarter[0]), MovingSide(moving, quarter[1])
         for _ in range(self.iterations):
-            field = self.stage(*quarter, field)
+            # each step answers for itself, whatever led to it, as one of an optimisation does
+            field = self.stage(*sides, field.detach())
             fields.append(field)
         return fields
 
