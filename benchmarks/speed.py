@@ -42,6 +42,7 @@ def simulated_pair(folder: Path) -> tuple[Path, Path]:
 
     generator = torch.Generator().manual_seed(7)
     case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=SHAPE, spacing=1.0)
+    folder.mkdir(parents=True, exist_ok=True)
     write_case(case, folder)
     return folder / "fixed.nii.gz", folder / "moving.nii.gz"
 
