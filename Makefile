@@ -12,11 +12,12 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit clean
+.PHONY: help demo test lint types unit clean bench-speed bench-scaling bench-roofline
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
 	@echo "make test   style, types and tests with coverage"
+	@echo "make bench-speed, bench-scaling, bench-roofline   time and memory, on a quiet machine; see benchmarks/"
 	@echo "make clean  remove the environment and what the commands above wrote"
 
 demo: $(VENV)/.stamp-demo
@@ -35,6 +36,10 @@ types: $(VENV)/.stamp-dev
 unit: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 \
 		--cov --cov-report term
+
+# each adds a file to benchmarks/results and replaces none
+bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev
+	$(BIN)/python benchmarks/$*.py
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }

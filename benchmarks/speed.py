@@ -1,18 +1,17 @@
 """Time and memory of T, of refinement and of the whole command, on a pair this project makes itself or on yours.
 
-    python benchmarks/speed.py [--fixed T2.nii.gz --moving T1.nii.gz] [--threads 2] [--rounds 5] [--out speed.json]
+    python benchmarks/speed.py [--fixed T2.nii.gz --moving T1.nii.gz] [--threads 2] [--rounds 5] [--results DIR]
 
 Without images a 240×240×155 pair of 1 mm is simulated from the shipped anatomy. T and refinement are timed in this
 process on the conformed pair, the command as a process of its own: start-up, imports, reading, writing and all. The
-median and the best of the rounds are given; memory is the largest resident set of the process.
+median and the best of the rounds are given; memory is the largest resident set of the process. A JSON file joins
+benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,10 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from measuring import RESULTS, keep, machine
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +41,7 @@ def simulated_pair(folder: Path) -> tuple[Path, Path]:
 
     generator = torch.Generator().manual_seed(7)
     case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=SHAPE, spacing=1.0)
+    folder.mkdir(parents=True, exist_ok=True)
     write_case(case, folder)
     return folder / "fixed.nii.gz", folder / "moving.nii.gz"
 
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--weights", default=DEFAULT_MODEL)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows: dict[str, dict[str, float]] = {}
@@ -124,23 +124,8 @@ def main() -> None:
         peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else "–"
         table.add_row(name, f"{row['median_s']:.3f}", f"{row['best_s']:.3f}", peak)
     Console().print(table)
-    if options.out:
-        machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-        machine["packages"] = {name: version(name) for name in ("torch", "numpy", "nibabel", "deformgan")}  # type: ignore[assignment]
-        options.out.write_text(
-            json.dumps({"machine": machine, "threads": options.threads, "rows": rows}, indent=1) + "\n"
-        )
-
-
-def processor() -> str:
-    """Name of the processor as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or "unknown"
+    result = {"machine": machine(), "threads": options.threads, "rows": rows}
+    Console().print(str(keep("speed", result, options.results)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tyro
 
 from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
+from deformgan.commands.startup import quick_imports
 from deformgan.errors import QualityError, UsageError
 from deformgan.outputs import OUTPUTS, RECORD, staged_folder
 
@@ -59,8 +60,9 @@ class Register:
             raise QualityError("; ".join(quality["reasons"]), f"look at the results in {self.out}; they were kept")
 
     def _register(self, console: Console, folder: Path) -> dict[str, Any]:
-        from deformgan.formats.points import read_points
-        from deformgan.register import register
+        with quick_imports():
+            from deformgan.formats.points import read_points
+            from deformgan.register import register
 
         self.compute.set_threads()
         points = None if self.points is None else read_points(self.points)

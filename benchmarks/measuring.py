@@ -1,0 +1,71 @@
+"""What the benchmarks of speed, scaling and the roofline share: fits, machine information, and the log of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def power_law(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
+    """Exponent and factor of ``cost = factor · size ** exponent``, by least squares of the logarithms.
+
+    Raises:
+        ValueError: Fewer than two different sizes, or something that is not above 0.
+    """
+    if len(sizes) != len(costs) or len(set(sizes)) < 2 or min(*sizes, *costs) <= 0:
+        raise ValueError("a power law needs two different sizes, and sizes and costs above 0")
+    exponent, intercept = np.polyfit(np.log(sizes), np.log(costs), 1)
+    return float(exponent), float(np.exp(intercept))
+
+
+def straight_line(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
+    """Slope and intercept of ``cost = intercept + slope · size``: a start-up cost and the cost of each voxel."""
+    if len(sizes) != len(costs) or len(set(sizes)) < 2:
+        raise ValueError("a line needs two different sizes")
+    slope, intercept = np.polyfit(sizes, costs, 1)
+    return float(slope), float(intercept)
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and load, and the versions that matter; no user or host name."""
+    packages = {name: version(name) for name in ("torch", "numpy", "nibabel", "deformgan")}
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def keep(kind: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a result beside the older ones under a name of its own, ``TIME-kind.json``; none is ever replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S")
+    number = 0
+    while True:
+        path = folder / f"{stamp}{f'-{number}' if number else ''}-{kind}.json"
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
+            return path
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,76 @@
+"""What the benchmarks conclude from their measurements, and that a result never replaces another."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.modules.pop("measuring", None)
+
+
+def test_a_power_law_is_found_again(script) -> None:
+    sizes = [64.0**3, 128.0**3, 320.0**3]
+    exponent, factor = script("measuring").power_law(sizes, [3e-6 * n**1.25 for n in sizes])
+    assert exponent == pytest.approx(1.25)
+    assert factor == pytest.approx(3e-6)
+
+
+@pytest.mark.parametrize(("sizes", "costs"), [([8, 8], [1, 2]), ([1, 2], [0, 1]), ([1, 2, 3], [1, 2])])
+def test_a_power_law_needs_sizes_and_costs_above_zero(script, sizes: list, costs: list) -> None:
+    with pytest.raises(ValueError, match="power law"):
+        script("measuring").power_law(sizes, costs)
+
+
+def test_startup_and_cost_of_a_voxel_are_told_apart(script) -> None:
+    rows = [
+        {
+            "side": side,
+            "wall_s": 1.5 + 2e-7 * side**3,
+            "processor_s": 2.0 + 3e-7 * side**3,
+            "peak_mb": 1.0 * side**3,
+            "stages_s": {"write": 0.0},
+        }
+        for side in (64, 128, 192)
+    ]
+    found = script("scaling").fits(rows)
+    assert found["wall_s"]["start"] == pytest.approx(1.5)
+    assert found["wall_s"]["per_million_voxels"] == pytest.approx(0.2)
+    assert found["processor_s"]["start"] == pytest.approx(2.0)
+    assert found["peak_mb"]["exponent"] == pytest.approx(1.0)
+    assert found["stage: write"]["exponent"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_results_are_added_and_never_replaced(script, tmp_path: Path) -> None:
+    keep = script("measuring").keep
+    paths = [keep("speed", {"run": run}, tmp_path) for run in range(3)]
+    assert len(set(paths)) == 3
+    assert [json.loads(path.read_text())["run"] for path in paths] == [0, 1, 2]
+
+
+def test_operations_of_a_product_and_a_convolution_are_counted(script) -> None:
+    roofline = script("roofline")
+    assert roofline.counted(lambda: torch.ones(3, 5) @ torch.ones(5, 7)) == 2 * 3 * 5 * 7
+    volume, kernel = torch.ones(1, 2, 4, 4, 4), torch.ones(3, 2, 3, 3, 3)
+    assert roofline.counted(lambda: torch.nn.functional.conv3d(volume, kernel, padding=1)) == 2 * 3 * 2 * 27 * 4**3
