@@ -5,8 +5,8 @@
 
 The rest of T is taken from the configuration's ``start_from`` (or the shipped weights) and stays as it is. Its field
 for every pair is kept, so a step costs the stage only. Pairs vary further: mirrored, fixed and moving exchanged,
-intensity curves (also falling ones), noise, and starts pushed off by a smooth field, since T errs more on people it does
-not know.
+intensity curves (also falling ones), noise, and starts pushed off by a smooth field, since T errs more on people it
+does not know.
 """
 
 from __future__ import annotations
