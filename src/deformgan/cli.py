@@ -24,6 +24,7 @@ from deformgan.commands.console import Console
 from deformgan.commands.convert import Convert
 from deformgan.commands.demo import Demo
 from deformgan.commands.evaluate import Evaluate
+from deformgan.commands.export import Export
 from deformgan.commands.info import Info
 from deformgan.commands.register import Register
 from deformgan.commands.simulate import Simulate
@@ -43,9 +44,10 @@ COMMANDS = {
     "simulate": Simulate,
     "train": Train,
     "evaluate": Evaluate,
+    "export": Export,
     "info": Info,
 }
-Command = Register | Apply | Convert | Demo | Simulate | Train | Evaluate | Info
+Command = Register | Apply | Convert | Demo | Simulate | Train | Evaluate | Export | Info
 
 
 def main(argv: Sequence[str] | None = None) -> int:
