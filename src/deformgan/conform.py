@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan import align
+from deformgan.align import headers
 from deformgan.errors import InputError
 from deformgan.grid import Grid, Shape
 from deformgan.image import Image
@@ -90,7 +90,7 @@ def conform_pair(
     """Bring both images to working grids of one spacing, so placed that the pair starts aligned.
 
     The fixed grid is centred on its content. The moving one lies where the fixed one does if the images agree better
-    as their headers place them, else it is centred on its own content (see `deformgan.align`).
+    as their headers place them, else it is centred on its own content (see `deformgan.align.headers`).
 
     Raises:
         InputError: the two images share no part of world space.
@@ -99,9 +99,9 @@ def conform_pair(
     content_f, content_m = _find_content(fixed), _find_content(moving)
     spacing *= max(_growth(content, content.centre_mm, shape, spacing) for content in (content_f, content_m))
     grid_f = _working_grid(fixed, shape, spacing, content_f.centre_mm)
-    thinned_f = align.thin(fixed, content_f.mask, content_f.floor)
-    thinned_m = align.thin(moving, content_m.mask, content_m.floor)
-    if align.headers_win(thinned_f, thinned_m, content_m.centre_mm - content_f.centre_mm):
+    thinned_f = headers.thin(fixed, content_f.mask, content_f.floor)
+    thinned_m = headers.thin(moving, content_m.mask, content_m.floor)
+    if headers.headers_win(thinned_f, thinned_m, content_m.centre_mm - content_f.centre_mm):
         grid_m = grid_f
     else:
         grid_m = _working_grid(moving, shape, spacing, content_m.centre_mm)
