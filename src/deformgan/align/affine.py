@@ -45,20 +45,28 @@ _ROUNDS = (
 
 
 def search(
-    fixed: Thinned, moving: Thinned, centres_mm: tuple[np.ndarray, np.ndarray], *, rigid: bool = False
+    fixed: Thinned,
+    moving: Thinned,
+    centres_mm: tuple[np.ndarray, np.ndarray],
+    *,
+    rigid: bool = False,
+    near: bool = False,
 ) -> tuple[np.ndarray, float]:
-    """Find the map from everywhere.
+    """Find the map.
 
     Args:
         fixed, moving: From `deformgan.align.headers.thin`.
         centres_mm: Where the contents of the two have their centres, (3,) world mm (RAS+) each.
         rigid: Without scales and shears.
+        near: From the headers' place alone, not from everywhere.
 
     Returns:
         4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `agreement` at 3 mm, in [0, 1].
     """
     level = make_level(fixed, moving, _COARSE.apart_mm, _COARSE.points, centres_mm)
     turns, shifts = _starts(level, centres_mm, _is_partial(fixed, moving))
+    if near:
+        turns, shifts = turns[:1], shifts[:1]
     theta = torch.zeros(len(turns), AFFINE)
     theta[:, :3] = shifts
     score = _scored(level, turns, theta)
@@ -73,9 +81,7 @@ def search(
     return _world(_matrices(turns, theta)[best], centres_mm), float(score[best])
 
 
-def score_of(
-    matrix: np.ndarray, fixed: Thinned, moving: Thinned, centres_mm: tuple[np.ndarray, np.ndarray]
-) -> float:
+def score_of(matrix: np.ndarray, fixed: Thinned, moving: Thinned, centres_mm: tuple[np.ndarray, np.ndarray]) -> float:
     """The `agreement` of a 4×4 ``fixed_to_moving`` (world mm, RAS+) as `search` takes it."""
     last = _ROUNDS[-1]
     level = make_level(fixed, moving, last.apart_mm, last.points, centres_mm)

@@ -94,19 +94,18 @@ def agreement(level: Level, matrices: Tensor) -> Tensor:
     seen = inside.sum(1)
     joint = (joint / seen.clamp_min(1)[:, None]).view(count, _BINS, _BINS)
     alone = _entropy(joint.sum(1)) + _entropy(joint.sum(2))
-    information = alone - _entropy(joint.flatten(1))
+    information = alone - _entropy(joint)
     return 2 * information / alone.clamp_min(1e-6) * (seen / level.needed).clamp_max(1)
 
 
 def _entropy(probability: Tensor) -> Tensor:
-    return -(probability * probability.clamp_min(1e-9).log()).sum(1) if probability.dim() == 2 else _entropy(
-        probability.flatten(1)
-    )
+    return torch.special.entr(probability.clamp_min(1e-9)).flatten(1).sum(1)
 
 
 def _averaged(thinned: Thinned, apart_mm: float) -> tuple[Tensor, Tensor, Grid]:
     """Values and share of foreground, (1, 1, d, h, w), and their grid."""
-    factor = [min(n, max(1, round(apart_mm / s))) for n, s in zip(thinned.grid.shape, thinned.grid.spacing, strict=True)]
+    axes = zip(thinned.grid.shape, thinned.grid.spacing, strict=True)
+    factor = [min(n, max(1, round(apart_mm / spacing))) for n, spacing in axes]
     values, share = (F.avg_pool3d(v.float()[None, None], factor) for v in (thinned.values, thinned.mask))
     index = np.diag([*factor, 1.0])
     index[:3, 3] = (np.array(factor) - 1) / 2
