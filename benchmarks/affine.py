@@ -194,6 +194,10 @@ def main() -> None:
                 found = _unsheared(moving) @ found @ np.linalg.inv(_unsheared(fixed))
             row = {"pair": f"{patient} {other} to {one}", "half": number % 5 == 4, "turned": number % 2 == 1}
             rows[name].append({**row, "error_mm": round(error_mm(found, truth, fixed), 3), "s": round(seconds, 3)})
+        _write(args, rows)  # after every start: a run that is ended early leaves what it has
+
+
+def _write(args: argparse.Namespace, rows: dict[str, list[dict[str, object]]]) -> None:
     packages = {n: version(n) for n in ("torch", "numpy", "SimpleITK", "antspyx", "deformgan")}
     machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
     settings = {"threads": args.threads, "seed": args.seed, "success_mm": SUCCESS_MM}

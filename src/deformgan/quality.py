@@ -96,7 +96,7 @@ def assess(fixed: Conformed, moving: Conformed, field: Tensor) -> Quality:
     shift = torch.from_numpy(moving.grid.centre_mm - fixed.grid.centre_mm).float().view(1, 3, 1, 1, 1)
     header = torch.from_numpy(fixed.grid.index_to(moving.grid)).float()[None]
     # the moving grid's axes may be turned: from a voxel's place on the fixed grid to that of its source
-    linear = torch.from_numpy(moving.grid.affine[:3, :3]).float()
+    linear = torch.from_numpy(moving.grid.affine[:3, :3].copy()).float()
     rest = torch.einsum("ij,bjdhw->bidhw", linear, field - affine_field(header, (d, h, w)))
     length = rest.square().sum(1).sqrt()[inside]
     before = _similarity(fixed, moving, affine_field(header, (d, h, w)))
