@@ -23,7 +23,7 @@ LAYERS = [
     {"conform", "align"},
     {"networks", "losses"},
     {"formats", "transform"},
-    {"models", "refine"},
+    {"models", "refine", "start"},
     {"quality", "provenance", "outputs"},
     {"register", "export"},
     {"report", "pictures", "cohort"},

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan import align
+from deformgan.align import headers
 from deformgan.errors import InputError
 from deformgan.grid import Grid, Shape
 from deformgan.image import Image
@@ -85,27 +85,42 @@ def conform(
 
 
 def conform_pair(
-    fixed: Image, moving: Image, shape: Shape = WORKING_SHAPE, spacing: float = WORKING_SPACING
+    fixed: Image,
+    moving: Image,
+    shape: Shape = WORKING_SHAPE,
+    spacing: float = WORKING_SPACING,
+    start: np.ndarray | None = None,
 ) -> tuple[Conformed, Conformed]:
     """Bring both images to working grids of one spacing, so placed that the pair starts aligned.
 
     The fixed grid is centred on its content. The moving one lies where the fixed one does if the images agree better
-    as their headers place them, else it is centred on its own content (see `deformgan.align`).
+    as their headers place them, else it is centred on its own content (see `deformgan.align.headers`). Where ``start``
+    (4×4 from fixed to moving world mm) is given, it lies where that takes the fixed grid.
 
     Raises:
         InputError: the two images share no part of world space.
     """
-    require_overlap(fixed, moving)
+    if start is None:
+        require_overlap(fixed, moving)
     content_f, content_m = _find_content(fixed), _find_content(moving)
     spacing *= max(_growth(content, content.centre_mm, shape, spacing) for content in (content_f, content_m))
     grid_f = _working_grid(fixed, shape, spacing, content_f.centre_mm)
-    thinned_f = align.thin(fixed, content_f.mask, content_f.floor)
-    thinned_m = align.thin(moving, content_m.mask, content_m.floor)
-    if align.headers_win(thinned_f, thinned_m, content_m.centre_mm - content_f.centre_mm):
+    if start is not None:
+        return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_f.moved_by(start))
+    thinned_f = headers.thin(fixed, content_f.mask, content_f.floor)
+    thinned_m = headers.thin(moving, content_m.mask, content_m.floor)
+    if headers.headers_win(thinned_f, thinned_m, content_m.centre_mm - content_f.centre_mm):
         grid_m = grid_f
     else:
         grid_m = _working_grid(moving, shape, spacing, content_m.centre_mm)
     return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_m)
+
+
+def thinned_pair(fixed: Image, moving: Image) -> tuple[headers.Thinned, headers.Thinned, tuple[np.ndarray, np.ndarray]]:
+    """Both images thinned for a search, and their contents' centres in world mm (RAS+)."""
+    one, other = _find_content(fixed), _find_content(moving)
+    thinned = (headers.thin(i, c.mask, c.floor) for i, c in ((fixed, one), (moving, other)))
+    return *thinned, (one.centre_mm, other.centre_mm)  # type: ignore[return-value]
 
 
 def require_overlap(fixed: Image, moving: Image) -> None:

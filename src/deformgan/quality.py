@@ -23,6 +23,7 @@ from deformgan.warp import warp
 
 MAX_FOLDING_PERCENT = 1.0
 MAX_INVERSE_RESIDUAL_MM = 3.0  # a voxel of the half-resolution field: finer than that it cannot say
+LARGEST_BRAIN_LITRES = 2.5
 RESIDUAL_POINTS = 20_000
 # of 11 patients' pairs that were aligned before, none falls below it by a smooth error of 1 mm (root mean square), and
 # 9 do by a shift of 2 mm
@@ -92,10 +93,12 @@ def assess(fixed: Conformed, moving: Conformed, field: Tensor) -> Quality:
     fixed, moving = (_averaged(image, (d, h, w)) for image in (fixed, moving))
     inside = fixed.mask[:, 0] > 0.5
     determinant = jacobian_determinant(field)[inside]
-    spacing = torch.from_numpy(fixed.grid.spacing).float().view(1, 3, 1, 1, 1)
     shift = torch.from_numpy(moving.grid.centre_mm - fixed.grid.centre_mm).float().view(1, 3, 1, 1, 1)
-    length = (field * spacing + shift).square().sum(1).sqrt()[inside]
     header = torch.from_numpy(fixed.grid.index_to(moving.grid)).float()[None]
+    # the moving grid's axes may be turned: from a voxel's place on the fixed grid to that of its source
+    linear = torch.from_numpy(moving.grid.affine[:3, :3].copy()).float()
+    rest = torch.einsum("ij,bjdhw->bidhw", linear, field - affine_field(header, (d, h, w)))
+    length = rest.square().sum(1).sqrt()[inside]
     before = _similarity(fixed, moving, affine_field(header, (d, h, w)))
     after = _similarity(fixed, moving, field)
     folding = 100.0 * float((determinant <= 0).float().mean())
@@ -150,3 +153,19 @@ def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarr
     points = grid.to_world(np.stack(np.unravel_index(index, content.shape), -1) + 0.5)
     back = inverse.map_points(transform.map_points(points))
     return float(np.quantile(np.linalg.norm(back - points, axis=1), 0.999))
+
+
+def oddities(role: str, image: Conformed, spacing: float) -> list[str]:
+    """What makes an image unlike the skull-stripped brains the networks know."""
+    own = float(image.grid.spacing[0])
+    litres = float(image.mask.sum()) * own**3 / 1e6
+    found = []
+    if litres > LARGEST_BRAIN_LITRES:
+        found.append(f"its foreground measures {litres:.1f} l")
+    if not image.flat:
+        found.append("its background is not flat")
+    if own > 1.25 * spacing:
+        found.append(f"it fits the working grid at {own:.2f} mm only, not {spacing:g} mm")
+    if not found:
+        return []
+    return [f"the {role} image may not be a skull-stripped brain: {', '.join(found)}; results may be less accurate"]

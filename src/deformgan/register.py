@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan import provenance
-from deformgan.conform import Conformed, conform_pair, require_overlap
+from deformgan.conform import WORKING_SHAPE, WORKING_SPACING, Conformed, conform_pair, require_overlap
 from deformgan.errors import InputError, UsageError
 from deformgan.field import affine_field, fit_affine
 from deformgan.files import atomic
@@ -27,14 +27,13 @@ from deformgan.image import Image, load_image, load_labels
 from deformgan.models import DEFAULT_MODEL, Model, computes_in_bf16, load_model
 from deformgan.outputs import OUTPUTS, RECORD, staged_folder
 from deformgan.provenance import Progress, Stopwatch, no_progress
-from deformgan.quality import Quality, assess, inverse_residual
+from deformgan.quality import Quality, assess, inverse_residual, oddities
 from deformgan.refine import DEFAULT_STEPS, refine
+from deformgan.start import LINEAR, Start, check_transform, find_start
 from deformgan.transform import Transform
 
 if TYPE_CHECKING:
     from deformgan.image import ImageLike
-
-LARGEST_BRAIN_LITRES = 2.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +120,8 @@ def register(
     moving_points: Points | np.ndarray | None = None,
     model: str | Path | Model = DEFAULT_MODEL,
     refine_steps: int | None = None,
+    transform: str = "deform",
+    init: str | Path | Transform | None = None,
     device: str = "auto",
     precision: str = "auto",
     seed: int = 0,
@@ -134,6 +135,9 @@ def register(
         moving_points: Points in the moving image's space, to be carried along; (N, 3) world mm (RAS+).
         model: Shipped weights by name, a folder of weights, or a loaded model.
         refine_steps: Optimisation steps after the network, 0 for none; default: what was best in tests.
+        transform: ``deform`` starts where the headers, or else the contents' centres, place the images; ``joint`` from
+            the affine map that a search over all rotations finds; ``affine`` and ``rigid`` are that search alone.
+        init: A map from fixed to moving to start from, linear or with a field; a file as `load_transform` takes it.
         device: ``auto``, ``cpu`` or ``cuda``; a loaded model stays where it is, and this is not used.
         precision: Number format inside the network: ``auto``, ``fp32`` or ``bf16``.
         seed: Only recorded: nothing in a registration is random.
@@ -143,6 +147,7 @@ def register(
         UsageError: Unknown weights or options.
         InputError: An image or the weights cannot be used; the message says why and how to mend it.
     """
+    check_transform(transform)
     steps = DEFAULT_STEPS if refine_steps is None else refine_steps
     if steps < 0:
         raise UsageError(f"{steps} refinement steps are less than 0", "give 0 for none")
@@ -152,6 +157,8 @@ def register(
     sources = {"fixed": fixed, "moving": moving, "moving_labels": moving_labels}
     if moving_points is not None:
         sources["moving_points"] = moving_points.path if isinstance(moving_points, Points) else moving_points
+    if isinstance(init, str | Path):
+        sources["init"] = init
     checksums = provenance.describe_inputs_later({role: one for role, one in sources.items() if one is not None})
 
     with watch.stage("read"):
@@ -159,33 +166,46 @@ def register(
         if labels is not None:
             require_overlap(moving, labels)
         points = None if moving_points is None else _points_within(moving_points, moving)
-    with watch.stage("load model"):
-        network = model if isinstance(model, Model) else load_model(model, device)
+    network = None
+    if transform not in LINEAR:
+        with watch.stage("load model"):
+            network = model if isinstance(model, Model) else load_model(model, device)
+    shape, spacing = (network.grid_shape, network.spacing) if network else (WORKING_SHAPE, WORKING_SPACING)
+    start = Start(moving)
+    if transform != "deform" or init is not None:
+        with watch.stage("align"):
+            start = find_start(fixed, moving, transform, init)
     with watch.stage("conform"):
-        fixed_c, moving_c = conform_pair(fixed, moving, network.grid_shape, network.spacing)
-    notes = [*_oddities("fixed", fixed_c, network.spacing), *_oddities("moving", moving_c, network.spacing)]
+        fixed_c, moving_c = conform_pair(fixed, start.moving, shape, spacing, start.matrix)
+    notes = [*oddities("fixed", fixed_c, spacing), *oddities("moving", moving_c, spacing)]
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    pair = fixed_c.tensor.to(device), moving_c.tensor.to(device)
-    with watch.stage("predict"):
-        field = network.predict(*pair, precision)
-    if steps:
-        with watch.stage("refine"):
-            mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
-            field = refine(*pair, field, steps, mask=mask, progress=told)
-    field = field.cpu()
+    if network is None:
+        field = torch.zeros(1, 3, *(n // 2 for n in shape))
+    else:
+        pair = fixed_c.tensor.to(device), moving_c.tensor.to(device)
+        with watch.stage("predict"):
+            field = network.predict(*pair, precision)
+        if steps:
+            with watch.stage("refine"):
+                mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
+                field = refine(*pair, field, steps, mask=mask, progress=told)
+        field = field.cpu()
     with watch.stage("transform"):
-        transform = _transform(fixed_c, moving_c, field)
-        moved = transform.apply(moving, fixed.grid)
-        moved_labels = None if labels is None else transform.apply_labels(labels, fixed.grid)
-        moved_points = None if points is None else points.at(transform.apply_points(points.positions_mm))
+        linear = None if network else start.matrix
+        found = start.completed(_transform(fixed_c, moving_c, field) if linear is None else Transform(linear))
+        moved = found.apply(moving, fixed.grid)
+        moved_labels = None if labels is None else found.apply_labels(labels, fixed.grid)
+        moved_points = None if points is None else points.at(found.apply_points(points.positions_mm))
     with watch.stage("assess"):
         quality = assess(fixed_c, moving_c, field)
     record = provenance.record(
         inputs=checksums.result(),
-        model={"name": network.name, "sha256": network.sha256, "network": network.config["network"]},
+        model=_described(network),
         settings={
-            "refine_steps": steps,
+            "transform": transform,
+            "init": str(init) if isinstance(init, str | Path) else init is not None,
+            "refine_steps": steps if network else 0,
             "device": device,
             "precision": precision,
             "seed": seed,
@@ -196,7 +216,14 @@ def register(
         notes=notes,
         watch=watch,
     )
-    return Registration(moved, transform, quality, record, moving.grid, moved_labels, moved_points)
+    return Registration(moved, found, quality, record, moving.grid, moved_labels, moved_points)
+
+
+def _described(network: Model | None) -> dict[str, Any]:
+    """What the record says of the weights: nothing where none were used."""
+    if network is None:
+        return {}
+    return {"name": network.name, "sha256": network.sha256, "network": network.config["network"]}
 
 
 def pick_device(name: str) -> str:
@@ -270,19 +297,3 @@ def _points_within(points: Points | np.ndarray, moving: Image) -> Points:
     if outside.any():
         warnings.warn(f"{name}: {outside.sum()} of {outside.size} points lie outside {moving.name}", stacklevel=3)
     return points
-
-
-def _oddities(role: str, image: Conformed, spacing: float) -> list[str]:
-    """What makes an image unlike the skull-stripped brains the networks know."""
-    own = float(image.grid.spacing[0])
-    litres = float(image.mask.sum()) * own**3 / 1e6
-    found = []
-    if litres > LARGEST_BRAIN_LITRES:
-        found.append(f"its foreground measures {litres:.1f} l")
-    if not image.flat:
-        found.append("its background is not flat")
-    if own > 1.25 * spacing:
-        found.append(f"it fits the working grid at {own:.2f} mm only, not {spacing:g} mm")
-    if not found:
-        return []
-    return [f"the {role} image may not be a skull-stripped brain: {', '.join(found)}; results may be less accurate"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -32,6 +32,10 @@ class Register:
     """Label map in the moving image's space; written as moved_labels.nii.gz, its values kept."""
     points: Annotated[Path | None, tyro.conf.arg(metavar="CSV", help_behavior_hint="(optional)")] = None
     """Points in the moving image's space, columns x, y, z in world mm (RAS+); written as moved_points.csv."""
+    transform: Literal["rigid", "affine", "joint", "deform"] = "deform"
+    """deform starts where headers, or else the contents' centres, place the images; joint searches all rotations for an affine map first; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
+    init: Annotated[Path | None, tyro.conf.arg(metavar="XFM", help_behavior_hint="(optional)")] = None
+    """Transform from fixed to moving to start from, of any format that convert reads."""
     refine: Steps = None
     weights: Weights = "t1-t2"
     seed: int = 0
@@ -74,6 +78,8 @@ class Register:
                 moving_points=points,
                 model=self.weights,
                 refine_steps=self.refine,
+                transform=self.transform,
+                init=self.init,
                 device=self.compute.device,
                 precision=self.compute.precision,
                 seed=self.seed,

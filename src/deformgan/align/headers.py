@@ -1,4 +1,4 @@
-"""Where a registration starts: with the images as their headers place them, or with their contents' centres together.
+"""Two quick starts: with the images as their headers place them, or with their contents' centres together.
 
 Headers of one session are right, and centres are then off wherever the two images cover different parts of the body;
 headers of unrelated scans can be anywhere, and centres then bring the contents together. The images decide.

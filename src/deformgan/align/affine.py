@@ -1,0 +1,174 @@
+"""The linear map that brings two images together, from anywhere: wrong orientations, large rotations, far headers.
+
+Rotations all over SO(3) are scored at low resolution, the best are improved and thinned out (successive halving) while
+resolution and degrees of freedom rise, and the last few are compared where left and right, front and back differ.
+The map never mirrors: a header that does shows one hemisphere as the other, and nothing in a single brain tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deformgan.align.headers import Thinned
+from deformgan.align.measure import Level, agreement, make_level
+
+RIGID, SIMILARITY, AFFINE = 6, 7, 13  # shift, rotation, one scale, a scale an axis (the first is free too), shears
+_RADIUS_MM = 70.0  # of a brain: a turn or stretch of 1/70 moves its surface by 1 mm
+_ROTATIONS = 400  # about 25° apart
+_OFFSETS_MM = (-40.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
+_PARTIAL = 1.35  # ratio of the foregrounds' volumes that says so
+_CHUNK = 200_000  # samples at once, so that they stay in the cache
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One round of the halving: at this resolution, so many candidates, freedoms, steps and their largest size."""
+
+    apart_mm: float
+    points: int
+    keep: int
+    freedom: int
+    steps: int
+    rate_mm: float
+
+
+_COARSE = _Round(8.0, 1000, 96, RIGID, 14, 6.0)
+_ROUNDS = (
+    _Round(6.0, 1600, 16, SIMILARITY, 24, 4.0),
+    _Round(4.0, 3500, 4, AFFINE, 24, 2.0),
+    _Round(3.0, 9000, 2, AFFINE, 20, 1.0),
+)
+
+
+def search(
+    fixed: Thinned,
+    moving: Thinned,
+    centres_mm: tuple[np.ndarray, np.ndarray],
+    *,
+    rigid: bool = False,
+    near: bool = False,
+) -> tuple[np.ndarray, float]:
+    """Find the map.
+
+    Args:
+        fixed, moving: From `deformgan.align.headers.thin`.
+        centres_mm: Where the contents of the two have their centres, (3,) world mm (RAS+) each.
+        rigid: Without scales and shears.
+        near: From the headers' place alone, not from everywhere.
+
+    Returns:
+        4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `agreement` at 3 mm, in [0, 1].
+    """
+    level = make_level(fixed, moving, _COARSE.apart_mm, _COARSE.points, centres_mm)
+    turns, shifts = _starts(level, centres_mm, _is_partial(fixed, moving))
+    if near:
+        turns, shifts = turns[:1], shifts[:1]
+    theta = torch.zeros(len(turns), AFFINE)
+    theta[:, :3] = shifts
+    score = _scored(level, turns, theta)
+    # the headers and the centres come first, and always go on
+    score[:2] += 1
+    for one in (_COARSE, *_ROUNDS):
+        best = score.argsort(descending=True, stable=True)[: one.keep]
+        turns, theta = turns[best], theta[best]
+        level = make_level(fixed, moving, one.apart_mm, one.points, centres_mm)
+        theta, score = _improved(level, turns, theta, one, min(one.freedom, RIGID if rigid else AFFINE))
+    best = int(score.argmax())
+    return _world(_matrices(turns, theta)[best], centres_mm), float(score[best])
+
+
+def score_of(matrix: np.ndarray, fixed: Thinned, moving: Thinned, centres_mm: tuple[np.ndarray, np.ndarray]) -> float:
+    """The `agreement` of a 4×4 ``fixed_to_moving`` (world mm, RAS+) as `search` takes it."""
+    last = _ROUNDS[-1]
+    level = make_level(fixed, moving, last.apart_mm, last.points, centres_mm)
+    relative = np.array(matrix)
+    relative[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - centres_mm[1]
+    return float(agreement(level, torch.from_numpy(relative[None, :3]).float())[0])
+
+
+def _is_partial(fixed: Thinned, moving: Thinned) -> bool:
+    volumes = [float(t.mask.sum()) * abs(np.linalg.det(t.grid.affine[:3, :3])) for t in (fixed, moving)]
+    return max(volumes) > _PARTIAL * max(min(volumes), 1e-6)
+
+
+def _starts(level: Level, centres_mm: tuple[np.ndarray, np.ndarray], partial: bool) -> tuple[Tensor, Tensor]:
+    """Rotations (B, 3, 3) and shifts (B, 3): the headers' place, the centres', then every rotation."""
+    turns = torch.cat([torch.eye(3)[None], torch.eye(3)[None], _rotations(_ROTATIONS)])
+    shifts = torch.zeros(len(turns), 3)
+    by_headers = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
+    shifts[0] = by_headers
+    if not partial:
+        return turns, shifts
+    offsets = torch.cat([mm * torch.eye(3) for mm in _OFFSETS_MM])
+    more = turns[1:].repeat(len(offsets), 1, 1)
+    # off along the fixed image's axes, as the turn has them
+    moved = (more @ offsets.repeat_interleave(len(turns) - 1, 0)[:, :, None])[:, :, 0]
+    return torch.cat([turns, more]), torch.cat([shifts, moved])
+
+
+def _rotations(count: int) -> Tensor:
+    """Rotations evenly over SO(3): super-Fibonacci spirals (Alexa, CVPR 2022), (count, 3, 3)."""
+    s = torch.arange(count, dtype=torch.float64) + 0.5
+    inner, outer = (s / count).sqrt(), (1 - s / count).sqrt()
+    alpha, beta = 2 * torch.pi * s / 2**0.5, 2 * torch.pi * s / 1.533751168755204288118041
+    x, y, z, w = inner * alpha.sin(), inner * alpha.cos(), outer * beta.sin(), outer * beta.cos()
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2).float()
+
+
+def _matrices(turns: Tensor, theta: Tensor) -> Tensor:
+    """(B, 3, 4) of parameters in mm at the brain's surface: shift, rotation, common scale, scales, shears."""
+    unit = theta[:, 3:] / _RADIUS_MM
+    zero = torch.zeros_like(unit[:, 0])
+    x, y, z = unit[:, :3].unbind(1)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).view(-1, 3, 3)
+    scales = (unit[:, 3:4] + unit[:, 4:7]).exp()
+    a, b, c = unit[:, 7:].unbind(1)
+    one = torch.ones_like(zero)
+    shear = torch.stack([one, a, b, zero, one, c, zero, zero, one], 1).view(-1, 3, 3)
+    linear = turns @ torch.linalg.matrix_exp(skew) @ (shear * scales[:, None])
+    return torch.cat([linear, theta[:, :3, None]], 2)
+
+
+def _world(matrix: Tensor, centres_mm: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    out = np.eye(4)
+    out[:3] = matrix.double().numpy()
+    out[:3, 3] += centres_mm[1] - out[:3, :3] @ centres_mm[0]
+    return out
+
+
+def _scored(level: Level, turns: Tensor, theta: Tensor) -> Tensor:
+    size = max(1, _CHUNK // len(level.points))
+    matrices = _matrices(turns, theta)
+    return torch.cat([agreement(level, part) for part in matrices.split(size)])
+
+
+def _improved(level: Level, turns: Tensor, theta: Tensor, one: _Round, freedom: int) -> tuple[Tensor, Tensor]:
+    """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
+    free = (torch.arange(theta.shape[1]) < freedom).float()
+    first, second = torch.zeros_like(theta), torch.zeros_like(theta)
+    size = max(1, _CHUNK // len(level.points))
+    best, best_score = theta, torch.full((len(theta),), -1.0)
+    for step in range(1, one.steps + 2):
+        slope, score = [], []
+        with torch.enable_grad():
+            for some, turned in zip(theta.split(size), turns.split(size), strict=True):
+                leaf = some.detach().requires_grad_()
+                now = agreement(level, _matrices(turned, leaf))
+                slope.append(torch.autograd.grad(now.sum(), leaf)[0])
+                score.append(now.detach())
+        slope, score = torch.cat(slope) * free, torch.cat(score)
+        better = score > best_score
+        best, best_score = torch.where(better[:, None], theta, best), torch.where(better, score, best_score)
+        first, second = 0.8 * first + 0.2 * slope, 0.95 * second + 0.05 * slope.square()
+        move = (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
+        theta = theta + one.rate_mm * (1 - (step - 1) / (one.steps + 1)) * move
+    return best, best_score

@@ -1,0 +1,113 @@
+"""How well many linear maps at once bring two thinned images together, with a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.align.headers import Thinned
+from deformgan.grid import Grid
+from deformgan.resample import normalising
+
+_BINS = 16  # few: a thousand points must fill their square
+_NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
+_SHELL = 0.5  # of a coarse voxel, that makes it foreground; the background beside it is compared too
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A pair at one resolution.
+
+    Args:
+        points: (N, 3) float32, fixed world positions minus the fixed centre, mm.
+        bins: (N,) int64, the fixed intensities there.
+        volume: (1, 1, D, H, W) float32 in [0, 1], the moving image.
+        to_volume: (3, 4) float32 from moving world mm minus the moving centre to `grid_sample`'s coordinates.
+        needed: Points that must fall inside the moving image for the full score.
+    """
+
+    points: Tensor
+    bins: Tensor
+    volume: Tensor
+    to_volume: Tensor
+    needed: float
+
+
+def make_level(
+    fixed: Thinned,
+    moving: Thinned,
+    apart_mm: float,
+    most: int,
+    centres_mm: tuple[np.ndarray, np.ndarray],
+) -> Level:
+    """Both images averaged to voxels about ``apart_mm`` apart; the fixed foreground and a shell around it count.
+
+    Args:
+        fixed, moving: From `deformgan.align.headers.thin`.
+        apart_mm: Between voxels; images that are coarser already stay as they are.
+        most: Points; evenly spread where there are more.
+        centres_mm: The fixed and the moving image's, (3,) world mm (RAS+).
+    """
+    (fixed_values, fixed_share, fixed_grid), (values, share, grid) = (_averaged(t, apart_mm) for t in (fixed, moving))
+    near = F.max_pool3d((fixed_share >= _SHELL).float(), 3, 1, 1)[0, 0] > 0
+    index = torch.nonzero(near)
+    index = index[torch.linspace(0, len(index) - 1, min(most, len(index))).long()]
+    points = torch.from_numpy(fixed_grid.to_world(index.numpy()) - centres_mm[0]).float()
+    bins = (fixed_values[0, 0][index.unbind(1)] * (_BINS - 1)).round().long()
+    matrix = normalising(grid.shape) @ grid.world_to_index
+    matrix[:, 3] = matrix @ np.append(centres_mm[1], 1)
+    volumes = [
+        float(s.sum()) * abs(np.linalg.det(g.affine[:3, :3])) for s, g in ((fixed_share, fixed_grid), (share, grid))
+    ]
+    needed = _NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
+    return Level(points, bins, values, torch.from_numpy(matrix[2::-1].copy()).float(), max(needed, 1.0))
+
+
+def agreement(level: Level, matrices: Tensor) -> Tensor:
+    """Normalised mutual information ``2 I / (H + H)`` of each candidate, less where too little is compared.
+
+    The joint histogram spreads each moving value over the two bins beside it (a Parzen window of order 1), so that it
+    has a gradient.
+
+    Args:
+        matrices: (B, 3, 4), from fixed position minus fixed centre to moving position minus moving centre, mm.
+
+    Returns:
+        (B,) in [0, 1].
+    """
+    linear = level.to_volume[:, :3] @ matrices[:, :, :3]
+    offset = matrices[:, :, 3] @ level.to_volume[:, :3].T + level.to_volume[:, 3]
+    at = level.points @ linear.transpose(1, 2) + offset[:, None]
+    count = len(matrices)
+    inside = (at.detach().abs().amax(2) <= 1).float()
+    volume = level.volume.expand(count, -1, -1, -1, -1)
+    moved = F.grid_sample(volume, at[:, None, None], padding_mode="border", align_corners=False)[:, 0, 0, 0]
+    value = moved * (_BINS - 1)
+    low = value.detach().floor().clamp(0, _BINS - 2)
+    part = (value - low) * inside
+    cell = level.bins * _BINS + low.long()
+    joint = torch.zeros(count, _BINS * _BINS).scatter_add(1, cell, inside - part).scatter_add(1, cell + 1, part)
+    seen = inside.sum(1)
+    joint = (joint / seen.clamp_min(1)[:, None]).view(count, _BINS, _BINS)
+    alone = _entropy(joint.sum(1)) + _entropy(joint.sum(2))
+    information = alone - _entropy(joint)
+    return 2 * information / alone.clamp_min(1e-6) * (seen / level.needed).clamp_max(1)
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    return torch.special.entr(probability.clamp_min(1e-9)).flatten(1).sum(1)
+
+
+def _averaged(thinned: Thinned, apart_mm: float) -> tuple[Tensor, Tensor, Grid]:
+    """Values and share of foreground, (1, 1, d, h, w), and their grid."""
+    axes = zip(thinned.grid.shape, thinned.grid.spacing, strict=True)
+    factor = [min(n, max(1, round(apart_mm / spacing))) for n, spacing in axes]
+    values, share = (F.avg_pool3d(v.float()[None, None], factor) for v in (thinned.values, thinned.mask))
+    index = np.diag([*factor, 1.0])
+    index[:3, 3] = (np.array(factor) - 1) / 2
+    shape = tuple(values.shape[2:])
+    return values, share, Grid(shape, thinned.grid.affine @ index)  # type: ignore[arg-type]
