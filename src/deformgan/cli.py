@@ -26,6 +26,7 @@ from deformgan.commands.demo import Demo
 from deformgan.commands.evaluate import Evaluate
 from deformgan.commands.info import Info
 from deformgan.commands.register import Register
+from deformgan.commands.report import Report
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
 from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError, InputError, unwritable
@@ -37,6 +38,7 @@ DESCRIPTION = "Align 3-D medical images of different modality. Start with: defor
 
 COMMANDS = {
     "register": Register,
+    "report": Report,
     "apply": Apply,
     "convert": Convert,
     "demo": Demo,
@@ -45,7 +47,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "info": Info,
 }
-Command = Register | Apply | Convert | Demo | Simulate | Train | Evaluate | Info
+Command = Register | Report | Apply | Convert | Demo | Simulate | Train | Evaluate | Info
 
 
 def main(argv: Sequence[str] | None = None) -> int:
