@@ -48,14 +48,11 @@ class Shown:
 def gather(fixed: Image, moving: Image, moved: Image, transform: Transform, uncertainty: Image | None = None) -> Shown:
     """Bring everything to the report's grid, which encloses what the fixed image shows."""
     grid = _grid(fixed)
-    here = Transform.identity()
-    images = [_brought(image, grid) for image in (fixed, moving, moved)]
-    mask = images[0] > 0.02
+    shown, before, after = (_brought(image, grid) for image in (fixed, moving, moved))
+    doubt = None if uncertainty is None else Transform.identity().apply(uncertainty, grid).data
     displacement = transform.displacement(grid) / grid.spacing
-    return Shown(
-        grid, *images, mask, displacement, transform.jacobian(grid),
-        None if uncertainty is None else here.apply(uncertainty, grid).data,
-    )  # fmt: skip
+    mask = shown > 0.02
+    return Shown(grid, shown, before, after, mask, displacement, transform.jacobian(grid), doubt)
 
 
 def nifti_base64(volume: np.ndarray, grid: Grid, low: float, high: float) -> str:
