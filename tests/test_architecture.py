@@ -41,7 +41,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 each_module = pytest.mark.parametrize("path", MODULES, ids=NAMES)
 
-COMMANDS = ["register", "apply", "convert", "demo", "train", "simulate", "evaluate", "export", "info"]
+COMMANDS = ["register", "report", "apply", "convert", "demo", "train", "simulate", "evaluate", "export", "info"]
 HEAVY = ["torch", "nibabel", "matplotlib", "scipy", "accelerate", "safetensors"]
 
 

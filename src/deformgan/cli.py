@@ -27,6 +27,7 @@ from deformgan.commands.evaluate import Evaluate
 from deformgan.commands.export import Export
 from deformgan.commands.info import Info
 from deformgan.commands.register import Register
+from deformgan.commands.report import Report
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
 from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError, InputError, unwritable
@@ -38,6 +39,7 @@ DESCRIPTION = "Align 3-D medical images of different modality. Start with: defor
 
 COMMANDS = {
     "register": Register,
+    "report": Report,
     "apply": Apply,
     "convert": Convert,
     "demo": Demo,
@@ -47,7 +49,7 @@ COMMANDS = {
     "export": Export,
     "info": Info,
 }
-Command = Register | Apply | Convert | Demo | Simulate | Train | Evaluate | Export | Info
+Command = Register | Report | Apply | Convert | Demo | Simulate | Train | Evaluate | Export | Info
 
 
 def main(argv: Sequence[str] | None = None) -> int:

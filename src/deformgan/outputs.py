@@ -17,6 +17,7 @@ PREFIX = ".deformgan-"
 
 # what a registration writes
 RECORD = "registration.json"
+REPORT = "report.html"
 OUTPUTS = (
     "moved.nii.gz",
     "moved_labels.nii.gz",
@@ -25,6 +26,7 @@ OUTPUTS = (
     "inverse_warp.nii.gz",
     "affine.txt",
     "jacobian.nii.gz",
+    REPORT,
     RECORD,
 )
 

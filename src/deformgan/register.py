@@ -48,6 +48,7 @@ class Registration:
         moving_grid: The moving image's own grid, on which the inverse is saved.
         moved_labels: The moving labels on the fixed image's grid, if they were given.
         moved_points: The moving image's points in the fixed image's space, world mm (RAS+), if they were given.
+        pair: Fixed and moving image as they were read.
     """
 
     moved: Image
@@ -57,6 +58,7 @@ class Registration:
     moving_grid: Grid
     moved_labels: Image | None = None
     moved_points: Points | None = None
+    pair: tuple[Image, Image] | None = None
 
     def save(self, out: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
         """Write everything into a folder, whole or not at all; the folder is made if it is not there.
@@ -98,6 +100,7 @@ class Registration:
             finally:
                 for job in jobs:
                     job.cancel()
+        outputs = sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS)
         timings = {**self.provenance["timings"], **watch.seconds}
         timings["total"] = round(timings["total"] + watch.seconds["write"], 3)
         record = {
@@ -105,7 +108,8 @@ class Registration:
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
             "peak_memory_mb": provenance.peak_memory_mb(),
             "quality": quality.as_dict(),
-            "outputs": sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS),
+            "outputs": outputs,
+            "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},
         }
         with atomic(folder / RECORD) as partial:
             partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -216,7 +220,8 @@ def register(
         notes=notes,
         watch=watch,
     )
-    return Registration(moved, found, quality, record, moving.grid, moved_labels, moved_points)
+    shown = (fixed, moving)
+    return Registration(moved, found, quality, record, moving.grid, moved_labels, moved_points, shown)
 
 
 def _described(network: Model | None) -> dict[str, Any]:

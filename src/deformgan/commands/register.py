@@ -12,14 +12,14 @@ from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
 from deformgan.commands.startup import quick_imports
 from deformgan.errors import QualityError, UsageError
-from deformgan.outputs import OUTPUTS, RECORD, staged_folder
+from deformgan.outputs import OUTPUTS, RECORD, REPORT, staged_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Register:
     """Align a moving image to a fixed one of another contrast.
 
-    Images are NIfTI files of any size, spacing and orientation. The output folder gets the moved image on the fixed image's grid (moved.nii.gz), complete transforms for ITK and ANTs (warp.nii.gz, inverse_warp.nii.gz), the affine part alone (affine.txt), the local volume change (jacobian.nii.gz), and quality, versions, checksums and times (registration.json).
+    Images are NIfTI files of any size, spacing and orientation. The output folder gets the moved image on the fixed image's grid (moved.nii.gz), complete transforms for ITK and ANTs (warp.nii.gz, inverse_warp.nii.gz), the affine part alone (affine.txt), the local volume change (jacobian.nii.gz), and quality, versions, checksums and times (registration.json), and a page that shows all of it (report.html).
     """  # noqa: E501 — the help page wraps its paragraphs itself
 
     fixed: Annotated[Path, tyro.conf.arg(aliases=["-f"], metavar="IMAGE")]
@@ -44,6 +44,8 @@ class Register:
     """Do not write inverse_warp.nii.gz."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write jacobian.nii.gz."""
+    no_report: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Do not write report.html."""
     force: Force = False
     json: Json = False
     compute: Compute = field(default_factory=Compute)
@@ -85,7 +87,15 @@ class Register:
                 seed=self.seed,
                 progress=progress,
             )
-            return result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
+            record = result.write(
+                folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress
+            )
+            if not self.no_report and result.pair is not None:
+                from deformgan.report.page import write_report
+
+                progress("report")
+                write_report(folder / REPORT, record, *result.pair, result.moved, result.transform)
+            return record
 
 
 def _line(quality: dict[str, Any], seconds: float, out: Path) -> str:
