@@ -25,6 +25,7 @@ OUTPUTS = (
     "inverse_warp.nii.gz",
     "affine.txt",
     "jacobian.nii.gz",
+    "uncertainty.nii.gz",
     RECORD,
 )
 

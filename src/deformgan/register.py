@@ -27,7 +27,7 @@ from deformgan.image import Image, load_image, load_labels
 from deformgan.models import DEFAULT_MODEL, Model, computes_in_bf16, load_model
 from deformgan.outputs import OUTPUTS, RECORD, staged_folder
 from deformgan.provenance import Progress, Stopwatch, no_progress
-from deformgan.quality import Quality, assess, inverse_residual
+from deformgan.quality import Quality, error_map, examine, inverse_residual, judge
 from deformgan.refine import DEFAULT_STEPS, refine
 from deformgan.transform import Transform
 
@@ -49,6 +49,8 @@ class Registration:
         moving_grid: The moving image's own grid, on which the inverse is saved.
         moved_labels: The moving labels on the fixed image's grid, if they were given.
         moved_points: The moving image's points in the fixed image's space, world mm (RAS+), if they were given.
+        uncertainty: Expected length of the error in mm on the fixed image's grid, 0 outside its foreground, if it was
+            asked for.
     """
 
     moved: Image
@@ -58,6 +60,7 @@ class Registration:
     moving_grid: Grid
     moved_labels: Image | None = None
     moved_points: Points | None = None
+    uncertainty: Image | None = None
 
     def save(self, out: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
         """Write everything into a folder, whole or not at all; the folder is made if it is not there.
@@ -82,6 +85,8 @@ class Registration:
             try:
                 if self.moved_labels is not None:
                     jobs.append(pool.submit(self.moved_labels.save, folder / "moved_labels.nii.gz"))
+                if self.uncertainty is not None:
+                    jobs.append(pool.submit(self.uncertainty.save, folder / "uncertainty.nii.gz"))
                 if self.moved_points is not None:
                     self.moved_points.save(folder / "moved_points.csv")
                 itk.write_affine(folder / "affine.txt", self.transform.affine)
@@ -124,6 +129,7 @@ def register(
     device: str = "auto",
     precision: str = "auto",
     seed: int = 0,
+    uncertainty: bool = False,
     progress: Progress = no_progress,
 ) -> Registration:
     """Align a moving image to a fixed one.
@@ -137,6 +143,7 @@ def register(
         device: ``auto``, ``cpu`` or ``cuda``; a loaded model stays where it is, and this is not used.
         precision: Number format inside the network: ``auto``, ``fp32`` or ``bf16``.
         seed: Only recorded: nothing in a registration is random.
+        uncertainty: Whether to map the expected error.
         progress: Called with the name of each stage as it begins.
 
     Raises:
@@ -168,7 +175,7 @@ def register(
         warnings.warn(note, stacklevel=2)
     pair = fixed_c.tensor.to(device), moving_c.tensor.to(device)
     with watch.stage("predict"):
-        field = network.predict(*pair, precision)
+        predicted = field = network.predict(*pair, precision)
     if steps:
         with watch.stage("refine"):
             mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
@@ -180,7 +187,10 @@ def register(
         moved_labels = None if labels is None else transform.apply_labels(labels, fixed.grid)
         moved_points = None if points is None else points.at(transform.apply_points(points.positions_mm))
     with watch.stage("assess"):
-        quality = assess(fixed_c, moving_c, field)
+        backward = network.predict(pair[1], pair[0], precision).cpu()
+        evidence = examine(fixed_c, moving_c, field, predicted.cpu(), backward)
+        quality = judge(evidence)
+        doubt = error_map(evidence, fixed.grid) if uncertainty and evidence is not None else None
     record = provenance.record(
         inputs=checksums.result(),
         model={"name": network.name, "sha256": network.sha256, "network": network.config["network"]},
@@ -196,7 +206,7 @@ def register(
         notes=notes,
         watch=watch,
     )
-    return Registration(moved, transform, quality, record, moving.grid, moved_labels, moved_points)
+    return Registration(moved, transform, quality, record, moving.grid, moved_labels, moved_points, doubt)
 
 
 def pick_device(name: str) -> str:

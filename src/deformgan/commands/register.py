@@ -39,6 +39,8 @@ class Register:
     """Do not write inverse_warp.nii.gz."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write jacobian.nii.gz."""
+    uncertainty: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Write uncertainty.nii.gz, the expected error in mm."""
     force: Force = False
     json: Json = False
     compute: Compute = field(default_factory=Compute)
@@ -55,6 +57,8 @@ class Register:
             record = self._register(console, folder)
         quality = record["quality"]
         console.result(_line(quality, record["timings"]["total"], self.out), verdict({"out": str(self.out), **record}))
+        for doubt in quality.get("doubts", ()):
+            console.note(f"look: {doubt}")
         if not quality["passed"]:
             raise QualityError("; ".join(quality["reasons"]), f"look at the results in {self.out}; they were kept")
 
@@ -75,6 +79,7 @@ class Register:
                 device=self.compute.device,
                 precision=self.compute.precision,
                 seed=self.seed,
+                uncertainty=self.uncertainty,
                 progress=progress,
             )
             return result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
