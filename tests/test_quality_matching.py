@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import Phantom
 
+from deformgan.conform import Conformed
 from deformgan.field import affine_field
+from deformgan.grid import Grid
 from deformgan.losses import ngf_similarity
 from deformgan.quality import measures
-from deformgan.quality.assess import COMPLAINTS
+from deformgan.quality.assess import COMPLAINTS, Evidence, error_map, examine, judge, local_features
 from deformgan.quality.calibration import Calibration, Linear, shipped
 from deformgan.quality.matching import EPSILON, WINDOW, match
 from deformgan.quality.result import Quality
@@ -122,3 +125,59 @@ def test_the_three_verdicts() -> None:
     assert (look.verdict, look.passed) == ("look", True)
     assert look.with_inverse(9.0).verdict == "fail"
     assert look.as_dict()["doubts"] == ["edges"]
+
+
+def evidence_of(phantom: Phantom, spacing: float, shift: float = 0.0) -> Evidence:
+    pair = []
+    for data in (phantom.t2, phantom.t1):
+        tensor = torch.from_numpy(data)[None, None]
+        pair.append(Conformed(tensor, Grid.centred(data.shape, spacing, np.zeros(3)), (tensor > 0).float()))
+    field = torch.zeros(1, 3, *phantom.t2.shape)
+    field[:, 0] = shift
+    found = examine(*pair, field, torch.zeros_like(field), -field)
+    assert found is not None
+    return found
+
+
+def judged_by(bias: float) -> Calibration:
+    model = Linear(("pinning",), (0.0,), (1.0,), (0.0,), bias)
+    return Calibration(model, 0.3, 0.8, model, ((0.0, 1.0), (1.0, 1.0)), 1.0, 2.0)
+
+
+@pytest.mark.parametrize(("bias", "word"), [(-3.0, "pass"), (0.0, "look"), (3.0, "fail")])
+def test_the_probability_decides_where_no_rule_does(phantom: Phantom, bias: float, word: str) -> None:
+    quality = judge(evidence_of(phantom, 4.0), judged_by(bias))
+    assert quality.verdict == word
+    assert quality.failure_probability == pytest.approx(1 / (1 + math.exp(-bias)))
+    said = quality.reasons if word == "fail" else quality.doubts
+    assert [COMPLAINTS["pinning"] in text for text in said] == [True] * (word != "pass")
+
+
+def test_images_unlike_those_of_the_calibration_are_left_to_the_rules(phantom: Phantom) -> None:
+    small = judge(evidence_of(phantom, 1.0), judged_by(3.0))
+    assert (small.verdict, small.failure_probability) == ("pass", None)
+
+
+def test_the_evidence_of_a_shift_has_its_known_values(phantom: Phantom) -> None:
+    found = evidence_of(phantom, 4.0, shift=2.0)
+    quality = judge(found, judged_by(-3.0))
+    assert quality.displacement_p95_mm == pytest.approx(8)
+    assert quality.roughness_voxels == pytest.approx(0, abs=1e-5)
+    assert quality.inconsistency_mean_mm == pytest.approx(0, abs=1e-4)
+    assert quality.foreground_dice is not None
+    assert 0.8 < quality.foreground_dice < 1
+    assert quality.edge_agreement_before is not None
+    assert quality.edge_agreement_after is not None
+    assert quality.edge_agreement_after < quality.edge_agreement_before
+    log_change = local_features(found)["log_change"]
+    assert log_change is not None
+    assert log_change.exp().mean() == pytest.approx(8, rel=1e-5)
+
+
+def test_a_shift_is_expected_to_be_wrong(phantom: Phantom) -> None:
+    right, wrong = evidence_of(phantom, 4.0), evidence_of(phantom, 4.0, shift=2.0)
+    onto = right.fixed.grid
+    inside = phantom.labels > 0
+    at_best, off = (error_map(found, onto).data[inside].mean() for found in (right, wrong))
+    assert 0 < at_best < 0.5 * off
+    assert error_map(right, onto).data[0, 0, 0] == 0
