@@ -39,7 +39,7 @@ def test_register_writes_the_folder_and_one_line(
     pair_files: PairFiles, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "p.csv").write_text("x,y,z,name\n1,2,3,tip\n")
-    extra = ["--moving-labels", str(pair_files.moving_labels), "--points", str(tmp_path / "p.csv")]
+    extra = ["--moving-labels", str(pair_files.moving_labels), "--points", str(tmp_path / "p.csv"), "--uncertainty"]
     assert main(arguments(pair_files, tmp_path / "out", weights, *extra)) == 0
     said = capsys.readouterr()
     assert said.out.count("\n") == 1

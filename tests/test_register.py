@@ -77,7 +77,7 @@ def test_paths_nibabel_images_and_images_are_alike(pair_files: PairFiles, model:
 
 def test_the_folder_is_complete_and_reads_back(registration: Registration, tmp_path: Path) -> None:
     record = registration.save(tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted({*OUTPUTS} - {REPORT})
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(OUTPUTS) - {REPORT, "uncertainty.nii.gz"}
     assert json.loads((tmp_path / "out" / "registration.json").read_text()) == record
     transform = deformgan.load_transform(tmp_path / "out" / "warp.nii.gz")
     points = np.array([[0.0, 0.0, 0.0], [20.0, -30.0, 10.0]])
@@ -108,7 +108,7 @@ def test_the_record_says_what_was_done(registration: Registration, pair_files: P
     assert sum(v for k, v in record["timings"].items() if k != "total") == pytest.approx(
         record["timings"]["total"], abs=0.01
     )
-    assert set(record["outputs"]) == set(OUTPUTS) - {"registration.json"}
+    assert set(record["outputs"]) == set(OUTPUTS) - {"registration.json", "uncertainty.nii.gz"}
 
 
 def test_saving_twice_needs_force(registration: Registration, tmp_path: Path) -> None:
@@ -221,3 +221,14 @@ def test_a_loaded_model_says_where_to_compute(pair_files: PairFiles, model: Mode
     # "cuda" would be refused, or used, if the model were not asked
     found = deformgan.register(pair_files.fixed, pair_files.moving, model=model, refine_steps=0, device="cuda")
     assert found.provenance["settings"]["device"] == "cpu"
+
+
+def test_the_expected_error_is_on_the_fixed_grid(model: Model, tmp_path: Path, phantom: Phantom) -> None:
+    pair = [nib.Nifti1Image(image, phantom.affine) for image in (phantom.t2, phantom.t1)]
+    assert deformgan.register(*pair, model=model, refine_steps=0).uncertainty is None
+    found = deformgan.register(*pair, model=model, refine_steps=0, uncertainty=True)
+    assert found.uncertainty is not None
+    assert found.uncertainty.grid == found.moved.grid
+    assert found.uncertainty.data[phantom.t2 > 0].min() > 0
+    assert found.uncertainty.data[0, 0, 0] == 0
+    assert "uncertainty.nii.gz" in found.save(tmp_path / "out")["outputs"]

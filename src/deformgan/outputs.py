@@ -26,6 +26,7 @@ OUTPUTS = (
     "inverse_warp.nii.gz",
     "affine.txt",
     "jacobian.nii.gz",
+    "uncertainty.nii.gz",
     REPORT,
     RECORD,
 )

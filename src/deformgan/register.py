@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,101 +16,18 @@ from deformgan import provenance
 from deformgan.conform import WORKING_SHAPE, WORKING_SPACING, Conformed, conform_pair, require_overlap
 from deformgan.errors import InputError, UsageError
 from deformgan.field import affine_field, fit_affine
-from deformgan.files import atomic
-from deformgan.formats import itk
 from deformgan.formats.points import Points
-from deformgan.grid import Grid
 from deformgan.image import Image, load_image, load_labels
 from deformgan.models import DEFAULT_MODEL, Model, computes_in_bf16, load_model
-from deformgan.outputs import OUTPUTS, RECORD, staged_folder
 from deformgan.provenance import Progress, Stopwatch, no_progress
-from deformgan.quality import Quality, assess, inverse_residual, oddities
+from deformgan.quality import error_map, examine, judge, oddities
 from deformgan.refine import DEFAULT_STEPS, refine
+from deformgan.registration import Registration
 from deformgan.start import LINEAR, Start, check_transform, find_start
 from deformgan.transform import Transform
 
 if TYPE_CHECKING:
     from deformgan.image import ImageLike
-
-
-@dataclass(frozen=True, eq=False)
-class Registration:
-    """What `register` found.
-
-    Attributes:
-        moved: The moving image on the fixed image's grid.
-        transform: Where each fixed position finds its intensity in the moving image, world mm (RAS+).
-        quality: Evidence and verdict; what is known of the inverse is added when that is written.
-        provenance: Versions, inputs and weights by checksum, settings, seconds of each stage; JSON-able.
-        moving_grid: The moving image's own grid, on which the inverse is saved.
-        moved_labels: The moving labels on the fixed image's grid, if they were given.
-        moved_points: The moving image's points in the fixed image's space, world mm (RAS+), if they were given.
-        pair: Fixed and moving image as they were read.
-    """
-
-    moved: Image
-    transform: Transform
-    quality: Quality
-    provenance: dict[str, Any]
-    moving_grid: Grid
-    moved_labels: Image | None = None
-    moved_points: Points | None = None
-    pair: tuple[Image, Image] | None = None
-
-    def save(self, out: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
-        """Write everything into a folder, whole or not at all; the folder is made if it is not there.
-
-        Returns:
-            What registration.json holds.
-
-        Raises:
-            UsageError: Results are there already and ``force`` is not given.
-            InputError: The folder cannot be written to, or the disk is full.
-        """
-        with staged_folder(out, OUTPUTS, force=force, last=RECORD) as folder:
-            return self.write(folder)
-
-    def write(
-        self, folder: Path, *, inverse: bool = True, jacobian: bool = True, progress: Progress = no_progress
-    ) -> dict[str, Any]:
-        """Write the files of `save` into an existing folder, several at a time."""
-        watch, quality = Stopwatch(progress), self.quality
-        with watch.stage("write"), ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
-            jobs: list[Future[None]] = [pool.submit(self.moved.save, folder / "moved.nii.gz")]
-            try:
-                if self.moved_labels is not None:
-                    jobs.append(pool.submit(self.moved_labels.save, folder / "moved_labels.nii.gz"))
-                if self.moved_points is not None:
-                    self.moved_points.save(folder / "moved_points.csv")
-                itk.write_affine(folder / "affine.txt", self.transform.affine)
-                fixed_grid = self.moved.grid
-                jobs.append(pool.submit(self.transform.save, folder / "warp.nii.gz", fixed_grid))
-                if inverse:
-                    back = self.transform.inverse()
-                    jobs.append(pool.submit(back.save, folder / "inverse_warp.nii.gz", self.moving_grid))
-                    quality = quality.with_inverse(inverse_residual(self.transform, back, self.moved.data, fixed_grid))
-                if jacobian:
-                    volume = Image(self.transform.jacobian(fixed_grid), fixed_grid)
-                    jobs.append(pool.submit(volume.save, folder / "jacobian.nii.gz"))
-                for job in jobs:
-                    job.result()
-            finally:
-                for job in jobs:
-                    job.cancel()
-        outputs = sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS)
-        timings = {**self.provenance["timings"], **watch.seconds}
-        timings["total"] = round(timings["total"] + watch.seconds["write"], 3)
-        record = {
-            **self.provenance,
-            "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
-            "peak_memory_mb": provenance.peak_memory_mb(),
-            "quality": quality.as_dict(),
-            "outputs": outputs,
-            "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},
-        }
-        with atomic(folder / RECORD) as partial:
-            partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        return record
 
 
 def register(
@@ -129,6 +43,7 @@ def register(
     device: str = "auto",
     precision: str = "auto",
     seed: int = 0,
+    uncertainty: bool = False,
     progress: Progress = no_progress,
 ) -> Registration:
     """Align a moving image to a fixed one.
@@ -145,6 +60,7 @@ def register(
         device: ``auto``, ``cpu`` or ``cuda``; a loaded model stays where it is, and this is not used.
         precision: Number format inside the network: ``auto``, ``fp32`` or ``bf16``.
         seed: Only recorded: nothing in a registration is random.
+        uncertainty: Whether to map the expected error.
         progress: Called with the name of each stage as it begins.
 
     Raises:
@@ -185,16 +101,17 @@ def register(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     if network is None:
-        field = torch.zeros(1, 3, *(n // 2 for n in shape))
+        field, predicted, backward = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None
     else:
         pair = fixed_c.tensor.to(device), moving_c.tensor.to(device)
         with watch.stage("predict"):
-            field = network.predict(*pair, precision)
+            predicted = field = network.predict(*pair, precision)
+            backward = network.predict(pair[1], pair[0], precision).cpu()
         if steps:
             with watch.stage("refine"):
                 mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
                 field = refine(*pair, field, steps, mask=mask, progress=told)
-        field = field.cpu()
+        field, predicted = field.cpu(), predicted.cpu()
     with watch.stage("transform"):
         linear = None if network else start.matrix
         found = start.completed(_transform(fixed_c, moving_c, field) if linear is None else Transform(linear))
@@ -202,7 +119,9 @@ def register(
         moved_labels = None if labels is None else found.apply_labels(labels, fixed.grid)
         moved_points = None if points is None else points.at(found.apply_points(points.positions_mm))
     with watch.stage("assess"):
-        quality = assess(fixed_c, moving_c, field)
+        evidence = examine(fixed_c, moving_c, field, predicted, backward)
+        quality = judge(evidence)
+        doubt = error_map(evidence, fixed.grid) if uncertainty and evidence is not None else None
     record = provenance.record(
         inputs=checksums.result(),
         model=_described(network),
@@ -221,7 +140,7 @@ def register(
         watch=watch,
     )
     shown = (fixed, moving)
-    return Registration(moved, found, quality, record, moving.grid, moved_labels, moved_points, shown)
+    return Registration(moved, found, quality, record, moving.grid, moved_labels, moved_points, shown, doubt)
 
 
 def _described(network: Model | None) -> dict[str, Any]:

@@ -82,6 +82,15 @@ def resampled_slabs(values: Tensor, own: Grid, onto: Grid, ramp: np.ndarray | No
         yield start, stop, slab if plan is None else _add_ramp(slab, plan, start)
 
 
+def resampled(values: Tensor, own: Grid, onto: Grid) -> np.ndarray:
+    """A volume (D, H, W) of the grid ``own``, linearly on ``onto``, (D, H, W) float32 with the first axis fastest."""
+    out = np.empty(onto.shape, np.float32, order="F")
+    turned = torch.from_numpy(out.T)
+    for start, stop, slab in resampled_slabs(values.permute(2, 1, 0).contiguous()[None], own, onto):
+        turned[start:stop] = slab[0]
+    return out
+
+
 def _parallel_slabs(values: Tensor, matrices: list[Tensor], onto: Grid) -> Iterator[Slab]:
     along_d, along_h, along_w = matrices
     channels, w, h, d = values.shape

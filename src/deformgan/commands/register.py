@@ -44,6 +44,8 @@ class Register:
     """Do not write inverse_warp.nii.gz."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write jacobian.nii.gz."""
+    uncertainty: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Write uncertainty.nii.gz, the expected error in mm."""
     no_report: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write report.html."""
     force: Force = False
@@ -62,6 +64,8 @@ class Register:
             record = self._register(console, folder)
         quality = record["quality"]
         console.result(_line(quality, record["timings"]["total"], self.out), verdict({"out": str(self.out), **record}))
+        for doubt in quality.get("doubts", ()):
+            console.note(f"look: {doubt}")
         if not quality["passed"]:
             raise QualityError("; ".join(quality["reasons"]), f"look at the results in {self.out}; they were kept")
 
@@ -85,16 +89,16 @@ class Register:
                 device=self.compute.device,
                 precision=self.compute.precision,
                 seed=self.seed,
+                uncertainty=self.uncertainty,
                 progress=progress,
             )
-            record = result.write(
-                folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress
-            )
+            record = result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
             if not self.no_report and result.pair is not None:
                 from deformgan.report.page import write_report
 
                 progress("report")
-                write_report(folder / REPORT, record, *result.pair, result.moved, result.transform)
+                images = (*result.pair, result.moved)
+                write_report(folder / REPORT, record, *images, result.transform, uncertainty=result.uncertainty)
             return record
 
 

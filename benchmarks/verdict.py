@@ -1,0 +1,179 @@
+"""Calibrates the quality verdict and the uncertainty map, and tests both on cases of other people.
+
+    python benchmarks/verdict.py --fit --root shared/data           # rewrites deformgan/quality/calibration.json
+    python benchmarks/verdict.py --cases DIR [--first 24]           # tests it on cases of validation patients
+
+``--fit`` makes cases of the patients and label maps that the weights were trained on (their configuration names them),
+registers and spoils each in some fifteen ways (`verdict_cases`), and fits the models (`verdict_fit`). ``--cases`` does
+the same with ready cases (``deformgan evaluate`` writes such) and writes ``report.json``, ``report.md`` and the figures
+into ``benchmarks/verdict``. Measurements are kept in ``--work``, so that either half can be redone in seconds; give a
+new folder after changing the weights, the refinement or what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from verdict_cases import Sample, samples
+from verdict_fit import area, fit_linear, fit_logistic, fit_monotone
+from verdict_report import write_report
+
+from deformgan.evaluation.making import CasePlan, make_test_cases
+from deformgan.files import atomic
+from deformgan.models import Model, load_model
+from deformgan.quality.assess import COMPLAINTS
+from deformgan.quality.calibration import Calibration, Linear
+from deformgan.simulation.deformation import REGIMES
+
+HERE = Path(__file__).parent
+SHIPPED = HERE.parent / "src" / "deformgan" / "quality" / "calibration.json"
+PER_REGIME, FOLDS, SEED = 2, 6, 31
+MOST_GOOD_FAILED, MOST_BAD_PASSED = 0.01, 0.02
+LOCAL = ("log_shift", "pinning", "agreement", "gain", "log_inconsistency", "log_change")
+# what a user's registrations may be like; made-up errors would teach the map to find those instead
+NATURAL = ("registered", "stopped early", "a lobe displaced")
+
+
+def collect(folders: list[Path], model: Model, seed: int, store: Path) -> list[Sample]:
+    """The samples of some cases; from ``store`` if they are there."""
+    if not store.is_file():
+        found = list(samples(folders, model, seed))
+        arrays = {f"voxels_{i}": s.voxels for i, s in enumerate(found)}
+        words = json.dumps([s.as_dict() for s in found])
+        with atomic(store) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, samples=np.array(words), **arrays)
+    with np.load(store) as data:
+        entries = json.loads(str(data["samples"]))
+        return [
+            Sample(**{**e, "reasons": tuple(e["reasons"])}, voxels=data[f"voxels_{i}"]) for i, e in enumerate(entries)
+        ]
+
+
+def training_cases(root: Path, model: Model, work: Path) -> list[Path]:
+    """Cases of the people that the weights have seen, each person in one regime."""
+    data = model.config["training"]["data"]
+    found: list[Path] = []
+    for i, regime in enumerate(REGIMES):
+        plan = CasePlan(
+            root, tuple(data["patients"][i :: len(REGIMES)]), tuple(data["label_maps"][i :: len(REGIMES)]),
+            per_regime=PER_REGIME, regimes=(regime,), seed=SEED, shape=model.grid_shape, spacing=model.spacing,
+        )  # fmt: skip
+        found += make_test_cases(work / "training-cases" / regime, plan)
+    return found
+
+
+def design(found: list[Sample], names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, f) and whether each failed (n,)."""
+    values = [[s.features[name] for name in names] for s in found]
+    return np.array(values, float), np.array([s.failed for s in found])
+
+
+def cross_validated(found: list[Sample], names: tuple[str, ...]) -> np.ndarray:
+    """Probability of a failure of each sample by a model that has not seen its subject."""
+    values, failed = design(found, names)
+    subjects = sorted({s.subject for s in found})
+    fold = np.array([subjects.index(s.subject) % FOLDS for s in found])
+    out = np.empty(len(found))
+    for k in range(FOLDS):
+        entry = Linear.read(fit_logistic(values[fold != k], failed[fold != k], names))
+        out[fold == k] = [probability(entry, s.features) for s, f in zip(found, fold, strict=True) if f == k]
+    return out
+
+
+def probability(entry: Linear, features: dict[str, float | None]) -> float:
+    """By the logistic model alone."""
+    return float(1 / (1 + np.exp(-(entry.bias + sum(entry.parts(features).values())))))
+
+
+def select(found: list[Sample]) -> tuple[str, ...]:
+    """Features, added one by one while the cross-validated area grows by more than a thousandth."""
+    chosen: tuple[str, ...] = ()
+    best = 0.5
+    _, failed = design(found, ())
+    while len(chosen) < len(COMPLAINTS):
+        trials = {n: area(cross_validated(found, (*chosen, n)), failed) for n in COMPLAINTS if n not in chosen}
+        name = max(trials, key=lambda n: trials[n])
+        if trials[name] < best + 1e-3:
+            break
+        chosen, best = (*chosen, name), trials[name]
+    return chosen
+
+
+def fit(found: list[Sample], model: Model) -> dict[str, Any]:
+    """The content of ``calibration.json``."""
+    names = select(found)
+    values, failed = design(found, names)
+    held_out = cross_validated(found, names)
+    soft = np.array([not s.reasons for s in found])  # what the hard rules leave to the model
+    fail = float(np.quantile(held_out[~failed], 1 - MOST_GOOD_FAILED))
+    look = float(np.quantile(held_out[failed & soft], MOST_BAD_PASSED))
+    voxels = np.concatenate([s.voxels for s in found if s.kind in NATURAL and s.error_mean_mm is not None])
+    error, local = voxels[:, 0].astype(float), voxels[:, 1:].astype(float)
+    entry = fit_linear(local, np.log(np.maximum(error, 0.1)), LOCAL)
+    at = Linear.read(entry).maps({n: torch.from_numpy(local[:, i]) for i, n in enumerate(LOCAL)}).numpy()
+    knots = fit_monotone(at, error)
+    ratio = error / np.interp(at, *zip(*knots, strict=True))
+    return {
+        "weights": {"name": model.name, "sha256": model.sha256},
+        "fitted_on": {
+            "cases": len({s.case for s in found}),
+            "subjects": len({s.subject for s in found}),
+            "registrations": len(found),
+            "failures": int(failed.sum()),
+            "area_cross_validated": round(area(held_out, failed), 4),
+        },
+        "verdict": {
+            "model": fit_logistic(values, failed, names),
+            "look": round(min(look, fail), 4),
+            "fail": round(fail, 4),
+        },
+        "uncertainty": {
+            "model": entry,
+            "knots": knots,
+            "share68": round(float(np.quantile(ratio, 0.68)), 3),
+            "share95": round(float(np.quantile(ratio, 0.95)), 3),
+        },
+    }
+
+
+def main() -> None:
+    """Read the command line and do it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fit", action="store_true", help="make training cases, fit, write calibration.json")
+    parser.add_argument("--cases", type=Path, help="folder of validation cases to test on")
+    parser.add_argument("--first", type=int, default=24, help="how many of these cases")
+    parser.add_argument("--root", type=Path, help="folder that the weights' training patients are relative to")
+    parser.add_argument("--work", type=Path, default=Path("runs/verdict"), help="folder for cases and measurements")
+    parser.add_argument("--out", type=Path, default=HERE / "verdict", help="folder for the report")
+    parser.add_argument("--weights", default="t1-t2")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if not args.fit and args.cases is None:
+        parser.error("give --fit, --cases DIR or both")
+    if args.fit and args.root is None:
+        parser.error("--fit needs --root")
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    model, start = load_model(args.weights), time.perf_counter()
+    if args.fit:
+        store = args.work / "training.npz"
+        folders = [] if store.is_file() else training_cases(args.root, model, args.work)
+        entry = fit(collect(folders, model, 1, store), model)
+        with atomic(SHIPPED) as partial:
+            partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    if args.cases is not None:
+        folders = sorted(p.parent for p in args.cases.glob("*/meta.json"))[: args.first]
+        found = collect(folders, model, 2, args.work / "validation.npz")
+        calibration = Calibration.read(json.loads(SHIPPED.read_text(encoding="utf-8")))
+        write_report(found, calibration, args.out, LOCAL)
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

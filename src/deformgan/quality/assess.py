@@ -1,0 +1,300 @@
+"""Did it work? Evidence from the images and the field themselves, and a verdict.
+
+No ground truth is needed. Some findings fail a result by themselves (not finite, folded, less similar than before);
+otherwise a logistic model of a few features, fitted on registrations and on spoilt ones with known errors, says how
+probable a failure is. The verdict is a screen, not a proof of accuracy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.conform import Conformed
+from deformgan.field import affine_field, jacobian_determinant, resize
+from deformgan.grid import Grid, Shape
+from deformgan.image import Image
+from deformgan.quality import measures
+from deformgan.quality.calibration import Calibration, shipped
+from deformgan.quality.matching import Matching, match
+from deformgan.quality.result import Quality
+from deformgan.similarity import normalised_mutual_information
+from deformgan.slabs import resampled
+from deformgan.transform import Transform
+from deformgan.warp import warp
+
+MAX_FOLDING_PERCENT = 1.0
+RESIDUAL_POINTS = 20_000
+# of 11 patients' pairs that were aligned before, none falls below it by a smooth error of 1 mm (root mean square), and
+# 9 do by a shift of 2 mm
+MIN_SIMILARITY_RATIO = 0.8
+# of a coarse voxel, that makes it one of the foreground
+FOREGROUND_SHARE = 0.4
+# what the calibration has seen: adult brains on half-resolution grids
+CALIBRATED_SPACING_MM = (2.0, 5.0)
+CALIBRATED_LITRES = (0.6, 3.0)
+
+# what each feature says when it is what speaks most against a result
+COMPLAINTS = {
+    "agreement": "the edges of the images agree little",
+    "pinning": "moving the image a little farther hardly makes its edges match less",
+    "gain": "edges would match better elsewhere",
+    "gain_p95": "in places edges would match clearly better elsewhere",
+    "shift": "edges match as well a good deal farther on",
+    "log_similarity": "the intensities of the images tell little about each other",
+    "log_inconsistency": "registering the images the other way round gives another map",
+    "log_roughness": "the map bends more than anatomy does",
+    "log_jacobian": "local volumes change more than between brains",
+    "dice": "the contents do not cover each other",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One registration on its field's grid.
+
+    Attributes:
+        fixed, moving: Averaged to that grid.
+        field: (1, 3, D, H, W) in its voxels.
+        moved: (1, 1, D, H, W).
+        inside: (D, H, W) bool, the fixed foreground.
+        moved_inside: (D, H, W) bool, the moved one.
+        matching: How well edges match.
+        inconsistency_mm: (D, H, W), of the field and T's prediction the other way round, if that is known.
+        change_mm: (D, H, W), distance between T's prediction and the field, if that is known.
+    """
+
+    fixed: Conformed
+    moving: Conformed
+    field: Tensor
+    moved: Tensor
+    inside: Tensor
+    moved_inside: Tensor
+    matching: Matching
+    inconsistency_mm: Tensor | None
+    change_mm: Tensor | None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the calibration has seen anything like this."""
+        spacing = self.fixed.grid.spacing
+        litres = float(self.inside.sum()) * float(spacing.prod()) / 1e6
+        low, high = CALIBRATED_SPACING_MM
+        return low <= spacing.min() and spacing.max() <= high and CALIBRATED_LITRES[0] <= litres <= CALIBRATED_LITRES[1]
+
+
+@torch.no_grad()
+def examine(
+    fixed: Conformed,
+    moving: Conformed,
+    field: Tensor,
+    predicted: Tensor | None = None,
+    backward: Tensor | None = None,
+) -> Evidence | None:
+    """Gather the evidence on the field's own grid, to which the images are averaged: that is where it has detail.
+
+    Args:
+        fixed, moving: The conformed pair, (1, 1, D, H, W) in [0, 1].
+        field: (1, 3, d, h, w), from fixed to moving, in voxels of its own grid over the same extent.
+        predicted: The same as T predicted it, before refinement, on any grid.
+        backward: T's prediction from moving to fixed, on any grid.
+
+    Returns:
+        None where the field is not finite everywhere.
+    """
+    if not bool(torch.isfinite(field).all()):
+        return None
+    d, h, w = field.shape[2:]
+    fixed, moving = (_averaged(image, (d, h, w)) for image in (fixed, moving))
+    moved = warp(moving.tensor, field)
+    spacing = _vector(fixed.grid.spacing)
+    around = measures.widened((fixed.mask > 0.5).float())
+    return Evidence(
+        fixed=fixed,
+        moving=moving,
+        field=field,
+        moved=moved,
+        inside=fixed.mask[0, 0] > 0.5,
+        moved_inside=warp(moving.mask, field)[0, 0] > 0.5,
+        matching=match(fixed.tensor, moved, around, float(fixed.grid.spacing.mean())),
+        inconsistency_mm=None
+        if backward is None
+        else measures.inconsistency(field, resize(backward, (d, h, w)), spacing),
+        change_mm=None
+        if predicted is None
+        else ((resize(predicted, (d, h, w)) - field) * spacing).square().sum(1).sqrt()[0],
+    )
+
+
+def assess(
+    fixed: Conformed,
+    moving: Conformed,
+    field: Tensor,
+    predicted: Tensor | None = None,
+    backward: Tensor | None = None,
+) -> Quality:
+    """Judge a field: `examine`, then `judge`."""
+    return judge(examine(fixed, moving, field, predicted, backward))
+
+
+@torch.no_grad()
+def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> Quality:
+    """The verdict on what `examine` found, by the shipped calibration or another."""
+    if evidence is None:
+        nan = float("nan")
+        return Quality(nan, nan, nan, nan, nan, nan, nan, ("the displacement is not finite everywhere",))
+    calibration = shipped() if calibration is None else calibration
+    e, inside = evidence, evidence.inside
+    determinant = jacobian_determinant(e.field)[0][inside]
+    header = affine_field(torch.from_numpy(e.fixed.grid.index_to(e.moving.grid)).float()[None], e.fixed.grid.shape)
+    # the moving grid's axes may be turned
+    axes = torch.from_numpy(e.moving.grid.affine[:3, :3].copy()).float()
+    length = torch.einsum("ij,bjdhw->bidhw", axes, e.field - header).square().sum(1).sqrt()[0][inside]
+    aligned = warp(e.moving.tensor, header)
+    before, after = (_similarity(e.fixed, image) for image in (aligned, e.moved))
+    folded = determinant <= 0
+    folding = 100.0 * float(folded.float().mean())
+    found = features(e)
+    overlap = measures.dice(inside, e.moved_inside)
+    probability = calibration.failure_probability(found) if e.is_calibrated else None
+    doubts = _doubts(folding, before, after, overlap)
+    complaint = ()
+    if probability is not None and probability >= calibration.look:
+        complaint = (f"{_complaint(calibration, found)} (probability of a failure {probability:.2f})",)
+        if probability >= calibration.fail:
+            doubts, complaint = [*doubts, *complaint], ()
+    return Quality(
+        folding_percent=folding,
+        jacobian_min=float(determinant.min()),
+        jacobian_max=float(determinant.max()),
+        displacement_mean_mm=float(length.mean()),
+        displacement_max_mm=float(length.max()),
+        similarity_before=before,
+        similarity_after=after,
+        reasons=tuple(doubts),
+        initial_shift_mm=float(np.linalg.norm(e.moving.grid.centre_mm - e.fixed.grid.centre_mm)),
+        doubts=complaint,
+        failure_probability=probability,
+        folded_voxels=int(folded.sum()),
+        displacement_p95_mm=float(length.quantile(0.95)),
+        roughness_voxels=measures.roughness(e.field, inside),
+        edge_agreement_before=_edge_agreement(e, aligned),
+        edge_agreement_after=_mean(e.matching.agreement, inside),
+        inconsistency_mean_mm=None if e.inconsistency_mm is None else _mean(e.inconsistency_mm, inside),
+        foreground_dice=overlap,
+        coverage_percent=100.0 * measures.coverage(e.field, inside),
+        surface_distance_mm=measures.surface_distance_mm(inside, e.moved_inside, _sizes(e)),
+    )
+
+
+def features(evidence: Evidence) -> dict[str, float | None]:
+    """What the logistic model is given: means inside the fixed foreground unless the name says otherwise."""
+    e, m, inside = evidence, evidence.matching, evidence.inside
+    after = _similarity(e.fixed, e.moved)
+    jacobian = jacobian_determinant(e.field)[0][inside].clamp_min(0.05).log().std()
+    return {
+        "agreement": _mean(m.agreement, inside),
+        "pinning": _mean(m.pinning, inside),
+        "gain": _mean(m.gain, inside),
+        "gain_p95": float(m.gain[inside].quantile(0.95)),
+        "shift": _mean(m.shift_mm, inside),
+        "log_similarity": _log(after),
+        "log_inconsistency": None if e.inconsistency_mm is None else _log(_mean(e.inconsistency_mm, inside)),
+        "log_roughness": _log(measures.roughness(e.field, inside)),
+        "log_jacobian": _log(float(jacobian)),
+        "dice": measures.dice(inside, e.moved_inside),
+    }
+
+
+def local_features(evidence: Evidence) -> dict[str, Tensor | None]:
+    """What the model of the expected error is given, each (D, H, W)."""
+    e, m = evidence, evidence.matching
+    return {
+        "log_shift": m.shift_mm.clamp_min(1e-2).log(),
+        "pinning": m.pinning,
+        "agreement": m.agreement,
+        "gain": m.gain,
+        "log_inconsistency": None if e.inconsistency_mm is None else e.inconsistency_mm.clamp_min(1e-2).log(),
+        "log_change": None if e.change_mm is None else e.change_mm.clamp_min(1e-2).log(),
+    }
+
+
+@torch.no_grad()
+def error_map(evidence: Evidence, onto: Grid) -> Image:
+    """Expected length of the error in mm on any grid; 0 outside the fixed foreground, widened by a voxel."""
+    expected = shipped().expected_error_mm(local_features(evidence))
+    expected = expected * measures.widened(evidence.inside.float()[None, None])[0, 0]
+    return Image(resampled(expected, evidence.fixed.grid, onto), onto)
+
+
+def _vector(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(values)).float().view(1, 3, 1, 1, 1)
+
+
+def _sizes(evidence: Evidence) -> tuple[float, float, float]:
+    a, b, c = evidence.fixed.grid.spacing.tolist()
+    return a, b, c
+
+
+def _mean(values: Tensor, inside: Tensor) -> float:
+    return float(values[inside].mean())
+
+
+def _log(value: float) -> float:
+    return float(np.log(max(value, 1e-4)))
+
+
+def _averaged(image: Conformed, shape: Shape) -> Conformed:
+    """The image on a coarser grid over the same extent; the mask becomes the share of foreground."""
+    tensor, mask = (F.adaptive_avg_pool3d(volume.float(), shape) for volume in (image.tensor, image.mask))
+    return Conformed(tensor, image.grid.resized(shape), mask)
+
+
+def _similarity(fixed: Conformed, moved: Tensor) -> float:
+    """Over the fixed foreground, which no field changes: a region that moved with the field would be a bias of its own.
+
+    The limit lies off the shares 1/2, 1/4, ... that averaged masks take exactly, where rounding would decide.
+    """
+    return normalised_mutual_information(fixed.tensor, moved, fixed.mask > FOREGROUND_SHARE)
+
+
+def _edge_agreement(evidence: Evidence, image: Tensor) -> float:
+    around = measures.widened((evidence.fixed.mask > 0.5).float())
+    return _mean(match(evidence.fixed.tensor, image, around, 1.0, strides=()).agreement, evidence.inside)
+
+
+def _doubts(folding: float, before: float, after: float, overlap: float) -> list[str]:
+    doubts = []
+    if folding > MAX_FOLDING_PERCENT:
+        doubts.append(f"the map folds in {folding:.1f} % of the image (limit {MAX_FOLDING_PERCENT:g} %)")
+    if after < MIN_SIMILARITY_RATIO * before:
+        doubts.append(f"the images agree less than before (similarity {before:.3f} → {after:.3f})")
+    if overlap == 0:
+        doubts.append("the contents do not overlap")
+    return doubts
+
+
+def _complaint(calibration: Calibration, found: dict[str, float | None]) -> str:
+    parts = calibration.failure.parts(found)
+    return COMPLAINTS[max(parts, key=lambda name: parts[name])]
+
+
+def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarray, grid: Grid) -> float:
+    """How far positions are off after the map and back: the 99.9th percentile of the distances in mm.
+
+    Args:
+        transform, inverse: Fixed to moving space, and what should lead back.
+        content: (D, H, W), 0 where it does not matter.
+        grid: Its grid, in fixed space. Positions lie between the voxels, where interpolation does its worst.
+    """
+    index = np.flatnonzero(content)
+    index = index[:: max(1, len(index) // RESIDUAL_POINTS)]
+    if index.size == 0:
+        return 0.0
+    points = grid.to_world(np.stack(np.unravel_index(index, content.shape), -1) + 0.5)
+    back = inverse.map_points(transform.map_points(points))
+    return float(np.quantile(np.linalg.norm(back - points, axis=1), 0.999))

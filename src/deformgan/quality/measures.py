@@ -1,0 +1,67 @@
+"""What can be measured of a field without knowing the truth: its shape, its consistency, and how contents overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from torch import Tensor
+
+from deformgan.field import compose
+from deformgan.losses import bending_energy
+
+
+def inconsistency(forward: Tensor, backward: Tensor, spacing_mm: Tensor) -> Tensor:
+    """How far each position is off after ``forward`` and then ``backward``, (D, H, W) in mm.
+
+    Args:
+        forward, backward: (1, 3, D, H, W) in voxels of one grid; in register, ``backward`` is what T alone says of the
+            pair with its images exchanged, so it errs by itself: the measure is for comparing, not for reading off.
+        spacing_mm: (1, 3, 1, 1, 1).
+    """
+    return (compose(backward, forward) * spacing_mm).square().sum(1).sqrt()[0]
+
+
+def dice(a: Tensor, b: Tensor) -> float:
+    """Overlap of two masks, in [0, 1]; 0 where both are empty."""
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp_min(1))
+
+
+def coverage(field: Tensor, inside: Tensor) -> float:
+    """Share of the positions inside (D, H, W) whose source lies within the moving grid."""
+    shape = torch.tensor(field.shape[2:]).view(3, 1)
+    at = torch.nonzero(inside).T + field[0][:, inside]
+    within = ((at > -0.5) & (at < shape - 0.5)).all(0)
+    return float(within.float().mean()) if within.numel() else 0.0
+
+
+def surface_distance_mm(a: Tensor, b: Tensor, spacing_mm: tuple[float, float, float]) -> float:
+    """Mean distance from the surface of either mask (D, H, W) to that of the other; infinite where one is empty."""
+    masks = [mask.numpy() for mask in (a, b)]
+    if not all(mask.any() for mask in masks):
+        return float("inf")
+    surfaces = [mask & ~np.asarray(binary_erosion(mask), bool) for mask in masks]
+    way = [np.asarray(distance_transform_edt(~surface, sampling=spacing_mm)) for surface in surfaces]
+    total = way[1][surfaces[0]].sum() + way[0][surfaces[1]].sum()
+    return float(total / (surfaces[0].sum() + surfaces[1].sum()))
+
+
+def roughness(field: Tensor, mask: Tensor) -> float:
+    """Square root of the bending energy about the content, in voxels: 0 for affine maps.
+
+    Taken over the bounding box of the mask (D, H, W): farther out nothing holds the field.
+    """
+    index = torch.nonzero(mask)
+    if index.numel() == 0:
+        return 0.0
+    low, high = index.amin(0).tolist(), index.amax(0).tolist()
+    box = field[(..., *(slice(a, b + 1) for a, b in zip(low, high, strict=True)))]
+    if min(box.shape[2:]) < 3:
+        return 0.0
+    return float(bending_energy(box).sqrt())
+
+
+def widened(mask: Tensor, voxels: int = 1) -> Tensor:
+    """Maximum over a cube of (1, 1, D, H, W)."""
+    return F.max_pool3d(mask, 2 * voxels + 1, 1, voxels)

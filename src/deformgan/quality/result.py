@@ -1,0 +1,83 @@
+"""The evidence of one registration and the verdict it gives."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+MAX_INVERSE_RESIDUAL_MM = 3.0  # a voxel of the half-resolution field: finer than that it cannot say
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Evidence and verdict of one registration; "inside" means inside the fixed image's foreground."""
+
+    folding_percent: float
+    """Voxels inside where the map turns space inside out (Jacobian determinant ≤ 0), per cent."""
+    jacobian_min: float
+    """Smallest local volume change inside, 1 is none."""
+    jacobian_max: float
+    """Largest local volume change inside."""
+    displacement_mean_mm: float
+    """Mean length of the complete displacement inside, the shift of the initial alignment included."""
+    displacement_max_mm: float
+    """Largest length inside."""
+    similarity_before: float
+    """Normalised mutual information in [0, 1] of fixed and moving as their headers place them."""
+    similarity_after: float
+    """The same of fixed and moved."""
+    reasons: tuple[str, ...]
+    """Why the check failed; empty when it did not."""
+    initial_shift_mm: float = 0.0
+    """How far the initial alignment moved the contents before any deformation, 0 where the headers were kept."""
+    inverse_residual_mm: float | None = None
+    """How far a position is off after the map and back, see `inverse_residual`; None where no inverse was made."""
+    doubts: tuple[str, ...] = ()
+    """What a person should look at; empty when it passed or failed outright."""
+    failure_probability: float | None = None
+    """That the error exceeds 3 mm on average or 8 mm in 5 % of the content; None for images not calibrated for."""
+    folded_voxels: int | None = None
+    """Their number on the field's grid."""
+    displacement_p95_mm: float | None = None
+    """95th percentile of the length inside."""
+    roughness_voxels: float | None = None
+    """Square root of the bending energy of the field, 0 for affine maps."""
+    edge_agreement_before: float | None = None
+    """Squared cosine between the edges of fixed and moving as their headers place them, in [0, 1]."""
+    edge_agreement_after: float | None = None
+    """The same of fixed and moved."""
+    inconsistency_mean_mm: float | None = None
+    """Mean distance after the map and T's own prediction of the way back, inside; T errs too: not an accuracy."""
+    foreground_dice: float | None = None
+    """Overlap of the foregrounds of fixed and moved, in [0, 1]."""
+    coverage_percent: float | None = None
+    """Of the fixed foreground, what finds its source within the moving working grid."""
+    surface_distance_mm: float | None = None
+    """Mean distance between the surfaces of the two foregrounds."""
+
+    @property
+    def passed(self) -> bool:
+        """No reason to reject the result was found; there may be some to look at it."""
+        return not self.reasons
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``look`` or ``fail``."""
+        return "fail" if self.reasons else "look" if self.doubts else "pass"
+
+    def with_inverse(self, residual_mm: float) -> Quality:
+        """The same with what is known of the inverse; a large residual is a reason to fail."""
+        doubts = self.reasons
+        if not residual_mm <= MAX_INVERSE_RESIDUAL_MM:
+            doubts += (f"the inverse is off by {residual_mm:.1f} mm (limit {MAX_INVERSE_RESIDUAL_MM:g} mm)",)
+        return replace(self, inverse_residual_mm=residual_mm, reasons=doubts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form, with ``passed`` and ``verdict``; a number that is not finite becomes None."""
+        values = {key: _plain(value) for key, value in asdict(self).items() if key not in ("reasons", "doubts")}
+        words = {"reasons": list(self.reasons), "doubts": list(self.doubts)}
+        return {"passed": self.passed, "verdict": self.verdict, **words, **values}
+
+
+def _plain(value: float | None) -> float | None:
+    return round(value, 5) if value is not None and abs(value) < float("inf") else None
