@@ -1,6 +1,7 @@
-# Two commands for users, each making the environment it needs:
+# Commands for users, each making the environment it needs:
 #   make demo    register the shipped example and draw it, offline
 #   make test    style, types and tests, as in continuous integration
+#   make docs    the documentation site in site/, to be opened from the disk
 
 VENV ?= .venv
 # the pins in constraints.txt were resolved for Python 3.11, so it is tried first
@@ -12,11 +13,12 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit clean
+.PHONY: help demo test lint types unit docs clean
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
 	@echo "make test   style, types and tests with coverage"
+	@echo "make docs   the documentation site: site/index.html"
 	@echo "make clean  remove the environment and what the commands above wrote"
 
 demo: $(VENV)/.stamp-demo
@@ -36,6 +38,10 @@ unit: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 \
 		--cov --cov-report term
 
+# strict: a link that leads nowhere, or a page that is in no menu, is an error
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet
+
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -50,5 +56,9 @@ $(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-demo
 
+$(VENV)/.stamp-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@ $(VENV)/.stamp-demo
+
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site $(DEMO_OUT) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
