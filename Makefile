@@ -1,6 +1,7 @@
-# Two commands for users, each making the environment it needs:
+# Commands for users, each making the environment it needs:
 #   make demo    register the shipped example and draw it, offline
 #   make test    style, types and tests, as in continuous integration
+#   make docs    the documentation site in site/, to be opened from the disk
 
 VENV ?= .venv
 # the pins in constraints.txt were resolved for Python 3.11, so it is tried first
@@ -12,12 +13,13 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit clean bench-speed bench-scaling bench-roofline
+.PHONY: help demo test lint types unit docs clean bench-speed bench-scaling bench-roofline
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
 	@echo "make test   style, types and tests with coverage"
 	@echo "make bench-speed, bench-scaling, bench-roofline   time and memory, on a quiet machine; see benchmarks/"
+	@echo "make docs   the documentation site: site/index.html"
 	@echo "make clean  remove the environment and what the commands above wrote"
 
 demo: $(VENV)/.stamp-demo
@@ -41,6 +43,10 @@ unit: $(VENV)/.stamp-dev
 bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev
 	$(BIN)/python benchmarks/$*.py
 
+# strict: a link that leads nowhere, or a page that is in no menu, is an error
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet
+
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -55,5 +61,9 @@ $(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-demo
 
+$(VENV)/.stamp-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@ $(VENV)/.stamp-demo
+
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site $(DEMO_OUT) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
