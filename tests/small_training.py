@@ -13,7 +13,7 @@ from deformgan.simulation.deformation import DeformationConfig
 from deformgan.training.config import AugmentationConfig, TrainingConfig
 from deformgan.training.steps import LossWeights
 
-PYRAMID = {"kind": "pyramid", "widths": [8, 8, 16], "stage_width": 8}
+PYRAMID = {"kind": "pyramid", "widths": [8, 8, 16], "stage_width": 8, "iterations": 1}
 UNET = {"kind": "unet", "widths": [4, 8]}
 GENERATOR = {"kind": "generator", "widths": [4, 8]}
 DISCRIMINATOR = {"kind": "discriminator", "widths": [8, 8]}

@@ -25,6 +25,7 @@ LAYERS = [
     {"formats", "transform"},
     {"models", "refine", "start"},
     {"quality", "provenance", "outputs"},
+    {"registration"},
     {"register", "export"},
     {"report", "pictures", "cohort"},
     {"simulation"},

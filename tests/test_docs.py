@@ -84,7 +84,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "landmarks.csv").write_text("x,y,z,name\n3,-5,7,middle\n10,-12,20,front\n")
     shift = np.eye(4)
     shift[:3, 3] = 4.0, 0.0, -2.0
-    for name in ("T1_to_earlier.txt", "T2_to_atlas.txt"):
+    for name in ("T1_to_earlier.txt", "T2_to_atlas.txt", "theirs.txt"):
         itk.write_affine(folder / name, shift)
     return folder
 

@@ -22,7 +22,7 @@ from deformgan import export  # noqa: E402
 
 SHAPE = (32, 32, 48)
 KINDS = {
-    "pyramid": ({"kind": "pyramid", "widths": [8, 16, 16], "stage_width": 8}, 1, (16, 16, 24)),
+    "pyramid": ({"kind": "pyramid", "widths": [8, 16, 16], "stage_width": 8, "iterations": 2}, 1, (16, 16, 24)),
     "unet": ({"kind": "unet", "widths": [4, 8], "velocity": True, "scale": 2}, 1, (16, 16, 24)),
     "wide unet": ({"kind": "unet", "widths": [16, 32]}, 1, SHAPE),
     "unet, reduced": ({"kind": "unet", "widths": [4, 8]}, 0.5, (16, 16, 24)),

@@ -108,7 +108,7 @@ def test_the_record_says_what_was_done(registration: Registration, pair_files: P
     assert sum(v for k, v in record["timings"].items() if k != "total") == pytest.approx(
         record["timings"]["total"], abs=0.01
     )
-    assert set(record["outputs"]) == set(OUTPUTS) - {"registration.json", "uncertainty.nii.gz"}
+    assert set(record["outputs"]) == set(OUTPUTS) - {"registration.json", "report.html", "uncertainty.nii.gz"}
 
 
 def test_saving_twice_needs_force(registration: Registration, tmp_path: Path) -> None:

@@ -53,8 +53,10 @@ def shifted_products(fixed: Tensor, padded: Tensor, out: Tensor) -> Tensor:
         out: (B, 27, d, h, w), filled; its dtype is that of the others.
 
     Returns:
-        ``out``; shift (i, j, k) - 1 is number ``9 i + 3 j + k``.
+        ``out`` (a new tensor while a graph is traced); shift (i, j, k) - 1 is number ``9 i + 3 j + k``.
     """
+    if torch.compiler.is_compiling():
+        return _as_a_graph(fixed, padded)
     planes = fixed.contiguous().unbind(1)
     padded = padded.contiguous()
     for n, window in enumerate(neighbours(tuple(fixed.shape[2:]))):
@@ -64,6 +66,17 @@ def shifted_products(fixed: Tensor, padded: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def _as_a_graph(fixed: Tensor, padded: Tensor) -> Tensor:
+    """The same in three steps: compilers and exporters take minutes over thousands of writes into slices."""
+    channels = fixed.shape[1]
+    shift = torch.eye(27, dtype=fixed.dtype, device=fixed.device).view(27, 1, 3, 3, 3).repeat(channels, 1, 1, 1, 1)
+    shifted = F.conv3d(padded, shift, groups=channels).unflatten(1, (channels, 27))
+    return (fixed.unsqueeze(2) * shifted).sum(1)
+
+
 def local_correlation(fixed: Tensor, moved: Tensor) -> Tensor:
     """Scaled dot products of features with those of the 3³ neighbourhood, (B, C, d, h, w) twice → (B, 27, d, h, w)."""
-    return _LocalCorrelation.apply(fixed * fixed.shape[1] ** -0.5, moved)
+    fixed = fixed * fixed.shape[1] ** -0.5
+    if torch.compiler.is_compiling():  # a tape is of no use to a graph
+        return shifted_products(fixed, F.pad(moved, [1] * 6), fixed)
+    return _LocalCorrelation.apply(fixed, moved)

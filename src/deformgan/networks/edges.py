@@ -42,7 +42,7 @@ def edge_agreement(fixed: Tensor, moved: Tensor, factor: int, out: Tensor | None
     """
     if out is None:
         out = fixed.new_empty(fixed.shape[0], SHIFTS, *fixed.shape[2:])
-    shifted_products(fixed, F.pad(moved, [1] * 6), out).square_()
+    out = shifted_products(fixed, F.pad(moved, [1] * 6), out).square_()
     return out if factor == 1 else F.avg_pool3d(out, factor)
 
 
