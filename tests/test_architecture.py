@@ -19,7 +19,7 @@ LAYERS = [
     {"errors", "types"},
     {"grid"},
     {"files", "reading", "image", "series"},
-    {"warp", "field", "resample", "slabs", "points", "vectors", "similarity"},
+    {"warp", "field", "resample", "slabs", "points", "vectors", "similarity", "brightness"},
     {"conform", "align"},
     {"networks", "losses"},
     {"formats", "transform"},

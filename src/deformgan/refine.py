@@ -1,8 +1,9 @@
 """A short optimisation of a low-resolution field at test time, starting from T's; network weights are never touched.
 
 The field is an affine map plus displacements at control points four voxels apart, smoothed like a spline. Level by
-level the squared normalised-gradient product of the two images (see `deformgan.losses.gradient`) is maximised by Adam;
-the bending energy of the control points keeps the rest smooth and costs an affine map nothing.
+level the squared normalised-gradient product of the two images, evened in brightness (see `deformgan.losses.gradient`
+and `deformgan.brightness`), is maximised by Adam; the bending energy of the control points keeps the rest smooth and
+costs an affine map nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.brightness import even_brightness
 from deformgan.field import identity_positions, jacobian_determinant, resize
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
@@ -90,7 +92,8 @@ def refine(
         return field
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
     with torch.inference_mode(False), torch.enable_grad():
-        images = [image.detach().clone() for image in (fixed, moving, _widened(mask, settings.margin))]
+        evened = [even_brightness(image.detach(), 4) for image in (fixed, moving)]
+        images = [*evened, _widened(mask, settings.margin).detach().clone()]
         parameters = _Parameters.fit(field.detach().clone().float(), images[2], settings)
         done = 0
         for number, (factor, share) in enumerate(settings.levels):

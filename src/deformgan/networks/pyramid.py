@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deformgan.brightness import even_brightness
 from deformgan.field import compose, identity_positions, integrate, resize
 from deformgan.networks.blocks import Convolution
 from deformgan.networks.edges import EdgeStage, FixedSide, MovingSide
@@ -176,7 +177,7 @@ class PyramidNetwork(nn.Module):
         The images' sides must be multiples of 8 for the fields to cover the same extent; others are padded at the end,
         and the fields cover the padded extent.
         """
-        fixed, moving = _padded(fixed), _padded(moving)
+        fixed, moving = (even_brightness(_padded(image), 2) for image in (fixed, moving))
         both = torch.cat([fixed, moving]).contiguous(memory_format=torch.channels_last_3d)
         quarter, eighth = (features.chunk(2) for features in self.encoder(both))
         match, confidence = self.matching(*eighth)
