@@ -27,12 +27,13 @@ def even_brightness(image: Tensor, cell: int) -> Tensor:
     """
     image = image.float()
     cells = [max(3, n // cell) for n in image.shape[2:]]
-    inside = (image > 0).to(image)
-    sums = F.adaptive_avg_pool3d(torch.cat([image, inside], 1), cells)  # type: ignore[arg-type]
+    # voxels at the border are partly background; they would pass for a dark rim
+    inside = -F.max_pool3d(-(image > 0).to(image), 3, 1, 1)
+    sums = F.adaptive_avg_pool3d(torch.cat([image * inside, inside], 1), cells)  # type: ignore[arg-type]
     total, count = sums.mean((2, 3, 4), keepdim=True).split(1, 1)
     for _ in range(2):
         sums = F.avg_pool3d(sums, 3, 1, 1)
-    nearby = sums[:, :1] / sums[:, 1:].clamp_min(1e-3)
-    nearby = F.interpolate(nearby, size=image.shape[2:], mode="trilinear", align_corners=False)
     mean = (total / count.clamp_min(1e-6)).clamp_min(1e-6)
+    nearby = torch.where(sums[:, 1:] < 1e-3, mean, sums[:, :1] / sums[:, 1:].clamp_min(1e-3))
+    nearby = F.interpolate(nearby, size=image.shape[2:], mode="trilinear", align_corners=False)
     return image * (1 + _FLOOR) / (nearby / mean + _FLOOR)
