@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.warp import warp
+from deformgan.warp import warp, warp_points
+
+_DENSE_ITERATIONS = 6
 
 
 def identity_positions(shape: tuple[int, ...], device: torch.device | None = None) -> Tensor:
@@ -65,28 +67,43 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
 
 
 def invert(field: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> tuple[Tensor, float]:
-    """Displacement ``w`` with ``w(y) = -u(y + w(y))``, by damped fixed-point iteration.
+    """Displacement ``w`` with ``w(y) = -u(y + w(y))``, by fixed-point iteration, damped towards the end.
+
+    Most voxels are there after a few iterations, which run over the whole grid; the others go on by themselves.
 
     Returns:
         The inverse and its residual: the largest ``|w(y) + u(y + w(y))|`` in voxels over positions whose source lies
-        inside the grid. Iteration stops at ``tolerance`` or after ``iterations``; a field that folds has no inverse and
-        keeps a large residual.
+        inside the grid. A voxel's iteration stops at ``tolerance`` or after ``iterations``; a field that folds has no
+        inverse and keeps a large residual.
     """
+    if field.shape[0] > 1:
+        found = [invert(one[None], iterations, tolerance) for one in field]
+        return torch.cat([inverse for inverse, _ in found]), max(residual for _, residual in found)
+    dense = min(_DENSE_ITERATIONS, iterations)
     inverse = -field
-    positions = identity_positions(tuple(field.shape[2:]), field.device)
-    upper = torch.tensor(field.shape[2:], device=field.device).view(1, 3, 1, 1, 1) - 1
-    residual = float("inf")
-    for i in range(iterations):
-        error = inverse + warp(field, inverse, padding="border")
-        if i % 3 == 2 or i == iterations - 1:
-            source = positions + inverse
-            inside = ((source >= 0) & (source <= upper)).all(1, keepdim=True)
-            residual = float((error.detach().square().sum(1, keepdim=True).sqrt() * inside).amax())
-            if residual <= tolerance:
-                break
+    for _ in range(dense):
+        inverse = -warp(field, inverse, padding="border")
+    with torch.no_grad():
+        far = _length(inverse + warp(field, inverse, padding="border"))[0, 0]
+    at = torch.nonzero(far > tolerance)
+    y, w = at.to(field), inverse[0, :, at[:, 0], at[:, 1], at[:, 2]].T
+    for i in range(dense, iterations):
+        error = warp_points(y + w, field) - y
         # full steps contract quickly where |∇u| < 1; half steps still do where it is larger
-        inverse = inverse - (error if i < iterations // 2 else 0.5 * error)
-    return inverse, residual
+        w = w - (error if i < iterations // 2 else 0.5 * error)
+    if len(at):
+        inverse = inverse.clone()
+        inverse[0, :, at[:, 0], at[:, 1], at[:, 2]] = w.T
+    with torch.no_grad():
+        far[far > tolerance] = (warp_points(y + w, field) - y).norm(dim=1)
+        source = identity_positions(tuple(field.shape[2:]), field.device) + inverse
+        upper = torch.tensor(field.shape[2:], device=field.device).view(1, 3, 1, 1, 1) - 1
+        inside = ((source >= 0) & (source <= upper)).all(1)[0]
+        return inverse, float((far * inside).amax())
+
+
+def _length(field: Tensor) -> Tensor:
+    return field.square().sum(1, keepdim=True).sqrt()
 
 
 def invert_padded(field: Tensor) -> tuple[Tensor, float, tuple[int, int, int]]:
