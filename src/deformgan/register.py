@@ -106,7 +106,8 @@ def register(
         pair = fixed_c.tensor.to(device), moving_c.tensor.to(device)
         with watch.stage("predict"):
             predicted = field = network.predict(*pair, precision)
-            backward = network.predict(pair[1], pair[0], precision).cpu()
+            # the map of the expected error alone is worth a second prediction
+            backward = network.predict(pair[1], pair[0], precision).cpu() if uncertainty else None
         if steps:
             with watch.stage("refine"):
                 mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
