@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deformgan import provenance
+from deformgan.align.parts import affine_figures
 from deformgan.files import atomic
 from deformgan.formats import itk
 from deformgan.formats.points import Points
@@ -97,6 +98,7 @@ class Registration:
             **self.provenance,
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
             "peak_memory_mb": provenance.peak_memory_mb(),
+            "affine": affine_figures(self.transform.affine, self.moved.grid.centre_mm),
             "quality": quality.as_dict(),
             "outputs": outputs,
             "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},
