@@ -92,8 +92,9 @@ class Registration:
                 for job in jobs:
                     job.cancel()
         outputs = sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS)
-        timings = {**self.provenance["timings"], **watch.seconds}
-        timings["total"] = round(timings["total"] + watch.seconds["write"], 3)
+        before = dict(self.provenance["timings"])
+        timings = {"total": before.pop("total") + watch.seconds["write"]}
+        timings = {**before, **watch.seconds, **timings}
         record = {
             **self.provenance,
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},

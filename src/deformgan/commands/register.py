@@ -95,11 +95,10 @@ class Register:
             result = replace(result, provenance={**result.provenance, "arguments": given(self)})
             record = result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
             if not self.no_report and result.pair is not None:
-                from deformgan.report.page import write_report
+                from deformgan.report.page import report_of
 
                 progress("report")
-                images = (*result.pair, result.moved)
-                write_report(folder / REPORT, record, *images, result.transform, uncertainty=result.uncertainty)
+                report_of(result, record, folder / REPORT)
             return record
 
 
