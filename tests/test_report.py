@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import hashlib
 import html
 import io
 import json
@@ -18,6 +20,7 @@ import small_report
 import torch
 import torch.nn.functional as F
 from conftest import PairFiles, Phantom, write_nifti
+from documents import REPOSITORY
 from tiny import GENERATOR, write_tiny_model
 
 from deformgan import outputs
@@ -27,6 +30,7 @@ from deformgan.image import Image, load_image
 from deformgan.models import load_generator, load_model
 from deformgan.networks import build
 from deformgan.provenance import describe_input, sha256
+from deformgan.report import page as page_module
 from deformgan.report import png, views
 from deformgan.report.figures import figures, origin, verdict
 from deformgan.report.page import render
@@ -250,6 +254,24 @@ def test_the_origin_names_inputs_weights_and_settings() -> None:
     nothing = origin(small_report.record(model={}, inputs={"fixed": {"path": None, "sha256": None}}))
     assert ("weights", "none: no network was run", "") in nothing
     assert ("fixed", "in memory, no file", "") in nothing
+
+
+def test_the_viewer_is_the_one_that_is_named_and_brings_its_licences(shown: Shown) -> None:
+    tool = (REPOSITORY / "tools" / "vendor_niivue.py").read_text()
+    assets = REPOSITORY / "src" / "deformgan" / "report" / "assets"
+    assert f'VERSION = "@niivue/niivue", "{page_module.NIIVUE_VERSION}"' in tool
+    bundle = gzip.decompress((assets / "niivue.umd.js.gz").read_bytes())
+    assert hashlib.sha256(bundle).hexdigest() == page_module.NIIVUE_SHA256
+    licences = (assets / "niivue.LICENSES.txt").read_text()
+    notice = (REPOSITORY / "NOTICE").read_text()
+    assert f"@niivue/niivue {page_module.NIIVUE_VERSION} (BSD-2-Clause)" in licences
+    assert f"NiiVue {page_module.NIIVUE_VERSION} " in notice
+    for name in re.findall(r"^(@?[\w./-]+) \^?[\d.]+ \((?:MIT|ISC)\)$", licences, re.MULTILINE):
+        assert name in notice
+    assert licences.count("Copyright") >= 13
+    assert html.escape(licences.strip(), quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in render(
+        small_report.record(), shown
+    )
 
 
 # -- the generator's image -------------------------------------------------------------------------------------------

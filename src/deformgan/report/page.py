@@ -102,6 +102,7 @@ def render(record: dict[str, Any], shown: Shown, *, no_synthesis: str = "", view
         no_synthesis=no_synthesis,
         volumes=_volumes(shown) if viewer else None,
         niivue=NIIVUE_VERSION,
+        licences=_asset("niivue.LICENSES.txt").decode() if viewer else "",
         provenance=json.dumps(record, indent=2, ensure_ascii=False),
         fixed_name=_name(record, "fixed"),
         moving_name=_name(record, "moving"),
