@@ -1,6 +1,7 @@
 # Commands for users, each making the environment it needs:
 #   make demo    register the shipped example and draw it, offline
 #   make test    style, types and tests, as in continuous integration
+#   make browser a Chromium, in which the tests open the report
 #   make docs    the documentation site in site/, to be opened from the disk
 
 VENV ?= .venv
@@ -13,11 +14,12 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit docs clean bench-speed bench-scaling bench-roofline
+.PHONY: help demo test lint types unit browser docs clean bench-speed bench-scaling bench-roofline
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
 	@echo "make test   style, types and tests with coverage"
+	@echo "make browser  a Chromium for the report's tests, which are skipped without one"
 	@echo "make bench-speed, bench-scaling, bench-roofline   time and memory, on a quiet machine; see benchmarks/"
 	@echo "make docs   the documentation site: site/index.html"
 	@echo "make clean  remove the environment and what the commands above wrote"
@@ -38,6 +40,14 @@ types: $(VENV)/.stamp-dev
 unit: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 \
 		--cov --cov-report term
+
+# the system's Chromium, which the tests look for first, else Playwright's own in the user's cache
+browser: $(VENV)/.stamp-dev
+	@for name in chromium chromium-browser google-chrome chrome; do \
+		if command -v $$name; then exit 0; fi; done; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	else $(BIN)/python -m playwright install chromium; fi
 
 # each adds a file to benchmarks/results and replaces none
 bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import records
 import torch
 from hypothesis import settings
+
+from deformgan.registration import Registration
 
 # a runner in the background starts its children deaf to Ctrl-C, and they hand that on to the commands under test
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -83,6 +88,22 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
     """A plain NIfTI written by nibabel alone, so that a test of our reader does not lean on our writer."""
     nib.Nifti1Image(data, affine).to_filename(path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _records_are_as_published() -> Iterator[None]:
+    """Every registration.json that a test writes is held to the schema; stand-ins that have no whole record are not."""
+    write = Registration.write
+
+    def checked(self: Registration, *arguments: Any, **options: Any) -> dict[str, Any]:
+        record = write(self, *arguments, **options)
+        if "schema" in record:
+            records.check(record)
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Registration, "write", checked)
+        yield
 
 
 @pytest.fixture

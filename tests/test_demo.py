@@ -42,7 +42,11 @@ class _StandIn:
         transform = Transform.from_field(self.case.grid, self.case.grid, field)
         quality = Quality(0.0, 0.5, 1.5, 1.0, 2.0, 0.1, 0.2, self.reasons)
         moved, labels = transform.apply(moving, fixed.grid), transform.apply_labels(moving_labels, fixed.grid)
-        return Registration(moved, transform, quality, {"timings": {"predict": 0.1, "total": 0.1}}, moving.grid, labels)
+        record = {
+            "inputs": {role: {"path": None, "sha256": None} for role in ("fixed", "moving")},
+            "timings": {"predict": 0.1, "total": 0.1},
+        }
+        return Registration(moved, transform, quality, record, moving.grid, labels, pair=(fixed, moving))
 
 
 @pytest.fixture
@@ -83,7 +87,10 @@ def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pyte
     assert f"{before['error_mean_vox']:.2f} vox" in line
     assert f"{after['error_mean_vox'] * 4.5:6.2f} mm" in line
     assert f"{after['tumour_dice']:.3f}" in line
-    for stage in ("simulate", "predict", "draw"):
+    report = tmp_path / "out" / "registration" / "report.html"
+    assert f"report, for a browser: {report}" in line
+    assert "<h2>Flicker</h2>" in report.read_text()
+    for stage in ("simulate", "predict", "report", "draw"):
         assert f"{stage} {record['timings'][stage]:.2f}" in line
 
 

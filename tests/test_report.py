@@ -1,40 +1,58 @@
-"""The report: correct PNGs, colours that mean what they say, escaped names, checked files, a browser's word."""
+"""The report: correct PNGs, colours that mean what they say, escaped names, checked files, every panel or a reason."""
 
 from __future__ import annotations
 
+import copy
+import gzip
+import hashlib
 import html
-import importlib.util
 import io
 import json
-import os
 import re
-import shutil
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+import small_report
 import torch
-from conftest import Phantom, write_nifti
+import torch.nn.functional as F
+from conftest import PairFiles, Phantom, write_nifti
+from documents import REPOSITORY
+from tiny import GENERATOR, write_tiny_model
 
 from deformgan import outputs
 from deformgan.cli import main
-from deformgan.image import load_image
+from deformgan.conform import conform
+from deformgan.image import Image, load_image
+from deformgan.models import load_generator, load_model
+from deformgan.networks import build
 from deformgan.provenance import describe_input, sha256
+from deformgan.report import page as page_module
 from deformgan.report import png, views
-from deformgan.report.page import rebuild_report
+from deformgan.report.figures import figures, origin, verdict
+from deformgan.report.page import render
+from deformgan.report.rebuild import rebuild_report
+from deformgan.report.synthesis import synthesise
+from deformgan.report.volumes import Shown, gather
 from deformgan.transform import Transform
 
 HOSTILE = "<img src=x onerror=alert(1)>.nii.gz"
-QUALITY = {
-    "passed": True, "reasons": [], "folding_percent": 0.0, "jacobian_min": 0.7, "jacobian_max": 1.4,
-    "displacement_mean_mm": 2.0, "displacement_max_mm": 6.0, "similarity_before": 0.1, "similarity_after": 0.3,
-    "initial_shift_mm": 0.0, "inverse_residual_mm": None,
-}  # fmt: skip
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = [
+    HOSTILE,
+    "</title></pre><script>alert(1)</script>.nii.gz",
+    '" onmouseover="alert(1)" x=\'y\' `z`.nii.gz',
+    "{{ 7*7 }}{% raw %} &lt;b&gt; &amp;.nii.gz",
+    "Ärzte 脳 مخ \u202ezg.iin \u0301\U0001f9e0.nii.gz",
+    "--><!--]]>.nii.gz",
+    "n" * 250,
+    "line\nbreak\tand\x07bell.nii.gz",
+]
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1), (120, 90)])
 def test_a_png_holds_the_pixels(shape: tuple[int, ...], rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, shape, np.uint8)
     read = matplotlib.image.imread(io.BytesIO(png.encode(pixels)), format="png")
@@ -50,6 +68,25 @@ def test_colours_of_the_volume_change() -> None:
     assert drawn[4].tolist() == [0, 0, 0]
 
 
+def test_the_legends_have_the_colours_of_the_maps() -> None:
+    style = (Path(views.__file__).parent / "assets" / "report.css").read_text()
+    for key, colours in (("jac", views.JACOBIAN_COLOURS), ("unc", views.UNCERTAINTY_COLOURS)):
+        stops = ",".join("#" + "".join(f"{int(v):02x}" for v in colour) for colour in colours)
+        assert f".key.{key}{{background:linear-gradient(90deg,{stops})}}" in style
+
+
+def test_edges_inside_are_drawn_although_the_rim_is_steeper() -> None:
+    image, mask = np.zeros((40, 40)), np.zeros((40, 40), bool)
+    mask[5:35, 5:35] = True
+    image[mask] = 1.0
+    image[15:25, 15:25] = 0.8
+    lines = views.edges(image, mask)
+    assert lines[14:26, 14:26].sum() > 20
+    assert lines[5, 5:35].sum() > 20
+    assert not lines[8:12, 8:12].any()
+    assert not views.edges(image, np.zeros_like(mask)).any()
+
+
 @pytest.mark.parametrize(("plane", "across", "up"), [("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2)])
 def test_grid_lines_go_where_the_map_takes_them(plane: str, across: int, up: int) -> None:
     """A shift of whole voxels moves every line as it moves a voxel of the picture."""
@@ -63,6 +100,245 @@ def test_grid_lines_go_where_the_map_takes_them(plane: str, across: int, up: int
     shifted = np.roll(volume, (-1 if across == 0 else 0, -1 if across == 1 else 0, 0), (0, 1, 2))
     pictures = [views.cut(v, plane, (2, 2, 2)) for v in (volume, shifted)]
     assert np.array_equal(np.roll(pictures[0], 1, 1), pictures[1])
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+class _Outline(HTMLParser):
+    """Tags and attribute names of a page in their order, and the text between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[Any] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, [name for name, _ in attributes]))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append(tag)
+
+    def handle_comment(self, data: str) -> None:
+        self.tags.append("comment")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def shown() -> Shown:
+    *images, transform, doubt, made = small_report.volumes()
+    return gather(*images, transform, doubt, made.image)
+
+
+def test_the_page_has_every_panel(shown: Shown) -> None:
+    page = render(small_report.record(), shown, viewer=False)
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles == [
+        "Flicker", "Checkerboard", "Edges of the moved image on the fixed one", "Warped grid", "Volume change",
+        "Uncertainty", "Synthesis", "Numbers", "Provenance",
+    ]  # fmt: skip
+    assert page.index("<strong>Look.</strong>") < page.index("<h2>")
+    assert "in places edges would match" in page
+    assert "6 mm and more" in page
+    assert page.count("<svg") == 3
+    # every picture that is no repetition says what it shows
+    assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page.split('class="row printed"')[0]))
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_whatever_a_file_is_called_it_is_text(shown: Shown, name: str) -> None:
+    def page(word: str) -> str:
+        path = f"folder/{word}"
+        record = small_report.record(
+            inputs={role: {"path": path, "sha256": word} for role in ("fixed", "moving", "init")},
+            notes=[word],
+            arguments={"fixed": path, word: word},
+            model={"name": path, "sha256": word, "network": {"kind": word}},
+            timings={word: 1.0, "total": 1.0},
+            started=word,
+        )
+        record["quality"] = record["quality"] | {"verdict": "fail", "passed": False, "reasons": [word], word: 1.5}
+        record["settings"] = record["settings"] | {"init": path, word: word}
+        record["environment"] = record["environment"] | {"system": word}
+        return render(record, shown, no_synthesis=word, viewer=False)
+
+    harmless, hostile = _Outline(page("harmless.nii.gz")), _Outline(page(name))
+    assert hostile.tags == harmless.tags
+    assert name in hostile.text
+
+
+def test_a_name_that_is_no_text_is_written_too(tmp_path: Path) -> None:
+    """A file name on disk is bytes; Python carries those that are no UTF-8 as lone surrogates."""
+    odd = b"scan\xff.nii.gz".decode("utf-8", "surrogateescape")
+    inputs = {role: {"path": odd, "sha256": None} for role in ("fixed", "moving")}
+    assert "scan?.nii.gz" in small_report.write(tmp_path / "r.html", viewer=False, inputs=inputs).read_text("utf-8")
+
+
+def test_the_page_asks_for_nothing(shown: Shown) -> None:
+    page = render(small_report.record(), shown, viewer=False)
+    assert "default-src 'none'" in html.unescape(page)
+    assert not re.search(r"""(?:src|href|action|url)\s*[=(]\s*["']?(?!data:|#)[\w/.]""", page.split("<details>")[0])
+
+
+def test_the_same_registration_gives_the_same_page(tmp_path: Path) -> None:
+    pages = [small_report.write(tmp_path / name).read_bytes() for name in ("a.html", "b.html")]
+    assert pages[0] == pages[1]
+    assert pages[0].count(b"H4sIAAAAAAA") == 3, "gzip's header holds no time"
+
+
+def test_verdicts_and_notes_are_told(shown: Shown) -> None:
+    for quality, notes, words in (
+        (
+            {"verdict": "fail", "passed": False, "reasons": ["it <folds>"]},
+            [],
+            ["<strong>Fail.", "<li>it &lt;folds&gt;"],
+        ),
+        ({"verdict": "look", "doubts": ["odd edges"]}, [], ["<strong>Look.", "<li>odd edges</li>"]),
+        ({"verdict": "pass", "doubts": []}, ["odd image"], ["<strong>Pass.", "Note: odd image."]),
+    ):
+        record = small_report.record(quality=small_report.QUALITY | quality, notes=notes)
+        page = render(record, shown, viewer=False)
+        assert all(word in page for word in words)
+    # records from before there were three words
+    old = {"quality": {"passed": False, "reasons": ["a"]}, "inputs": {}, "timings": {}}
+    assert (verdict(old).word, verdict(old).because) == ("fail", ["a"])
+    assert verdict({"quality": {"passed": True}}).word == "pass"
+
+
+def test_figures_have_names_and_units() -> None:
+    groups = dict(figures(small_report.record()))
+    assert list(groups) == ["Agreement of the images", "The map", "Its affine part"]
+    told = {name: value for rows in groups.values() for name, value, _ in rows}
+    assert told["Error of the inverse"] == "not known"
+    assert told["Displacement, largest"] == "6.0 mm"
+    assert told["Rotation"] == "1.2°"
+    assert told["Stretch"] == "1.020, 1.000, 0.990"
+    assert told["Start"] == "where the headers place the images"
+    known = {key for key, value in small_report.QUALITY.items() if isinstance(value, float | int | None)} - {"passed"}
+    assert sum(len(groups[title]) for title in list(groups)[:2]) == len(known), "a figure is not told"
+    new = small_report.record(quality=small_report.QUALITY | {"a_new_one": 0.123456})
+    assert dict(figures(new))["More"] == [("a new one", "0.1235", "")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "shift", "words"),
+    [
+        ({"transform": "deform", "init": False}, 8.0, "the contents' centres together"),
+        ({"transform": "deform", "init": "a/b.txt"}, 0.0, "b.txt"),
+        ({"transform": "deform", "init": True}, 0.0, "a map in memory"),
+        (
+            {"transform": "joint", "init": "a/b.txt"},
+            0.0,
+            "affine stage (joint): a search over all rotations, near b.txt",
+        ),
+        ({"transform": "rigid", "init": False}, 0.0, "affine stage (rigid): a search over all rotations"),
+        ({}, 0.0, None),
+    ],
+)
+def test_the_start_is_told(settings: dict[str, Any], shift: float, words: str | None) -> None:
+    quality = small_report.QUALITY | {"initial_shift_mm": shift}
+    rows = dict(figures(small_report.record(settings=settings, quality=quality)))["Its affine part"]
+    assert dict(row[:2] for row in rows).get("Start") == words
+
+
+def test_the_origin_names_inputs_weights_and_settings() -> None:
+    rows = {name: (text, checksum) for name, text, checksum in origin(small_report.record())}
+    assert rows["fixed"] == ("patient/T2.nii.gz", "a" * 64)
+    assert rows["weights"] == ("t1-t2", "0123456789abcdef" * 4)
+    assert "working grid 112×128×96" in rows["settings"][0]
+    assert "seed 0" in rows["settings"][0]
+    assert "init none" in rows["settings"][0]
+    nothing = origin(small_report.record(model={}, inputs={"fixed": {"path": None, "sha256": None}}))
+    assert ("weights", "none: no network was run", "") in nothing
+    assert ("fixed", "in memory, no file", "") in nothing
+
+
+def test_the_viewer_is_the_one_that_is_named_and_brings_its_licences(shown: Shown) -> None:
+    tool = (REPOSITORY / "tools" / "vendor_niivue.py").read_text()
+    assets = REPOSITORY / "src" / "deformgan" / "report" / "assets"
+    assert f'VERSION = "@niivue/niivue", "{page_module.NIIVUE_VERSION}"' in tool
+    bundle = gzip.decompress((assets / "niivue.umd.js.gz").read_bytes())
+    assert hashlib.sha256(bundle).hexdigest() == page_module.NIIVUE_SHA256
+    licences = (assets / "niivue.LICENSES.txt").read_text()
+    notice = (REPOSITORY / "NOTICE").read_text()
+    assert f"@niivue/niivue {page_module.NIIVUE_VERSION} (BSD-2-Clause)" in licences
+    assert f"NiiVue {page_module.NIIVUE_VERSION} " in notice
+    for name in re.findall(r"^(@?[\w./-]+) \^?[\d.]+ \((?:MIT|ISC)\)$", licences, re.MULTILINE):
+        assert name in notice
+    assert licences.count("Copyright") >= 13
+    assert html.escape(licences.strip(), quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in render(
+        small_report.record(), shown
+    )
+
+
+# -- the generator's image -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("weights") / "both", generator=True)
+
+
+def test_a_registration_with_g_shows_what_it_makes(pair_files: PairFiles, tmp_path: Path, with_generator: Path) -> None:
+    out, fixed, moving = tmp_path / "out", str(pair_files.fixed), str(pair_files.moving)
+    words = ["-f", fixed, "-m", moving, "-o", str(out), "--weights", str(with_generator), "--refine", "0"]
+    assert main(["register", *words, "--threads", "1"]) in (0, 4)
+    record = json.loads((out / outputs.RECORD).read_text())
+    assert record["model"]["generator"] == sha256(with_generator / "generator.safetensors")
+    page = (out / outputs.REPORT).read_text()
+    assert "made by the generator, axial slice" in page
+    again = rebuild_report(out).read_text()
+    assert _Outline(again).tags == _Outline(page).tags, "the page of the folder has what that of the registration has"
+    assert json.dumps(record, indent=2) in html.unescape(again)
+    # the picture is what G makes of the moved image on the grid it was trained on
+    images = [load_image(path) for path in (fixed, out / "moved.nii.gz")]
+    made = synthesise(record, *images).image
+    assert made is not None
+    grid = conform(images[0], (32, 36, 28), 6.0).grid
+    network = build(GENERATOR)
+    network.load_state_dict(load_generator(with_generator).network.state_dict())  # type: ignore[union-attr]
+    with torch.no_grad():
+        expected = (network(2 * F.avg_pool3d(conform(images[1], grid=grid).tensor, 2) - 1) + 1) / 2
+    np.testing.assert_allclose(made.data, expected[0, 0].numpy(), atol=1e-5)
+    assert made.grid.shape == (16, 18, 14)
+    np.testing.assert_allclose(made.grid.centre_mm, grid.centre_mm, atol=1e-6)
+
+
+def test_without_g_a_sentence_says_why(tmp_path: Path, with_generator: Path) -> None:
+    fixed, _, moved, *_ = small_report.volumes()
+    checksum = load_model(with_generator).generator_sha256
+    alone = write_tiny_model(tmp_path / "alone")
+    assert load_generator(alone) is None
+    assert load_model(alone).generator_sha256 is None
+    for model, words in (
+        ({}, "No network was run"),
+        ({"name": "t1-t2"}, "hold the transformation network alone"),
+        ({"name": str(with_generator), "generator": "0" * 64}, "not the one of this registration"),
+        ({"name": str(alone), "generator": checksum}, "not the one of this registration"),
+        ({"name": str(tmp_path / "gone"), "generator": checksum}, "there are no weights named"),
+    ):
+        found = synthesise({"model": model}, fixed, moved)
+        assert found.image is None
+        assert words in found.why
+    empty = Image(np.zeros_like(moved.data), moved.grid)
+    model = {"name": str(with_generator), "generator": checksum}
+    assert "brings nothing of the moving image" in synthesise({"model": model}, fixed, empty).why
+    (alone / "generator.safetensors").write_bytes(b"no weights")
+    assert "is damaged" in synthesise({"model": {"name": str(alone), "generator": checksum}}, fixed, moved).why
+
+
+def test_a_page_without_uncertainty_and_synthesis(tmp_path: Path) -> None:
+    fixed, moving, moved, transform, *_ = small_report.volumes()
+    page = render(small_report.record(), gather(fixed, moving, moved, transform), no_synthesis="No G.", viewer=False)
+    assert "The expected error was not mapped" in page
+    assert "No G." in page
+    assert "synthesised" not in page
+
+
+# -- a folder of results ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -81,7 +357,7 @@ def folder(tmp_path: Path, phantom: Phantom) -> Path:
     transform.apply(moving, fixed.grid).save(out / "moved.nii.gz")
     transform.save(out / "warp.nii.gz", fixed.grid)
     record = {
-        "quality": QUALITY,
+        "quality": small_report.QUALITY,
         "inputs": {role: describe_input(path) for role, path in paths.items()},
         "timings": {"predict": 0.5, "total": 0.5},
         "notes": [],
@@ -91,27 +367,13 @@ def folder(tmp_path: Path, phantom: Phantom) -> Path:
     return out
 
 
-def test_the_page_escapes_names_and_asks_for_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_page_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(folder), "--light", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(folder / "report.html")
     page = (folder / "report.html").read_text()
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    assert "default-src 'none'" in html.unescape(page)
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
-
-
-def test_a_failed_check_and_notes_are_told(folder: Path) -> None:
-    record = json.loads((folder / outputs.RECORD).read_text())
-    for change, words in (
-        (
-            {"quality": {**QUALITY, "passed": False, "reasons": ["it <folds>"]}},
-            "<strong>Fail.</strong> it &lt;folds&gt;",
-        ),
-        ({"notes": ["odd image"]}, "<strong>Pass, but look.</strong> odd image"),
-    ):
-        (folder / outputs.RECORD).write_text(json.dumps(record | change))
-        assert words in rebuild_report(folder, viewer=False).read_text()
+    assert len(page) < 1_000_000
 
 
 def test_missing_and_changed_files_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,55 +384,36 @@ def test_missing_and_changed_files_are_named(folder: Path, capsys: pytest.Captur
     (folder / "moved.nii.gz").unlink()
     assert main(["report", str(folder)]) == 3
     assert "moved.nii.gz is missing" in capsys.readouterr().err
-    (folder / outputs.RECORD).write_text("[1]")
-    assert main(["report", str(folder)]) == 3
-    assert "not the record of a registration" in capsys.readouterr().err
     assert not (folder / "report.html").exists()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
-@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright: pip install playwright")
-def test_a_browser_shows_it(folder: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
-    rebuild_report(folder)
-    with sync_playwright() as play:
-        flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        browser = play.chromium.launch(executable_path=BROWSER, args=flags)
-        page = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce").new_page()
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url[:99]))
-        address = (folder / "report.html").as_uri()
-        page.goto(address)
-        page.wait_for_selector("html[data-viewer=ready]", timeout=30_000)
-        assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [address]
-        for side in ("left", "right"):
-            page.locator(f"#{side}").scroll_into_view_if_needed()
-            page.wait_for_timeout(300)
-            seen = matplotlib.image.imread(io.BytesIO(page.locator(f"#{side}").screenshot()), format="png")
-            assert seen[..., :3].std() > 0.05, f"the {side} canvas is empty"
-        assert page.inner_text("#play") == "Play", "it must not move where motion is not wanted"
-        page.focus("#play")
-        page.keyboard.press("Enter")
-        assert page.inner_text("#play") == "Pause"
-        page.keyboard.press("Tab")
-        page.keyboard.press("Enter")
-        assert page.inner_text("#play") == "Play"
-        shown = page.get_attribute("#flicker", "class")
-        page.keyboard.press("Enter")
-        assert page.get_attribute("#flicker", "class") != shown
-        for _ in range(20):
-            page.keyboard.press("Tab")
-        page.set_viewport_size({"width": 360, "height": 700})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert page.evaluate("document.images.length && [...document.images].every(i => i.naturalWidth > 0)")
-        assert page.pdf()[:5] == b"%PDF-"
-        if pictures := os.environ.get("DEFORMGAN_SCREENSHOTS"):
-            for width, scheme in ((360, "light"), (1200, "light"), (1200, "dark")):
-                page.set_viewport_size({"width": width, "height": 900})
-                page.emulate_media(color_scheme=scheme)
-                page.screenshot(path=f"{pictures}/{width}-{scheme}.png", full_page=True)
-        browser.close()
-    assert not said
+def test_a_damaged_record_is_said_to_be_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = json.loads((folder / outputs.RECORD).read_text())
+    spoilt = ["[1]", "{", "[" * 100_000, "null"]
+    for path, value in {
+        "quality": [],
+        "quality.passed": "yes",
+        "quality.verdict": "perhaps",
+        "quality.reasons": "none",
+        "quality.folding_percent": "<b>",
+        "inputs": {"fixed": None},
+        "inputs.fixed": "a.nii.gz",
+        "inputs.fixed.path": 3,
+        "timings": {"total": "long"},
+        "notes": "odd",
+        "settings": [],
+        "model": ["t1-t2"],
+        "affine": {"scales": "x"},
+        "peak_memory_mb": "much",
+    }.items():
+        new = copy.deepcopy(whole)
+        *outer, last = path.split(".")
+        part = new
+        for name in outer:
+            part = part[name]
+        part[last] = value
+        spoilt.append(json.dumps(new))
+    for text in spoilt:
+        (folder / outputs.RECORD).write_text(text)
+        assert main(["report", str(folder)]) == 3, text[:80]
+        assert "not the record of a registration" in capsys.readouterr().err

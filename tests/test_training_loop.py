@@ -18,7 +18,7 @@ from small_training import DISCRIMINATOR, GENERATOR, PYRAMID, UNET, data_config,
 from deformgan.cli import main
 from deformgan.datasets.subjects import load_subjects
 from deformgan.errors import InputError, UsageError
-from deformgan.models import load_model
+from deformgan.models import load_generator, load_model
 from deformgan.networks import build
 from deformgan.networks.pyramid import halve
 from deformgan.training import samples
@@ -110,6 +110,8 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert without_time(read_metrics(tmp_path / "whole")) == without_time(read_metrics(tmp_path / "parts"))
     assert load_model(tmp_path / "whole" / "model").sha256 == load_model(tmp_path / "parts" / "model").sha256
+    translator = load_generator(tmp_path / "whole" / "model")
+    assert (translator is None) == (config.generator is None)
 
 
 def test_a_run_leaves_everything_it_promises(config: TrainingConfig, tmp_path: Path) -> None:

@@ -15,11 +15,15 @@ CONFIG = {
 }
 
 
-def write_tiny_model(folder: Path, *, bend: float = 0.0) -> Path:
+GENERATOR = {"kind": "generator", "widths": [4, 8]}
+
+
+def write_tiny_model(folder: Path, *, bend: float = 0.0, generator: bool = False) -> Path:
     """Save the network as `load_model` reads it.
 
     Args:
         bend: Standard deviation given to the last layer's weights: a larger one makes a wild field.
+        generator: With a G beside T, both as if trained on images of half resolution.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
@@ -27,5 +31,9 @@ def write_tiny_model(folder: Path, *, bend: float = 0.0) -> Path:
         if bend:
             *_, last = (m for m in network.modules() if isinstance(m, torch.nn.Conv3d))
             torch.nn.init.normal_(last.weight, 0, bend)
-    save_model(folder, network, CONFIG)
+        translator = build(GENERATOR)
+    if generator:
+        save_model(folder, network, {**CONFIG, "generator": GENERATOR, "scale": 0.5}, translator)
+    else:
+        save_model(folder, network, CONFIG)
     return folder

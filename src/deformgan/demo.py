@@ -14,9 +14,10 @@ from torch import Tensor
 
 from deformgan import pictures
 from deformgan.image import Image
-from deformgan.outputs import staged_folder
+from deformgan.outputs import REPORT, staged_folder
 from deformgan.provenance import Progress, Stopwatch, no_progress
 from deformgan.register import Registration, register
+from deformgan.report.page import report_of
 from deformgan.simulation.anatomy import load_anatomy
 from deformgan.simulation.cases import TUMOUR_LABELS, Case, make_case, write_case
 from deformgan.simulation.deformation import DeformationConfig
@@ -100,6 +101,9 @@ def run_demo(
             device=device, precision=precision, seed=seed, progress=progress,
         )  # fmt: skip
         written = found.write(folder / "registration", progress=progress)
+        if found.pair is not None:
+            with watch.stage("report"):
+                report_of(found, written, folder / "registration" / REPORT)
         with watch.stage("write case"):
             write_case(case, folder / "case")
         with watch.stage("compare"):
@@ -107,7 +111,7 @@ def run_demo(
         with watch.stage("draw"):
             draw(case, found, errors_mm, before, after, folder / "pictures")
         seconds = {"simulate": watch.seconds["simulate"], **written["timings"]}
-        seconds |= {name: watch.seconds[name] for name in ("write case", "compare", "draw")}
+        seconds |= {name: value for name, value in watch.seconds.items() if name != "simulate"}
         record = {
             "case": case.meta,
             "before": asdict(before),
@@ -224,4 +228,6 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
     times = ", ".join(f"{name} {value:.2f}" for name, value in record["timings"].items() if name != "total")
     rows.append(f"seconds: {times}; registration in all {record['timings']['total']:.2f}")
     rows.append(f"pictures: {out / 'pictures'}")
+    if (report := out / "registration" / REPORT).is_file():
+        rows.append(f"report, for a browser: {report}")
     return "\n".join(rows)

@@ -22,6 +22,7 @@ from deformgan.networks import build
 DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_GENERATOR = "generator.safetensors"
 _TRANSFORMATIONS = ("pyramid", "unet")
 _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
 _PRECISIONS = ("auto", "fp32", "bf16")
@@ -37,12 +38,14 @@ class Model:
             relative to the grid: 1, 0.5 or 0.25; 1 where it is absent) and, for information, ``training``.
         name: The name or path it was loaded by.
         sha256: Of the weights file.
+        generator_sha256: Of G's weights, which a folder may hold too; None where it does not.
     """
 
     network: nn.Module
     config: dict[str, Any]
     name: str
     sha256: str
+    generator_sha256: str | None = None
 
     @property
     def grid_shape(self) -> tuple[int, int, int]:
@@ -112,6 +115,8 @@ def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "c
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         data = (folder / _WEIGHTS).read_bytes()
+        beside = folder / _GENERATOR
+        generator = hashlib.sha256(beside.read_bytes()).hexdigest() if beside.is_file() else None
         if config["network"]["kind"] not in _TRANSFORMATIONS:
             raise ValueError("they are not those of a transformation network")
         network = build(config["network"])
@@ -124,7 +129,56 @@ def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "c
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the weights in {folder} are damaged: {reason}", "install or train them anew") from error
     network = network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return Model(network, config, str(name), hashlib.sha256(data).hexdigest())
+    return Model(network, config, str(name), hashlib.sha256(data).hexdigest(), generator)
+
+
+@dataclass(frozen=True)
+class Translator:
+    """The generator G beside a transformation network.
+
+    Args:
+        network: G, in evaluation mode.
+        grid: Shape and spacing in mm of the grid that it was trained on.
+        reduction: How many voxels of that grid, along each axis, become one before G sees an image.
+        sha256: Of the weights file.
+    """
+
+    network: nn.Module
+    grid: tuple[tuple[int, int, int], float]
+    reduction: int
+    sha256: str
+
+    @torch.inference_mode()
+    def translate(self, moved: Tensor) -> Tensor:
+        """(1, 1, D, H, W) in [0, 1] on the grid → the same in the fixed contrast, (1, 1, d, h, w) in [0, 1]."""
+        coarse = F.avg_pool3d(moved.float(), self.reduction) if self.reduction > 1 else moved.float()
+        return (self.network(2 * coarse - 1).float() + 1) / 2
+
+
+def load_generator(name: str | Path = DEFAULT_MODEL) -> Translator | None:
+    """G by the name that `load_model` takes, on the CPU; None where the folder holds T alone.
+
+    Raises:
+        UsageError: There is nothing of that name.
+        InputError: The files are damaged or do not belong together.
+    """
+    folder = _folder(name)
+    if not (folder / _GENERATOR).is_file():
+        return None
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        data = (folder / _GENERATOR).read_bytes()
+        _check_grid(config)
+        if config["generator"]["kind"] != "generator":
+            raise ValueError("they are not those of a generator")
+        network = build(config["generator"])
+        network.load_state_dict(load(data))
+        shape, spacing = tuple(config["grid"]["shape"]), float(config["grid"]["spacing"])
+        reduction = round(1 / config.get("scale", 1))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"the generator in {folder} is damaged: {reason}", "train it anew, or remove it") from error
+    return Translator(network.eval(), (shape, spacing), reduction, hashlib.sha256(data).hexdigest())
 
 
 def _check_grid(config: dict[str, Any]) -> None:
@@ -152,10 +206,18 @@ def _folder(name: str | Path) -> Path:
     )
 
 
-def save_model(folder: Path, network: nn.Module, config: dict[str, Any]) -> None:
-    """Write ``config.json`` and ``model.safetensors`` as `load_model` reads them."""
+def save_model(folder: Path, network: nn.Module, config: dict[str, Any], generator: nn.Module | None = None) -> None:
+    """Write ``config.json`` and ``model.safetensors`` as `load_model` reads them.
+
+    Args:
+        generator: G, written as ``generator.safetensors``; ``config["generator"]`` is then how it is built.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / _WEIGHTS) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, partial)
+    for name, one in ((_WEIGHTS, network), (_GENERATOR, generator)):
+        if one is None:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        with atomic(folder / name) as partial:
+            save_file({k: v.detach().cpu().contiguous() for k, v in one.state_dict().items()}, partial)
     with atomic(folder / _CONFIG) as partial:
         Path(partial).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import sys
@@ -16,12 +17,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from deformgan import __version__
 
-SCHEMA = 1
+SCHEMA = 1  # raised when a field of the record changes its meaning or goes
 LIBRARIES = ("torch", "numpy", "nibabel", "safetensors", "isal")
 
 Progress = Callable[[str], None]
@@ -97,6 +99,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _accelerator(device: str) -> str | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
 def available_cpus() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -132,7 +142,7 @@ def record(
     return {
         "schema": SCHEMA,
         "started": watch.started.isoformat(timespec="seconds"),
-        "environment": environment(),
+        "environment": {**environment(), "accelerator": _accelerator(str(settings.get("device")))},
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
         "model": model,
         "inputs": inputs,
@@ -140,3 +150,8 @@ def record(
         "timings": watch.rounded(),
         "peak_memory_mb": peak_memory_mb(),
     }
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of registration.json."""
+    return json.loads((files("deformgan") / "registration.schema.json").read_text(encoding="utf-8"))

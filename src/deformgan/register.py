@@ -148,7 +148,8 @@ def _described(network: Model | None) -> dict[str, Any]:
     """What the record says of the weights: nothing where none were used."""
     if network is None:
         return {}
-    return {"name": network.name, "sha256": network.sha256, "network": network.config["network"]}
+    described = {"name": network.name, "sha256": network.sha256, "network": network.config["network"]}
+    return described | ({"generator": network.generator_sha256} if network.generator_sha256 else {})
 
 
 def pick_device(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deformgan import provenance
+from deformgan.align.parts import affine_figures
 from deformgan.files import atomic
 from deformgan.formats import itk
 from deformgan.formats.points import Points
@@ -91,12 +92,14 @@ class Registration:
                 for job in jobs:
                     job.cancel()
         outputs = sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS)
-        timings = {**self.provenance["timings"], **watch.seconds}
-        timings["total"] = round(timings["total"] + watch.seconds["write"], 3)
+        before = dict(self.provenance["timings"])
+        timings = {"total": before.pop("total") + watch.seconds["write"]}
+        timings = {**before, **watch.seconds, **timings}
         record = {
             **self.provenance,
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
             "peak_memory_mb": provenance.peak_memory_mb(),
+            "affine": affine_figures(self.transform.affine, self.moved.grid.centre_mm),
             "quality": quality.as_dict(),
             "outputs": outputs,
             "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},

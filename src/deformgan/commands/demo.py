@@ -15,7 +15,7 @@ class Demo:
     """Register a simulated pair whose true deformation is known, tell the error and draw pictures."""
 
     out: OutFolder = Path("demo-output")
-    """Folder for images, transforms and pictures."""
+    """Folder for images, transforms, report and pictures."""
     refine: Steps = None
     weights: Weights = "t1-t2"
     seed: int = 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from deformgan.commands.console import Console, success
 from deformgan.commands.options import Json
@@ -13,10 +16,17 @@ from deformgan.commands.options import Json
 class Info:
     """Show versions, devices and the shipped weights with their checksums."""
 
+    schema: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Show the JSON Schema of registration.json instead."""
     json: Json = False
 
     def run(self, console: Console) -> None:
         """Collect and answer."""
+        if self.schema:
+            from deformgan.provenance import schema
+
+            console.result(json.dumps(schema(), indent=2, ensure_ascii=False), success({"schema": schema()}))
+            return
         import torch
 
         from deformgan.models import load_model, shipped_models

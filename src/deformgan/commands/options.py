@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -58,3 +58,10 @@ class Compute(Threads):
     """auto takes a GPU if there is one."""
     precision: Precision = "auto"
     """Number format inside the network; auto is bf16 where the device gains by it."""
+
+
+def given(command: Any) -> dict[str, Any]:
+    """A command's name and options as they were given, JSON-able; those of `Compute` among the others."""
+    options = {"command": type(command).__name__.lower(), **asdict(command)}
+    options |= options.pop("compute", {})
+    return {name: one if isinstance(one, str | int | float | None) else str(one) for name, one in options.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
+from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights, given
 from deformgan.commands.startup import quick_imports
 from deformgan.errors import QualityError, UsageError
 from deformgan.outputs import OUTPUTS, RECORD, REPORT, staged_folder
@@ -92,13 +92,13 @@ class Register:
                 uncertainty=self.uncertainty,
                 progress=progress,
             )
+            result = replace(result, provenance={**result.provenance, "arguments": given(self)})
             record = result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
             if not self.no_report and result.pair is not None:
-                from deformgan.report.page import write_report
+                from deformgan.report.page import report_of
 
                 progress("report")
-                images = (*result.pair, result.moved)
-                write_report(folder / REPORT, record, *images, result.transform, uncertainty=result.uncertainty)
+                report_of(result, record, folder / REPORT)
             return record
 
 

@@ -1,32 +1,134 @@
-"""A registration's numbers as a report tells them: name, value with unit, and a sentence on what is good."""
+"""A registration's record as a report tells it: verdict, numbers with a sentence on what is good, origin."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
-_TEXT = {
+Rows = list[tuple[str, str, str]]
+
+_AGREEMENT = {
     "similarity_before": ("Similarity before", "{:.3f}", "Shared information of the pair, 0 to 1, where it started."),
     "similarity_after": ("Similarity after", "{:.3f}", "Good when it is higher than before."),
+    "edge_agreement_before": ("Edges before", "{:.3f}", "How well the images' edges run alike, 0 to 1."),
+    "edge_agreement_after": ("Edges after", "{:.3f}", "Good when it is higher than before."),
+    "failure_probability": ("Probability of a failure", "{:.2f}", "By a model fitted on results with a known error."),
+    "foreground_dice": ("Overlap of the contents", "{:.3f}", "1 where the outlines cover each other."),
+    "surface_distance_mm": ("Distance of their surfaces", "{:.1f} mm", "Good when small; unlike croppings raise it."),
+    "coverage_percent": ("Covered", "{:.1f} %", "Of the fixed content, what finds its source in the moving image."),
+}
+_MAP = {
     "displacement_mean_mm": ("Displacement, mean", "{:.1f} mm", "How far the map moves things; no measure of error."),
+    "displacement_p95_mm": ("Displacement, 95 %", "{:.1f} mm", "Of the content stay below this."),
     "displacement_max_mm": ("Displacement, largest", "{:.1f} mm", "Good when the anatomy can have moved that far."),
-    "folding_percent": ("Folding", "{:.3f} %", "Share of the brain turned inside out: good at 0, fails above 1 %."),
-    "jacobian_min": ("Volume change, smallest", "{:.2f}", "1 is unchanged, ½ is halved; good when clearly above 0."),
-    "jacobian_max": ("Volume change, largest", "{:.2f}", "2 is doubled; larger values want a look at the map below."),
     "initial_shift_mm": ("Initial shift", "{:.1f} mm", "How far the start was off the headers; 0 kept them."),
+    "folding_percent": ("Folding", "{:.3f} %", "Share of the brain turned inside out: good at 0, fails above 1 %."),
+    "folded_voxels": ("Folded voxels", "{:.0f}", "Their number on the field's grid."),
+    "jacobian_min": ("Volume change, smallest", "{:.2f}", "1 is unchanged, ½ is halved; good when clearly above 0."),
+    "jacobian_max": ("Volume change, largest", "{:.2f}", "2 is doubled; larger values want a look at the map above."),
+    "roughness_voxels": ("Roughness", "{:.3f}", "How much the map bends; 0 for affine maps."),
     "inverse_residual_mm": (
         "Error of the inverse",
         "{:.2f} mm",
         "After the map and back: good below 1, fails above 3.",
     ),
+    "inconsistency_mean_mm": ("Forth and back", "{:.1f} mm", "Off the network's own way back; no measure of error."),
+}
+_SENTENCES = {
+    "pass": "No reason to distrust the result was found. This is no proof of accuracy: look at the pictures.",
+    "look": "It may have failed: look at the pictures before you use it.",
+    "fail": "It very probably failed, or is unusable. The files were kept to be looked at.",
 }
 
 
-def figures(quality: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of each known figure; any other that is a number comes after them under its own name."""
+@dataclass(frozen=True)
+class Verdict:
+    """``word`` is pass, look or fail; ``sentence`` says what that means; ``because`` and ``notes`` are sentences."""
+
+    word: str
+    sentence: str
+    because: list[str]
+    notes: list[str]
+
+
+def verdict(record: dict[str, Any]) -> Verdict:
+    """What the record's check says; a record without a word has passed or failed."""
+    quality = record["quality"]
+    word = quality.get("verdict", "pass" if quality["passed"] else "fail")
+    because = quality.get("reasons", []) if word == "fail" else quality.get("doubts", [])
+    return Verdict(word, _SENTENCES[word], list(because), list(record.get("notes", [])))
+
+
+def figures(record: dict[str, Any]) -> list[tuple[str, Rows]]:
+    """Groups of name, value and meaning; a number that no group knows comes last, under its own name."""
+    quality = record["quality"]
+    known = {**_AGREEMENT, **_MAP}
+    more = {k: v for k, v in quality.items() if k not in known and isinstance(v, int | float) and k != "passed"}
+    groups = [
+        ("Agreement of the images", _rows(_AGREEMENT, quality)),
+        ("The map", _rows(_MAP, quality)),
+        ("Its affine part", _affine(record)),
+        ("More", [(key.replace("_", " "), f"{value:.4g}", "") for key, value in more.items()]),
+    ]
+    return [(title, rows) for title, rows in groups if rows]
+
+
+def origin(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What it was made from and with: name, text, and a checksum or nothing."""
     rows = [
-        (name, "not finite or not made" if quality[key] is None else form.format(quality[key]), meaning)
-        for key, (name, form, meaning) in _TEXT.items()
+        (role.replace("_", " "), source.get("path") or "in memory, no file", source.get("sha256") or "")
+        for role, source in record["inputs"].items()
+    ]
+    model = record.get("model") or {}
+    if "settings" in record:
+        rows.append(("weights", str(model.get("name", "none: no network was run")), model.get("sha256", "")))
+        rows.append(("settings", _listed(record["settings"]), ""))
+    if "environment" in record:
+        rows.append(("versions", _listed(record["environment"]), ""))
+    if record.get("peak_memory_mb") is not None:
+        rows.append(("peak memory", f"{record['peak_memory_mb']:.0f} MB", ""))
+    return rows
+
+
+def _rows(texts: dict[str, tuple[str, str, str]], quality: dict[str, Any]) -> Rows:
+    return [
+        (name, "not known" if quality[key] is None else form.format(quality[key]), meaning)
+        for key, (name, form, meaning) in texts.items()
         if key in quality
     ]
-    more = {k: v for k, v in quality.items() if k not in _TEXT and isinstance(v, int | float) and k != "passed"}
-    return rows + [(key.replace("_", " "), f"{value:.4g}", "") for key, value in more.items()]
+
+
+def _affine(record: dict[str, Any]) -> Rows:
+    rows = [("Start", text, "")] if (text := _start(record)) else []
+    if parts := record.get("affine"):
+        scales = ", ".join(f"{scale:.3f}" for scale in parts["scales"])
+        rows += [
+            ("Rotation", f"{parts['rotation_degrees']:.1f}°", "Of the affine map nearest to the whole one."),
+            ("Stretch", scales, "Along three perpendicular directions; 1 is none."),
+            ("Shift", f"{parts['shift_mm']:.1f} mm", "Of the middle of the fixed image."),
+        ]
+    return rows
+
+
+def _start(record: dict[str, Any]) -> str:
+    settings, shift = record.get("settings", {}), record["quality"].get("initial_shift_mm")
+    given = settings.get("init")
+    start = "" if not given else PurePath(given).name if isinstance(given, str) else "a map in memory"
+    if settings.get("transform") in ("joint", "affine", "rigid"):
+        search = f"affine stage ({settings['transform']}): a search over all rotations"
+        return f"{search}, near {start}" if start else search
+    if start:
+        return start
+    if not settings:
+        return ""
+    return "where the headers place the images" if not shift else "the contents' centres together"
+
+
+def _listed(values: dict[str, Any]) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, bool) or value is None:
+            return "yes" if value else "none"
+        return "×".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return ", ".join(f"{name.replace('_', ' ')} {text(value)}" for name, value in values.items())

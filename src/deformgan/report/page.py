@@ -1,4 +1,4 @@
-"""report.html: one self-contained file, written from what a registration found or rebuilt from its folder."""
+"""report.html: one self-contained file, written from what a registration found."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -16,18 +17,17 @@ from jinja2 import Environment
 
 from deformgan.errors import InputError
 from deformgan.files import atomic
-from deformgan.image import Image, load_image
-from deformgan.outputs import RECORD, REPORT
-from deformgan.provenance import sha256
+from deformgan.image import Image
+from deformgan.registration import Registration
 from deformgan.report import views
-from deformgan.report.figures import figures
+from deformgan.report.figures import figures, origin, verdict
 from deformgan.report.png import data_url
+from deformgan.report.synthesis import Synthesis, synthesise
 from deformgan.report.volumes import Shown, gather, nifti_base64
-from deformgan.transform import Transform, load_transform
+from deformgan.transform import Transform
 
 NIIVUE_VERSION = "0.69.0"
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"  # of dist/niivue.umd.js
-_UNCERTAINTY = "uncertainty.nii.gz"
 
 
 def write_report(
@@ -39,6 +39,7 @@ def write_report(
     transform: Transform,
     *,
     uncertainty: Image | None = None,
+    synthesis: Synthesis | None = None,
     viewer: bool = True,
 ) -> None:
     """Write the page of one registration, whole or not at all.
@@ -48,41 +49,32 @@ def write_report(
         record: What registration.json holds.
         fixed, moving, moved: The pair, and the moving image on the fixed image's grid.
         transform: Fixed to moving space.
-        uncertainty: Of the displacement in mm, on any grid in fixed space.
+        uncertainty: Expected error in mm, on any grid in fixed space.
+        synthesis: What the generator makes of the moved image, or why there is nothing; None leaves the panel out.
         viewer: With the interactive viewer, which is most of the file.
     """
-    shown = gather(fixed, moving, moved, transform, uncertainty)
-    page = render(record, shown, viewer=viewer)
+    shown = gather(fixed, moving, moved, transform, uncertainty, synthesis.image if synthesis else None)
+    page = render(record, shown, no_synthesis=synthesis.why if synthesis else "", viewer=viewer)
     with atomic(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_bytes(page.encode("utf-8", "replace"))
 
 
-def rebuild_report(folder: Path, *, viewer: bool = True) -> Path:
-    """Write the page again from registration.json and the files it names; returns its path.
+def report_of(found: Registration, record: dict[str, Any], path: Path) -> None:
+    """Write the page of what `deformgan.register` found in memory, and ``record`` as `Registration.write` gave it.
 
     Raises:
-        InputError: A file is missing, unreadable or not the one that was registered.
+        ValueError: The registration does not carry its pair.
     """
-    record = _read_record(folder)
-    sums = record.get("output_sha256", {})
-    for name in ("moved.nii.gz", "warp.nii.gz"):
-        _require(folder / name, sums.get(name))
-    sources = {role: record["inputs"][role] for role in ("fixed", "moving")}
-    for role, source in sources.items():
-        if source["path"] is None:
-            raise InputError(f"{folder}: the {role} image was never a file", "register the pair from files")
-        _require(Path(source["path"]), source["sha256"])
-    uncertainty = None
-    if (folder / _UNCERTAINTY).is_file():
-        _require(folder / _UNCERTAINTY, sums.get(_UNCERTAINTY))
-        uncertainty = load_image(folder / _UNCERTAINTY)
-    fixed, moving = (load_image(source["path"]) for source in sources.values())
-    moved, transform = load_image(folder / "moved.nii.gz"), load_transform(folder / "warp.nii.gz")
-    write_report(folder / REPORT, record, fixed, moving, moved, transform, uncertainty=uncertainty, viewer=viewer)
-    return folder / REPORT
+    if found.pair is None:
+        raise ValueError("a report is drawn of a registration that carries its pair")
+    fixed, moving = found.pair
+    made = synthesise(record, fixed, found.moved)
+    write_report(
+        path, record, fixed, moving, found.moved, found.transform, uncertainty=found.uncertainty, synthesis=made
+    )
 
 
-def render(record: dict[str, Any], shown: Shown, *, viewer: bool = True) -> str:
+def render(record: dict[str, Any], shown: Shown, *, no_synthesis: str = "", viewer: bool = True) -> str:
     """The page as text; whatever comes from files is escaped."""
     script = _asset("report.js").decode()
     library = gzip.decompress(_asset("niivue.umd.js.gz")).decode() if viewer else ""
@@ -92,6 +84,7 @@ def render(record: dict[str, Any], shown: Shown, *, viewer: bool = True) -> str:
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         _asset("report.html.j2").decode()
     )
+    most_mm = _most_mm(shown)
     return template.render(
         record=record,
         csp=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {sources}; "
@@ -99,25 +92,28 @@ def render(record: dict[str, Any], shown: Shown, *, viewer: bool = True) -> str:
         style=_asset("report.css").decode(),
         script=script,
         library=library,
-        figures=figures(record["quality"]),
-        planes=[_panels(shown, plane) for plane in views.PLANES],
+        verdict=verdict(record),
+        figures=figures(record),
+        origin=origin(record),
+        planes=[_panels(shown, plane, most_mm) for plane in views.PLANES],
+        most_mm=most_mm,
         has_uncertainty=shown.uncertainty is not None,
+        has_synthesis=shown.synthesis is not None,
+        no_synthesis=no_synthesis,
         volumes=_volumes(shown) if viewer else None,
         niivue=NIIVUE_VERSION,
+        licences=_asset("niivue.LICENSES.txt").decode() if viewer else "",
         provenance=json.dumps(record, indent=2, ensure_ascii=False),
         fixed_name=_name(record, "fixed"),
         moving_name=_name(record, "moving"),
     )
 
 
-def _panels(shown: Shown, plane: str) -> dict[str, Any]:
-    """Addresses of one plane's pictures, by name, with their size in pixels of the page."""
+def _panels(shown: Shown, plane: str, most_mm: float) -> dict[str, Any]:
+    """Addresses of one plane's pictures, by name, with their size in pixels."""
 
     def at(volume: np.ndarray) -> np.ndarray:
         return views.cut(volume, plane, shown.centre)
-
-    def url(pixels: np.ndarray) -> str:
-        return data_url(views.enlarge(pixels))
 
     fixed, moving, moved, mask = (at(v) for v in (shown.fixed, shown.moving, shown.moved, shown.mask))
     pictures: dict[str, Callable[[], np.ndarray]] = {
@@ -129,13 +125,21 @@ def _panels(shown: Shown, plane: str) -> dict[str, Any]:
         "jacobian": lambda: views.jacobian_map(at(shown.jacobian), mask),
     }
     if (doubt := shown.uncertainty) is not None:
-        top = float(np.quantile(doubt[shown.mask], 0.99)) if shown.mask.any() else 1.0
-        pictures["uncertainty"] = lambda: views.uncertainty_map(at(doubt), mask, top)
+        pictures["uncertainty"] = lambda: views.uncertainty_map(at(doubt), mask, most_mm)
+    if (made := shown.synthesis) is not None:
+        pictures["synthesis"] = lambda: views.grey(at(made))
     lines = "".join(views.grid_lines(at(shown.displacement), mask, plane, shown.spacing))
     rows, columns = fixed.shape
     return {"name": plane, "width": columns, "height": rows, "lines": lines} | {
-        k: url(f()) for k, f in pictures.items()
+        name: data_url(draw()) for name, draw in pictures.items()
     }
+
+
+def _most_mm(shown: Shown) -> float:
+    """The lightest colour of the uncertainty's map: whole millimetres, so that its legend is easy to read."""
+    if shown.uncertainty is None or not shown.mask.any():
+        return 1.0
+    return float(max(1, math.ceil(np.quantile(shown.uncertainty[shown.mask][::7], 0.99))))
 
 
 def _volumes(shown: Shown) -> dict[str, str]:
@@ -156,23 +160,3 @@ def _asset(name: str) -> bytes:
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    if not path.is_file():
-        raise InputError(f"{folder} holds no {RECORD}", "name a folder that deformgan register wrote")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not {"quality", "inputs", "timings"} <= record.keys() or not {"fixed", "moving"} <= record["inputs"].keys():
-            raise ValueError("fields are missing")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not the record of a registration: {error}", "register again") from error
-    return record
-
-
-def _require(path: Path, checksum: str | None) -> None:
-    if not path.is_file():
-        raise InputError(f"{path} is missing", "put it back, or register again")
-    if checksum is not None and sha256(path) != checksum:
-        raise InputError(f"{path} is not the file that was registered: its checksum differs", "register again")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 PLANES = ("axial", "coronal", "sagittal")
-ENLARGED = 2  # pixels for each voxel
 SQUARE_MM, LINE_MM = 18.0, 9.0
 _EDGE_SHARE = 0.12  # of the foreground's pixels, the steepest, that count as edges
+_RIM = 3  # pixels
 _EDGE = np.array([255, 176, 46], np.float32)
 _TINT = np.array([0.72, 0.95, 1.0], np.float32)
 _FOLD = np.array([255, 0, 200], np.float32)
@@ -29,11 +29,6 @@ def cut(volume: np.ndarray, plane: str, index: tuple[int, int, int]) -> np.ndarr
     return np.swapaxes(volume[at], 0, 1)[::-1, ::-1]
 
 
-def enlarge(pixels: np.ndarray) -> np.ndarray:
-    """Every pixel `ENLARGED` times in both directions."""
-    return pixels.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-
-
 def grey(image: np.ndarray) -> np.ndarray:
     """(rows, columns) in [0, 1] as uint8."""
     return (image.clip(0, 1) * 255).round().astype(np.uint8)
@@ -48,15 +43,27 @@ def checkerboard(fixed: np.ndarray, other: np.ndarray, spacing: float) -> np.nda
 
 
 def edges(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Where a slice is steepest inside ``mask``, one pixel wide: bool, as `image`."""
+    """Where a slice is steepest inside ``mask``, one pixel wide: bool, as `image`.
+
+    What is steep is judged away from the mask's rim, which in skull-stripped images would outdo all else.
+    """
     steep = np.hypot(*np.gradient(image)) * mask
     if not mask.any():
         return np.zeros(image.shape, bool)
-    limit = np.quantile(steep[mask], 1 - _EDGE_SHARE)
+    inner = _within(mask, _RIM)
+    limit = np.quantile(steep[inner if inner.any() else mask], 1 - _EDGE_SHARE)
     padded = np.pad(steep, 1)
     across = (steep >= padded[:-2, 1:-1]) & (steep >= padded[2:, 1:-1])
     along = (steep >= padded[1:-1, :-2]) & (steep >= padded[1:-1, 2:])
-    return (steep > max(float(limit), 1e-6)) & (across | along)
+    return (steep >= max(float(limit), 1e-6)) & (across | along)
+
+
+def _within(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask without a rim of so many pixels."""
+    for _ in range(pixels):
+        p = np.pad(mask, 1)
+        mask = mask & p[:-2, 1:-1] & p[2:, 1:-1] & p[1:-1, :-2] & p[1:-1, 2:]
+    return mask
 
 
 def edges_over(fixed: np.ndarray, moved: np.ndarray, mask: np.ndarray) -> np.ndarray:

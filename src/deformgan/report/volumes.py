@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from isal import igzip
@@ -20,7 +21,10 @@ _MOST_VOXELS = 1_500_000  # keeps page and time small; larger contents are shown
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Volumes (D, H, W) on ``grid``; ``mask`` is the fixed image's foreground, displacement (D, H, W, 3) in voxels."""
+    """Volumes (D, H, W) on ``grid``; ``mask`` is the fixed image's foreground, displacement (D, H, W, 3) in voxels.
+
+    ``uncertainty`` is in mm, ``synthesis`` G's image in [0, 1]; None where there is none.
+    """
 
     grid: Grid
     fixed: np.ndarray
@@ -30,29 +34,41 @@ class Shown:
     displacement: np.ndarray
     jacobian: np.ndarray
     uncertainty: np.ndarray | None = None
+    synthesis: np.ndarray | None = None
 
     @property
     def spacing(self) -> float:
         """Of the grid's cubic voxels in mm."""
         return float(self.grid.spacing[0])
 
-    @property
+    @cached_property
     def centre(self) -> tuple[int, int, int]:
         """The voxel nearest to the foreground's middle."""
-        where = np.argwhere(self.mask)
-        middle = where.mean(0) if len(where) else (np.array(self.mask.shape) - 1) / 2
+        middle = []
+        for axis, size in enumerate(self.mask.shape):
+            weight = np.count_nonzero(self.mask, axis=tuple(a for a in range(3) if a != axis))
+            middle.append(np.average(np.arange(size), weights=weight) if weight.any() else (size - 1) / 2)
         d, h, w = (round(float(m)) for m in middle)
         return d, h, w
 
 
-def gather(fixed: Image, moving: Image, moved: Image, transform: Transform, uncertainty: Image | None = None) -> Shown:
+def gather(
+    fixed: Image,
+    moving: Image,
+    moved: Image,
+    transform: Transform,
+    uncertainty: Image | None = None,
+    synthesis: Image | None = None,
+) -> Shown:
     """Bring everything to the report's grid, which encloses what the fixed image shows."""
     grid = _grid(fixed)
     shown, before, after = (_brought(image, grid) for image in (fixed, moving, moved))
-    doubt = None if uncertainty is None else Transform.identity().apply(uncertainty, grid).data
+    doubt, made = (
+        None if image is None else Transform.identity().apply(image, grid).data for image in (uncertainty, synthesis)
+    )
     displacement = transform.displacement(grid) / grid.spacing
     mask = shown > 0.02
-    return Shown(grid, shown, before, after, mask, displacement, transform.jacobian(grid), doubt)
+    return Shown(grid, shown, before, after, mask, displacement, transform.jacobian(grid), doubt, made)
 
 
 def nifti_base64(volume: np.ndarray, grid: Grid, low: float, high: float) -> str:
@@ -61,7 +77,7 @@ def nifti_base64(volume: np.ndarray, grid: Grid, low: float, high: float) -> str
     data = np.asfortranarray(scaled.round().astype(np.uint8))
     header = nifti_header(data.shape, data.dtype, grid.affine)
     header.set_slope_inter((high - low) / 255, low)
-    packed = igzip.compress(header_bytes(header) + data.tobytes(order="F"), compresslevel=2)
+    packed = igzip.compress(header_bytes(header) + data.tobytes(order="F"), compresslevel=1, mtime=0)
     return base64.b64encode(packed).decode("ascii")
 
 

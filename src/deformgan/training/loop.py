@@ -150,7 +150,7 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
                     progress(step, config.steps, values)
             start = end
     if accelerator.is_main_process:
-        save_model(out / "model", networks["T"], _model_config(config, step))
+        save_model(out / "model", networks["T"], _model_config(config, step), networks.get("G"))
     return out / "model"
 
 
@@ -282,6 +282,7 @@ def _built(kind: dict[str, Any]) -> nn.Module:
 def _model_config(config: TrainingConfig, steps: int) -> dict[str, Any]:
     return {
         "network": config.network,
+        **({"generator": config.generator} if config.generator else {}),
         "grid": {"shape": list(config.data.shape), "spacing": config.data.spacing},
         "scale": config.scale,
         "training": {**config.to_dict(), "steps_done": steps},

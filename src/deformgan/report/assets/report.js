@@ -2,21 +2,38 @@
 (() => {
   const box = document.getElementById("flicker");
   const play = document.getElementById("play");
+  const shown = document.getElementById("shown");
   const which = [...document.querySelectorAll("button[data-pair]")];
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   let pair = "after", timer = 0, top = true;
-  const show = () => { box.className = "row " + (top ? "phase-" + pair : "phase-fixed"); };
+  const show = () => {
+    box.className = "row " + (top ? "phase-" + pair : "phase-fixed");
+    shown.textContent = !top ? "fixed image" : pair === "after" ? "moved image" : "moving image";
+  };
   const run = (on) => {
     clearInterval(timer);
     timer = on ? setInterval(() => { top = !top; show(); }, 700) : 0;
     play.textContent = on ? "Pause" : "Play";
+    shown.setAttribute("aria-live", on ? "off" : "polite");
   };
-  play.addEventListener("click", () => run(!timer));
-  document.getElementById("swap").addEventListener("click", () => { run(false); top = !top; show(); });
-  for (const button of which) button.addEventListener("click", () => {
-    pair = button.dataset.pair; top = true;
-    for (const other of which) other.setAttribute("aria-pressed", String(other === button));
+  const choose = (name) => {
+    pair = name;
+    top = true;
+    for (const button of which) button.setAttribute("aria-pressed", String(button.dataset.pair === name));
     show();
+  };
+  const still = (on) => { run(false); top = on; show(); };
+  play.addEventListener("click", () => run(!timer));
+  document.getElementById("swap").addEventListener("click", () => still(!top));
+  for (const button of which) button.addEventListener("click", () => choose(button.dataset.pair));
+  const keys = {
+    ArrowLeft: () => still(false), ArrowRight: () => still(true), ArrowUp: () => choose("before"),
+    ArrowDown: () => choose("after"), " ": () => run(!timer),
+  };
+  box.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || !Object.hasOwn(keys, event.key)) return;
+    event.preventDefault();
+    keys[event.key]();
   });
   show();
   run(!calm.matches);
@@ -35,7 +52,7 @@
     const image = async (name, colormap, opacity, low, high) => niivue.NVImage.new(
       bytes(name), name + ".nii.gz", colormap, opacity, null, low, high);
     const options = { backColor: [0, 0, 0, 1], show3Dcrosshair: false, isRadiologicalConvention: true, isColorbar: false,
-      dragAndDropEnabled: false, logLevel: "error" };
+      dragAndDropEnabled: false, logLevel: "error", multiplanarLayout: 2, multiplanarShowRender: 0 };
     const left = new niivue.Niivue(options), right = new niivue.Niivue(options);
     await left.attachTo("left");
     await right.attachTo("right");
@@ -54,6 +71,23 @@
       (event) => view.setOpacity(1, event.target.value / 100));
     slider("blend", left);
     slider("change", right);
+    // radiological: the patient's right is on the left, so the left arrow leads to it
+    const where = document.getElementById("where");
+    const steps = { ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0],
+      PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
+    const tell = (view) => {
+      const mm = view.frac2mm(view.scene.crosshairPos);
+      where.textContent = "At " + [0, 1, 2].map((i) => mm[i].toFixed(1)).join(", ") + " mm (RAS+).";
+    };
+    for (const view of [left, right]) view.canvas.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey || !Object.hasOwn(steps, event.key)) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      view.moveCrosshairInVox(...steps[event.key]);
+      tell(view);
+    }, { capture: true });
+    for (const view of [left, right]) view.onLocationChange = () => tell(view);
+    tell(left);
     document.documentElement.dataset.viewer = "ready";
   };
   begin().catch((error) => {
