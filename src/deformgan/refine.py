@@ -53,7 +53,7 @@ class RefineSettings:
     spacing: int = 4
     smoothing: int = 2
     margin: int = 3
-    epsilon: float = 0.03
+    epsilon: float = 0.015
     bending: float = 0.02
     relaxation: float = 3.0
     folding: float = 5.0
