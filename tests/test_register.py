@@ -148,6 +148,17 @@ def test_refinement_improves_the_agreement(pair_files: PairFiles, model: Model) 
     assert refined.provenance["settings"]["refine_steps"] == 8
 
 
+def test_smoothness_is_a_choice(pair_files: PairFiles, model: Model) -> None:
+    fixed, moving = pair_files.fixed, pair_files.moving
+    found = [deformgan.register(fixed, moving, model=model, refine_steps=20, smoothness=s) for s in (0.01, 1.0, 100.0)]
+    rough = [result.quality.roughness_voxels for result in found]
+    assert rough[0] > 1.05 * rough[1] > 1.3 * rough[2]
+    assert found[2].provenance["settings"]["smoothness"] == 100.0
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="smoothness"):
+            deformgan.register(fixed, moving, model=model, smoothness=wrong)
+
+
 def test_usage_errors(pair_files: PairFiles, model: Model) -> None:
     with pytest.raises(UsageError, match="less than 0"):
         deformgan.register(pair_files.fixed, pair_files.moving, model=model, refine_steps=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from deformgan.image import Image, load_image, load_labels
 from deformgan.models import DEFAULT_MODEL, Model, computes_in_bf16, load_model
 from deformgan.provenance import Progress, Stopwatch, no_progress
 from deformgan.quality import error_map, examine, judge, oddities
-from deformgan.refine import DEFAULT_STEPS, refine
+from deformgan.refine import DEFAULT_SETTINGS, DEFAULT_STEPS, refine
 from deformgan.registration import Registration
 from deformgan.start import LINEAR, Start, check_transform, find_start
 from deformgan.transform import Transform
@@ -38,6 +39,7 @@ def register(
     moving_points: Points | np.ndarray | None = None,
     model: str | Path | Model = DEFAULT_MODEL,
     refine_steps: int | None = None,
+    smoothness: float = 1.0,
     transform: str = "deform",
     init: str | Path | Transform | None = None,
     device: str = "auto",
@@ -54,6 +56,7 @@ def register(
         moving_points: Points in the moving image's space, to be carried along; (N, 3) world mm (RAS+).
         model: Shipped weights by name, a folder of weights, or a loaded model.
         refine_steps: Optimisation steps after the network, 0 for none; default: what was best in tests.
+        smoothness: How much bending costs the optimisation, relative to what was best in tests; more makes a smoother map.
         transform: ``deform`` starts where the headers, or else the contents' centres, place the images; ``joint`` from
             the affine map that a search over all rotations finds; ``affine`` and ``rigid`` are that search alone.
         init: A map from fixed to moving to start from, linear or with a field; a file as `load_transform` takes it.
@@ -71,6 +74,8 @@ def register(
     steps = DEFAULT_STEPS if refine_steps is None else refine_steps
     if steps < 0:
         raise UsageError(f"{steps} refinement steps are less than 0", "give 0 for none")
+    if not 0 < smoothness < float("inf"):
+        raise UsageError(f"a smoothness of {smoothness:g} is not above 0", "give 1 for what was best in tests")
     device = str(next(model.network.parameters()).device) if isinstance(model, Model) else pick_device(device)
     precision = _resolved(precision, device)
     watch = Stopwatch(progress)
@@ -111,7 +116,8 @@ def register(
         if steps:
             with watch.stage("refine"):
                 mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
-                field = refine(*pair, field, steps, mask=mask, progress=told)
+                how = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
+                field = refine(*pair, field, steps, mask=mask, settings=how, progress=told)
         field, predicted = field.cpu(), predicted.cpu()
     with watch.stage("transform"):
         linear = None if network else start.matrix
@@ -130,6 +136,7 @@ def register(
             "transform": transform,
             "init": str(init) if isinstance(init, str | Path) else init is not None,
             "refine_steps": steps if network else 0,
+            "smoothness": smoothness,
             "device": device,
             "precision": precision,
             "seed": seed,

@@ -37,6 +37,8 @@ class Register:
     init: Annotated[Path | None, tyro.conf.arg(metavar="XFM", help_behavior_hint="(optional)")] = None
     """Transform from fixed to moving to start from, of any format that convert reads."""
     refine: Steps = None
+    smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
+    """How much bending costs that optimisation: 3 for a smoother map, 0.3 for one that follows details."""
     weights: Weights = "t1-t2"
     seed: int = 0
     """Only recorded: registration is deterministic."""
@@ -84,6 +86,7 @@ class Register:
                 moving_points=points,
                 model=self.weights,
                 refine_steps=self.refine,
+                smoothness=self.smoothness,
                 transform=self.transform,
                 init=self.init,
                 device=self.compute.device,
