@@ -56,7 +56,7 @@ def register(
         moving_points: Points in the moving image's space, to be carried along; (N, 3) world mm (RAS+).
         model: Shipped weights by name, a folder of weights, or a loaded model.
         refine_steps: Optimisation steps after the network, 0 for none; default: what was best in tests.
-        smoothness: How much bending costs the optimisation, relative to what was best in tests; more makes a smoother map.
+        smoothness: How much bending costs the optimisation, relative to what was best in tests; more is smoother.
         transform: ``deform`` starts where the headers, or else the contents' centres, place the images; ``joint`` from
             the affine map that a search over all rotations finds; ``affine`` and ``rigid`` are that search alone.
         init: A map from fixed to moving to start from, linear or with a field; a file as `load_transform` takes it.
