@@ -309,6 +309,16 @@ def test_a_registration_with_g_shows_what_it_makes(pair_files: PairFiles, tmp_pa
     np.testing.assert_allclose(made.grid.centre_mm, grid.centre_mm, atol=1e-6)
 
 
+def test_a_map_without_a_network_has_its_page(pair_files: PairFiles, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["-f", str(pair_files.fixed), "-m", str(pair_files.moving), "-o", str(out), "--transform", "rigid"]
+    assert main(["register", *words, "--threads", "1"]) in (0, 4)
+    for page in ((out / outputs.REPORT).read_text(), rebuild_report(out, viewer=False).read_text()):
+        assert "affine stage (rigid): a search over all rotations" in page
+        assert "No network was run" in page
+        assert "none: no network was run" in page
+
+
 def test_without_g_a_sentence_says_why(tmp_path: Path, with_generator: Path) -> None:
     fixed, _, moved, *_ = small_report.volumes()
     checksum = load_model(with_generator).generator_sha256
