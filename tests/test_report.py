@@ -348,6 +348,9 @@ def test_a_page_without_uncertainty_and_synthesis(tmp_path: Path) -> None:
     assert "The expected error was not mapped" in page
     assert "No G." in page
     assert "synthesised" not in page
+    bare = render(small_report.record(), gather(fixed, moving, moved, transform), viewer=False)
+    for text in (page, bare):
+        assert set(re.findall(r'href="#([\w-]+)"', text)) <= set(re.findall(r' id="([\w-]+)"', text))
 
 
 # -- a folder of results ---------------------------------------------------------------------------------------------
