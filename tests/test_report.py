@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import gzip
 import hashlib
@@ -26,6 +27,7 @@ from tiny import GENERATOR, write_tiny_model
 from deformgan import outputs
 from deformgan.cli import main
 from deformgan.conform import conform
+from deformgan.errors import InputError
 from deformgan.image import Image, load_image
 from deformgan.models import load_generator, load_model
 from deformgan.networks import build
@@ -130,7 +132,7 @@ class _Outline(HTMLParser):
 @pytest.fixture(scope="module")
 def shown() -> Shown:
     *images, transform, doubt, made = small_report.volumes()
-    return gather(*images, transform, doubt, made.image)
+    return gather(*images, transform, uncertainty=doubt, synthesis=made.image)
 
 
 def test_the_page_has_every_panel(shown: Shown) -> None:
@@ -307,6 +309,16 @@ def test_a_registration_with_g_shows_what_it_makes(pair_files: PairFiles, tmp_pa
     np.testing.assert_allclose(made.grid.centre_mm, grid.centre_mm, atol=1e-6)
 
 
+def test_a_map_without_a_network_has_its_page(pair_files: PairFiles, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["-f", str(pair_files.fixed), "-m", str(pair_files.moving), "-o", str(out), "--transform", "rigid"]
+    assert main(["register", *words, "--threads", "1"]) in (0, 4)
+    for page in ((out / outputs.REPORT).read_text(), rebuild_report(out, viewer=False).read_text()):
+        assert "affine stage (rigid): a search over all rotations" in page
+        assert "No network was run" in page
+        assert "none: no network was run" in page
+
+
 def test_without_g_a_sentence_says_why(tmp_path: Path, with_generator: Path) -> None:
     fixed, _, moved, *_ = small_report.volumes()
     checksum = load_model(with_generator).generator_sha256
@@ -336,6 +348,9 @@ def test_a_page_without_uncertainty_and_synthesis(tmp_path: Path) -> None:
     assert "The expected error was not mapped" in page
     assert "No G." in page
     assert "synthesised" not in page
+    bare = render(small_report.record(), gather(fixed, moving, moved, transform), viewer=False)
+    for text in (page, bare):
+        assert set(re.findall(r'href="#([\w-]+)"', text)) <= set(re.findall(r' id="([\w-]+)"', text))
 
 
 # -- a folder of results ---------------------------------------------------------------------------------------------
@@ -374,6 +389,36 @@ def test_the_command_writes_the_page_again(folder: Path, capsys: pytest.CaptureF
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert len(page) < 1_000_000
+
+
+def test_the_maps_of_the_folder_are_shown(folder: Path) -> None:
+    """What jacobian.nii.gz and uncertainty.nii.gz hold is what is drawn, and they are checked like the rest."""
+    without = rebuild_report(folder, viewer=False).read_text()
+    moved = load_image(folder / "moved.nii.gz")
+    ones = np.ones(moved.grid.shape, np.float32)
+    record = json.loads((folder / outputs.RECORD).read_text())
+    for name, values in {"jacobian": 2 * ones, "uncertainty": 3 * ones}.items():
+        Image(values, moved.grid).save(folder / f"{name}.nii.gz")
+        record["output_sha256"][f"{name}.nii.gz"] = sha256(folder / f"{name}.nii.gz")
+    (folder / outputs.RECORD).write_text(json.dumps(record))
+    page = rebuild_report(folder, viewer=False).read_text()
+    assert "The expected error was not mapped" in without
+    assert "3 mm and more" in page
+    drawn = re.findall(r'src="([^"]*)"[^>]*alt="Map of the volume change, axial', page)[0]
+    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(drawn.split(",")[1])), format="png")
+    colours = {tuple(colour) for colour in (pixels.reshape(-1, 3) * 255).round().astype(int).tolist()}
+    assert colours == {(0, 0, 0), tuple(int(v) for v in views.JACOBIAN_COLOURS[-1])}
+    record["output_sha256"].pop("jacobian.nii.gz")
+    (folder / outputs.RECORD).write_text(json.dumps(record))
+    write_nifti(folder / "jacobian.nii.gz", ones[1:], moved.grid.affine)
+    with pytest.raises(InputError, match="not on the grid"):
+        rebuild_report(folder)
+    record["output_sha256"]["jacobian.nii.gz"] = sha256(folder / "jacobian.nii.gz")
+    (folder / outputs.RECORD).write_text(json.dumps(record))
+    with open(folder / "jacobian.nii.gz", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputError, match=r"jacobian\.nii\.gz is not the file"):
+        rebuild_report(folder)
 
 
 def test_missing_and_changed_files_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

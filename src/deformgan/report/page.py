@@ -38,6 +38,7 @@ def write_report(
     moved: Image,
     transform: Transform,
     *,
+    jacobian: Image | None = None,
     uncertainty: Image | None = None,
     synthesis: Synthesis | None = None,
     viewer: bool = True,
@@ -49,11 +50,13 @@ def write_report(
         record: What registration.json holds.
         fixed, moving, moved: The pair, and the moving image on the fixed image's grid.
         transform: Fixed to moving space.
+        jacobian: Of the transform, if it is at hand; taking it of a fine field costs seconds.
         uncertainty: Expected error in mm, on any grid in fixed space.
         synthesis: What the generator makes of the moved image, or why there is nothing; None leaves the panel out.
         viewer: With the interactive viewer, which is most of the file.
     """
-    shown = gather(fixed, moving, moved, transform, uncertainty, synthesis.image if synthesis else None)
+    made = synthesis.image if synthesis else None
+    shown = gather(fixed, moving, moved, transform, jacobian=jacobian, uncertainty=uncertainty, synthesis=made)
     page = render(record, shown, no_synthesis=synthesis.why if synthesis else "", viewer=viewer)
     with atomic(path) as partial:
         partial.write_bytes(page.encode("utf-8", "replace"))
@@ -139,7 +142,7 @@ def _most_mm(shown: Shown) -> float:
     """The lightest colour of the uncertainty's map: whole millimetres, so that its legend is easy to read."""
     if shown.uncertainty is None or not shown.mask.any():
         return 1.0
-    return float(max(1, math.ceil(np.quantile(shown.uncertainty[shown.mask][::7], 0.99))))
+    return float(max(1, math.ceil(np.quantile(shown.uncertainty[shown.mask][::7], 0.99) - 1e-3)))
 
 
 def _volumes(shown: Shown) -> dict[str, str]:

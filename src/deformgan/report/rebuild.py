@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from deformgan.errors import InputError
-from deformgan.image import load_image
+from deformgan.image import Image, load_image
 from deformgan.outputs import RECORD, REPORT
 from deformgan.provenance import sha256
+from deformgan.reading import read_nifti
 from deformgan.report.page import write_report
 from deformgan.report.synthesis import synthesise
 from deformgan.transform import load_transform
 
-_UNCERTAINTY = "uncertainty.nii.gz"
+_MAPS = ("jacobian", "uncertainty")
 _WORDS = ("pass", "look", "fail")
 
 
@@ -33,12 +34,13 @@ def rebuild_report(folder: Path, *, viewer: bool = True) -> Path:
         if source["path"] is None:
             raise InputError(f"{folder}: the {role} image was never a file", "register the pair from files")
         _require(Path(source["path"]), source["sha256"])
-    uncertainty = None
-    if (folder / _UNCERTAINTY).is_file():
-        _require(folder / _UNCERTAINTY, sums.get(_UNCERTAINTY))
-        uncertainty = load_image(folder / _UNCERTAINTY)
     fixed, moving = (load_image(source["path"]) for source in sources.values())
     moved, transform = load_image(folder / "moved.nii.gz"), load_transform(folder / "warp.nii.gz")
+    maps = {}
+    for name in _MAPS:
+        if (path := folder / f"{name}.nii.gz").is_file():
+            _require(path, sums.get(path.name))
+            maps[name] = _on_the_grid_of(moved, path)
     write_report(
         folder / REPORT,
         record,
@@ -46,7 +48,7 @@ def rebuild_report(folder: Path, *, viewer: bool = True) -> Path:
         moving,
         moved,
         transform,
-        uncertainty=uncertainty,
+        **maps,
         synthesis=synthesise(record, fixed, moved),
         viewer=viewer,
     )
@@ -69,6 +71,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not the record of a registration: {error}", "register again") from error
     return record
+
+
+def _on_the_grid_of(moved: Image, path: Path) -> Image:
+    """A map as it was written: a constant one, such as the volume change of a rigid map, is no image but a map."""
+    values, _ = read_nifti(path)
+    if values.shape != moved.data.shape:
+        raise InputError(f"{path} is not on the grid of moved.nii.gz", "register again")
+    return Image(values, moved.grid)
 
 
 def _complaint(record: Any) -> str:

@@ -57,18 +57,27 @@ def gather(
     moving: Image,
     moved: Image,
     transform: Transform,
+    *,
+    jacobian: Image | None = None,
     uncertainty: Image | None = None,
     synthesis: Image | None = None,
 ) -> Shown:
-    """Bring everything to the report's grid, which encloses what the fixed image shows."""
+    """Bring everything to the report's grid, which encloses what the fixed image shows.
+
+    Args:
+        fixed, moving, moved, transform: As in `deformgan.report.page.write_report`.
+        jacobian, uncertainty, synthesis: On any grid in fixed space; without the first it is the transform's own.
+    """
     grid = _grid(fixed)
     shown, before, after = (_brought(image, grid) for image in (fixed, moving, moved))
-    doubt, made = (
-        None if image is None else Transform.identity().apply(image, grid).data for image in (uncertainty, synthesis)
+    change, doubt, made = (
+        None if image is None else Transform.identity().apply(image, grid).data
+        for image in (jacobian, uncertainty, synthesis)
     )
+    change = transform.jacobian(grid) if change is None else change
     displacement = transform.displacement(grid) / grid.spacing
     mask = shown > 0.02
-    return Shown(grid, shown, before, after, mask, displacement, transform.jacobian(grid), doubt, made)
+    return Shown(grid, shown, before, after, mask, displacement, change, doubt, made)
 
 
 def nifti_base64(volume: np.ndarray, grid: Grid, low: float, high: float) -> str:
