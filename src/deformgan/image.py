@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.files import storable, write_nifti
 from deformgan.grid import Grid, Shape
-from deformgan.reading import read_nifti, read_nifti_header
+from deformgan.reading import GZIP_MAX_RATIO, MAX_VOXELS, open_plain, read_nifti, read_nifti_header, require_memory
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     ImageLike: TypeAlias = "str | Path | SpatialImage | Image"
 
 _FORMS_AGREE_MM = 0.1
+_VOXEL_MM = (1e-6, 1e3)  # from a nanometre to a metre
+_MOST_MM = 1e6  # from the origin: a kilometre
+_MOST_COMPANION = 1 << 16  # bytes of the .mat file that SPM puts beside an ANALYZE image
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +108,9 @@ def load_grid(path: str | Path) -> Grid:
         image = _nibabel_image(Path(path))
         header, shape, affine = None, image.shape, image.affine
     else:
-        header = read_nifti_header(path)
+        header = read_nifti_header(path, whole=True)  # what it claims is what is going to be computed on
         shape, affine = header.get_data_shape(), None
-    if len(shape) < 3 or min(shape) < 1:
+    if len(shape) < 3 or min(shape) < 1 or prod(shape[:3]) > MAX_VOXELS:
         raise InputError(f"{name} is not 3-D: its shape is {tuple(shape)}", "give a volume of several slices")
     space = (int(shape[0]), int(shape[1]), int(shape[2]))
     if affine is None:
@@ -119,7 +123,7 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
         return source
     if isinstance(source, str | Path):
         name = name or str(source)
-        data, header, affine = _read_path(Path(source))
+        data, header, affine = _read_path(Path(source), name, volume)
     elif hasattr(source, "dataobj") and hasattr(source, "header"):
         name = name or "image"
         data, header, affine = _raw_nibabel(source)
@@ -130,7 +134,8 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
     data = _real_3d(data, name)
     slope, intercept = header_scaling(header)
     if (slope, intercept) != (1.0, 0.0):
-        data = data.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        with np.errstate(over="ignore", invalid="ignore"):
+            data = data.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     elif data.dtype.kind == "f" and data.dtype != np.float32:
         with np.errstate(over="ignore"):  # what overflows turns infinite and is reported as such
             data = data.astype(np.float32)
@@ -139,14 +144,22 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
     return Image(data, Grid(data.shape, checked_affine(affine, name)), name)
 
 
-def _read_path(path: Path) -> tuple[np.ndarray, Any, np.ndarray | None]:
+def _read_path(path: Path, name: str, volume: int | None) -> tuple[np.ndarray, Any, np.ndarray | None]:
     """Array, header and, where the format is not NIfTI, its affine."""
     if _is_for_nibabel(path):
+        image = _nibabel_image(path)
         try:
-            return _raw_nibabel(_nibabel_image(path))
-        except (OSError, EOFError, ValueError) as error:
+            return _raw_nibabel(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
             raise _unreadable(path, error) from error
-    data, header = read_nifti(path)
+
+    def check(header: Any) -> None:
+        if volume is None:
+            _require_real_3d(header.get_data_shape(), header.get_data_dtype(), name)
+
+    data, header = read_nifti(path, check)
     return data, header, None
 
 
@@ -155,17 +168,35 @@ def _is_for_nibabel(path: Path) -> bool:
 
 
 def _nibabel_image(path: Path) -> Any:
+    """What nibabel makes of a file; its voxels are still to be read, and the file can hold what it claims of them."""
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
 
     try:
-        return nib.load(path)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        open_plain(path).close()
+        if path.name.endswith((".hdr", ".img")):
+            companion = path.with_suffix(".mat")
+            if companion.exists() and companion.stat().st_size > _MOST_COMPANION:
+                raise ValueError(f"{companion.name} beside it is too large")
+        image: Any = nib.load(path)
+        claimed = prod(int(n) for n in image.shape)
+        size = claimed * image.get_data_dtype().itemsize
+        voxels = Path(image.file_map["image"].filename)
+        open_plain(voxels).close()
+        if min(image.shape, default=0) < 1 or claimed > MAX_VOXELS:
+            raise ValueError(f"its header claims the impossible shape {tuple(image.shape)}")
+        if size > voxels.stat().st_size * GZIP_MAX_RATIO:
+            raise ValueError(f"its header claims {tuple(image.shape)} voxels, more than the file can hold")
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
         raise _unreadable(path, error) from error
+    require_memory(path, size)
+    return image
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} cannot be read as an image: {error}", "convert it to .nii.gz")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"{path} cannot be read as an image: {reason}", "convert it to .nii.gz")
 
 
 def _raw_nibabel(image: Any) -> tuple[np.ndarray, Any, np.ndarray | None]:
@@ -183,17 +214,23 @@ def _one_volume(data: np.ndarray, volume: int, name: str) -> np.ndarray:
 
 
 def _real_3d(data: np.ndarray, name: str) -> np.ndarray:
-    if data.dtype.fields is not None or data.dtype.kind not in "iufb":
-        kind = "colours" if data.dtype.fields is not None else "complex numbers"
+    return data[(..., *[0] * (data.ndim - _require_real_3d(data.shape, data.dtype, name)))]
+
+
+def _require_real_3d(shape: tuple[int, ...], dtype: np.dtype, name: str) -> int:
+    """The axes that are left without trailing ones of length 1: 3, else an `InputError` says what the image is."""
+    if dtype.fields is not None or dtype.kind not in "iufb":
+        kind = "colours" if dtype.fields is not None else "complex numbers"
         raise InputError(f"{name} holds {kind}, not one real number a voxel", "give a scalar image")
-    shape = data.shape
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim > 3:
-        raise InputError(f"{name} is {data.ndim}-D {shape}, not 3-D", "extract one volume, for example its first")
-    if data.ndim < 3 or min(data.shape) < 2:
+    shape = tuple(int(n) for n in shape)
+    axes = len(shape)
+    while axes > 3 and shape[axes - 1] == 1:
+        axes -= 1
+    if axes > 3:
+        raise InputError(f"{name} is {axes}-D {shape}, not 3-D", "extract one volume, for example its first")
+    if axes < 3 or min(shape[:3]) < 2:
         raise InputError(f"{name} is not 3-D: its shape is {shape}", "give a volume of several slices")
-    return data
+    return axes
 
 
 def header_scaling(header: Any) -> tuple[float, float]:
@@ -236,13 +273,18 @@ def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
 
 
 def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
-    """The affine as float64, or an `InputError` naming ``name`` where it is not finite or is singular."""
+    """The affine as float64, or an `InputError` naming ``name`` where it is not finite, singular or beyond any image."""
     affine = np.asarray(affine, np.float64)
     if not np.isfinite(affine).all():
         raise InputError(f"{name}: its affine is not finite", "repair the header's sform and qform")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (lengths.max() <= _VOXEL_MM[1] and np.abs(affine[:3, 3]).max() <= _MOST_MM):
+        large = (
+            f"{name}: its voxels are {lengths.max():.2g} mm wide and start {np.abs(affine[:3, 3]).max():.2g} mm away"
+        )
+        raise InputError(large, "repair the header's sform and qform; they count in millimetres")
     # relative to the voxel size, so that micrometre voxels pass
-    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+    if lengths.min() < _VOXEL_MM[0] or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise InputError(
             f"{name}: its affine is singular, voxels have no volume", "repair the header's sform and qform"
         )

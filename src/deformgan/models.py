@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deformgan.errors import InputError, UsageError
 from deformgan.files import atomic
 from deformgan.networks import build
+from deformgan.reading import parse_json, read_small
 
 DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
@@ -25,6 +26,9 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _GENERATOR = "generator.safetensors"
 _TRANSFORMATIONS = ("pyramid", "unet")
 _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
+_MOST_BYTES = 2**31  # of weights
+_MOST_LEVELS, _MOST_WIDTH, _MOST_REPEATS = 32, 4096, 64
+_REPEATS = ("iterations", "passes", "integration_steps")
 _PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -113,19 +117,19 @@ def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "c
     """
     folder = _folder(name)
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        data = (folder / _WEIGHTS).read_bytes()
+        config = parse_json(read_small(folder / _CONFIG))
+        data = read_small(folder / _WEIGHTS, _MOST_BYTES)
         beside = folder / _GENERATOR
-        generator = hashlib.sha256(beside.read_bytes()).hexdigest() if beside.is_file() else None
+        generator = hashlib.sha256(read_small(beside, _MOST_BYTES)).hexdigest() if beside.is_file() else None
         if config["network"]["kind"] not in _TRANSFORMATIONS:
             raise ValueError("they are not those of a transformation network")
-        network = build(config["network"])
         state = load(data)
+        network = fitting_network(config["network"], state)
         _check_grid(config)
         if not all(bool(torch.isfinite(t).all()) for t in state.values()):
             raise ValueError("weights are not finite")
         network.load_state_dict(state)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the weights in {folder} are damaged: {reason}", "install or train them anew") from error
     network = network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -193,6 +197,26 @@ def _check_grid(config: dict[str, Any]) -> None:
     factor = 2 if config["network"]["kind"] == "pyramid" else round(1 / scale)
     if any(n % factor for n in sizes):
         raise ValueError(f"the grid's sides {sizes} must be multiples of {factor} to be reduced")
+
+
+def fitting_network(network: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
+    """The network a configuration names, not yet filled; it takes no more memory than its weights do.
+
+    Raises:
+        ValueError: The configuration is none, names sizes or counts that no network has, or not those of ``state``.
+    """
+    for key, value in network.items():
+        numbers = value if isinstance(value, list) else [value]
+        most = _MOST_REPEATS if key in _REPEATS else _MOST_WIDTH
+        sound = (isinstance(n, str) or (isinstance(n, (int, float)) and abs(n) <= most) for n in numbers)
+        if len(numbers) > _MOST_LEVELS or not all(sound):
+            raise ValueError(f"no network has such a setting: {key}")
+    with torch.device("meta"):  # shapes alone
+        shapes = {name: tensor.shape for name, tensor in build(network).state_dict().items()}
+    for name, shape in shapes.items():
+        if name not in state or state[name].shape != shape:
+            raise ValueError(f"the weights are not those of the configured network: {name}")
+    return build(network)
 
 
 def _folder(name: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Reading NIfTI files of strangers: what a header claims is checked before memory is taken.
+"""Reading files of strangers: what they claim is checked before memory is taken, and nothing in them is ever run.
 
 Gzip goes through ISA-L, several times faster than zlib at the sizes medical images have. Arrays keep the order NIfTI
 stores (first axis fastest, Fortran order), so no volume is copied to transpose it.
@@ -8,31 +8,103 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Iterator
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from deformgan.errors import InputError
 
 MAX_VOXELS = 2**31
+MAX_BYTES = 2**34  # of one file's voxels
+MOST_TEXT = 1 << 20  # bytes of a file of settings or of a transform in words
 GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a lie or a truncated file
 _CHUNK_BYTES = 4 << 20
+_MOST_EXTENSIONS = 1 << 28  # bytes between header and voxels
 _READ_ERRORS = (OSError, EOFError, ValueError, OverflowError)
 
 
-def read_nifti(path: str | Path) -> tuple[np.ndarray, Any]:
+def open_plain(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading bytes; a pipe would wait for ever, and a device never end.
+
+    Raises:
+        OSError: as `open`.
+        InputError: it is neither a file nor a folder.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    file = open(path, "rb", opener=opener)  # noqa: SIM115 — the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"{path} is a pipe or a device, not a file", "copy what it gives into a file and name that")
+    return file
+
+
+def read_small(path: str | Path, most_bytes: int = MOST_TEXT) -> bytes:
+    """A regular file's contents.
+
+    Raises:
+        OSError: as `open`.
+        ValueError: it is longer than ``most_bytes``.
+        InputError: it is neither a file nor a folder.
+    """
+    with open_plain(path) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"it is longer than {most_bytes} bytes")
+    return data
+
+
+def parse_json(data: bytes | str) -> Any:
+    """JSON (UTF-8, with or without a byte order mark) as it is defined, and no more than a program means by it.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, a key that is there twice, or a number that is not finite.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) < len(items):
+            raise ValueError("a key is there twice")
+        return found
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError(f"{text[:20]} is no finite number")
+        return value
+
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_nifti(path: str | Path, check: Callable[[Any], None] | None = None) -> tuple[np.ndarray, Any]:
     """Read ``.nii`` or ``.nii.gz``: the unscaled array in Fortran order and native byte order, and its nibabel header.
+
+    What lies behind the voxels in the file is not read.
+
+    Args:
+        path: Of the file.
+        check: Sees the header before memory is taken, and raises what speaks against it.
 
     Raises:
         InputError: the file is missing, is no NIfTI image, is truncated or damaged, or its header claims more voxels
-            than the file can hold (found before memory is taken) or than 2³¹.
+            than the file can hold (found before memory is taken), than 2³¹, than 16 GiB or than the machine's memory.
     """
     with opened(path) as (stream, most_bytes):
-        return _read_open(Path(path), stream, most_bytes)
+        return _read_open(Path(path), stream, most_bytes, check)
 
 
 def read_nifti_header(path: str | Path, *, whole: bool = False) -> Any:
@@ -66,7 +138,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
     if path.is_dir():
         raise InputError(f"{path} is a folder, not an image", "name a .nii or .nii.gz file")
     try:
-        with open(path, "rb") as raw:
+        with open_plain(path) as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not packed:
@@ -86,10 +158,14 @@ def _checked_header(path: Path, stream: Any, most_bytes: int) -> tuple[Any, int]
     """The header and the bytes that it and the voxels take."""
     header = _read_header(path, stream)
     shape = tuple(int(n) for n in header.get_data_shape())
-    size = prod(shape)
-    if any(n < 1 for n in shape) or size > MAX_VOXELS:
+    size, offset = prod(shape), int(header["vox_offset"])
+    if not shape or any(n < 1 for n in shape) or size > MAX_VOXELS:
         raise InputError(f"{path}: its header claims the impossible shape {shape}", "the file is damaged")
-    total = size * header.get_data_dtype().itemsize + int(header["vox_offset"])
+    if offset > _MOST_EXTENSIONS:
+        raise InputError(f"{path}: its voxels start {offset} bytes behind its start", "the file is damaged")
+    total = size * header.get_data_dtype().itemsize + max(offset, 0)
+    if total <= most_bytes:  # else it is truncated, and that is said
+        require_memory(path, total)
     if total > most_bytes:
         raise InputError(
             f"{path} is truncated: its header claims {shape} voxels, more than the file can hold",
@@ -106,19 +182,34 @@ def _header_of_whole(path: Path, stream: Any, most_bytes: int) -> Any:
         raw.seek(-4, io.SEEK_END)
         claimed = int.from_bytes(raw.read(4), "little")
     if claimed != total % 2**32:
-        while stream.read(_CHUNK_BYTES):
+        while stream.tell() < total and stream.read(_CHUNK_BYTES):
             pass
         if stream.tell() < total:
             raise EOFError("the data end early")
     return header
 
 
-def _read_open(path: Path, stream: Any, most_bytes: int) -> tuple[np.ndarray, Any]:
+def require_memory(path: str | Path, size: int) -> None:
+    """Raise `InputError` where ``size`` bytes are more than `MAX_BYTES` or than this machine's memory."""
+    most = MAX_BYTES
+    if hasattr(os, "sysconf"):
+        most = min(most, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if size > most:
+        what = f"{path} would take {size / 2**30:.1f} GiB of memory, more than the {most / 2**30:.1f} it may"
+        raise InputError(what, "give a smaller image, or check that its header is sound")
+
+
+def _read_open(path: Path, stream: Any, most_bytes: int, check: Callable[[Any], None] | None) -> tuple[np.ndarray, Any]:
     header, _ = _checked_header(path, stream, most_bytes)
+    if check is not None:
+        check(header)
     dtype = header.get_data_dtype()
     skip = int(header["vox_offset"]) - stream.tell()
-    if skip > 0:
-        stream.read(skip)  # header extensions, nothing we use
+    while skip > 0:  # header extensions, nothing we use
+        skipped = len(stream.read(min(skip, _CHUNK_BYTES)))
+        if not skipped:
+            raise EOFError("the data end early")
+        skip -= skipped
     data = np.empty(tuple(int(n) for n in header.get_data_shape()), dtype, order="F")
     fill(data, stream)
     # reading on to the end of the stream is what checks a gzip's checksum
@@ -162,6 +253,7 @@ def _read_header(path: Path, stream: Any) -> Any:
         if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
             raise not_an_image
         header.get_data_dtype()
+        header.get_data_shape()
     except (HeaderDataError, WrapStructError, KeyError) as error:
         raise not_an_image from error
     return header

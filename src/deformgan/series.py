@@ -82,9 +82,12 @@ def load_series(path: str | Path) -> Series:
     """
     if not is_series(path):
         raise InputError(f"{path} holds one volume, not several", "load it as an image")
-    data, header = read_nifti(path)
-    if data.dtype.kind not in "iufb" or min(data.shape[:3]) < 2:
-        raise InputError(f"{path} is no series of 3-D volumes of real numbers", "give a scalar image")
+
+    def check(header: Any) -> None:
+        if header.get_data_dtype().kind not in "iufb" or min(header.get_data_shape()[:3]) < 2:
+            raise InputError(f"{path} is no series of 3-D volumes of real numbers", "give a scalar image")
+
+    data, header = read_nifti(path, check)
     d, h, w, count = data.shape[:4]
     data = data.reshape((d, h, w, count), order="F")
     shape = (d, h, w)

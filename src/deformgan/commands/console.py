@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from deformgan.errors import EXIT_OK, DeformganError, QualityError
 
+_HALF_LINE = 600  # letters
+
 
 class Console:
     """The command's two voices.
@@ -35,7 +37,7 @@ class Console:
 
     def failure(self, error: BaseException, exit_code: int) -> None:
         """Say why the command ends with ``exit_code``; with ``--json`` on stdout too, unless the answer said it."""
-        self.note(f"{'interrupted' if exit_code >= 128 else 'error'}: {error}")
+        self.note(f"{'interrupted' if exit_code >= 128 else 'error'}: {_one_line(str(error))}")
         if self.as_json and not self._answered:
             cause = error.args[0] if isinstance(error, DeformganError) else str(error)
             mend = getattr(error, "mend", "")
@@ -85,7 +87,7 @@ class Console:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        self.note(f"warning: {message}")
+        self.note(f"warning: {_one_line(str(message))}")
 
 
 class Progress:
@@ -108,6 +110,13 @@ def verdict(record: dict[str, Any]) -> dict[str, Any]:
     """`success`, or the status and exit code of a failed quality check, as ``record["quality"]`` says."""
     failed = {} if record["quality"]["passed"] else {"status": "quality", "exit_code": QualityError.exit_code}
     return {**success(record), **failed}
+
+
+def _one_line(text: str) -> str:
+    """What a file made us say, as it can be shown: on one line, of bounded length, nothing a terminal obeys."""
+    if len(text) > 2 * _HALF_LINE:
+        text = f"{text[:_HALF_LINE]} … {text[-_HALF_LINE:]}"  # the mend is at the end
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from deformgan.datasets.patients import Source
 from deformgan.errors import InputError
 from deformgan.files import atomic
+from deformgan.reading import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def _renewed(was: Fingerprint, source: Source) -> Fingerprint | None:
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Fingerprint]]:
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no dict
-        record = json.loads((file.metadata() or {})[_KEY])
+        record = parse_json((file.metadata() or {})[_KEY])
     if record["checksum"] != _checksum(tensors, record["sources"]):
         raise ValueError("its checksum is another")
     return tensors, {role: Fingerprint(**entry) for role, entry in record["sources"].items()}

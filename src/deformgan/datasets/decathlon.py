@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deformgan.datasets.patients import ENDINGS, Case, Flaw, Source, can_be_a_name, path_inside, printable
 from deformgan.errors import InputError
+from deformgan.reading import parse_json, read_small
 
 LIST = "dataset.json"
 
@@ -46,8 +46,8 @@ def _read_list(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path} is larger than any list of cases", mend)
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_small(path, _MOST_BYTES))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {printable(error)}", mend) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not the list of a data set", mend)

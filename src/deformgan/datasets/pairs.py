@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
 from deformgan.datasets.patients import OUTLINE, RESERVED, Case, Flaw, Source, can_be_a_name, path_inside, printable
 from deformgan.errors import InputError
+from deformgan.reading import open_plain, read_small
 
 NEEDED = ("name", "fixed", "moving")
 FIXED_CONTRAST, MOVING_CONTRAST = "t2", "t1"  # where the file does not say
@@ -20,9 +22,9 @@ _HEADER = f"{','.join(NEEDED)}[,fixed_contrast,moving_contrast][,outline]"
 def is_list_of_pairs(path: Path) -> bool:
     """Whether a file starts with the header line of a list of pairs."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-            first = stream.readline(2000)
-    except OSError:
+        with open_plain(path) as stream:
+            first = stream.readline(2000).decode("utf-8-sig", "replace")
+    except (OSError, InputError):
         return False
     return set(NEEDED) <= {cell.strip().strip('"') for cell in first.split(",")}
 
@@ -54,9 +56,9 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path} is larger than any list of pairs", "give a CSV file of names and paths")
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            return list(csv.reader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_small(path, _MOST_BYTES).decode("utf-8-sig")
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {printable(error)}", "save it as CSV in UTF-8") from error
 
 

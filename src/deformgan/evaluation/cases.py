@@ -6,7 +6,6 @@ needed.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from torch import Tensor
 from deformgan.errors import InputError, UsageError
 from deformgan.grid import Grid, Shape
 from deformgan.image import Image, load_image, load_labels
-from deformgan.reading import read_nifti
+from deformgan.reading import parse_json, read_nifti, read_small
 from deformgan.simulation.cases import TUMOUR_LABELS
 
 OTHER = "other"  # kind and regime of a case that does not say
@@ -120,7 +119,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / _META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = parse_json(read_small(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}", "make the case anew") from error
     if not isinstance(meta, dict):

@@ -24,6 +24,7 @@ from deformgan.evaluation.cases import TestCase
 from deformgan.field import identity_positions, resize
 from deformgan.grid import Grid, Shape
 from deformgan.outputs import staged_folder
+from deformgan.reading import parse_json, read_small
 from deformgan.simulation.anatomy import read_anatomy
 from deformgan.simulation.cases import FILES, SHAPE, TUMOUR_LABELS, Case, deformed, make_case, write_case
 from deformgan.simulation.contrasts import TUMOUR_CORE
@@ -171,7 +172,7 @@ def _is_there(folder: Path, wanted: dict[str, object]) -> bool:
     if not path.is_file():
         return False
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = parse_json(read_small(path))
         if all(meta[key] == wanted[key] for key in _SAME):
             return True
     except (ValueError, KeyError, TypeError):

@@ -18,8 +18,10 @@ from deformgan.files import atomic
 from deformgan.models import load_model
 from deformgan.outputs import unwritable
 from deformgan.provenance import sha256
+from deformgan.reading import parse_json, read_small
 
 SCORES, SWEEP_SCORES, SETUP = "scores.jsonl", "sweeps.jsonl", "setup.json"
+_MOST_SETUP = 64 << 20  # bytes
 _FRESH = "give --force to score everything anew, or another folder"
 
 Row = dict[str, Any]
@@ -45,7 +47,7 @@ class ScoreFile:
             try:
                 row = json.loads(line)
                 self._rows[_key(row)] = row
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if number < len(lines):
                     raise InputError(f"{path}, line {number}, is no row of scores", "repair or remove it") from error
                 break
@@ -149,11 +151,13 @@ def _check_setup(out: Path, specs: Sequence[Spec], jobs: Sequence[Job], compute:
     cases = {Path(folder).name: _case_checksum(Path(folder)) for folder in dict.fromkeys(job.folder for job in jobs)}
     if path.exists():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = parse_json(read_small(path, _MOST_SETUP))
             pairs = [(before[key], now) for key, now in (("methods", methods), ("cases", cases))]
             old_settings = before["settings"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged: {error}", _FRESH) from error
+        if not all(isinstance(one, dict) for one in (old_settings, *(old for old, _ in pairs))):
+            raise InputError(f"{path} is damaged: it is not what evaluate wrote", _FRESH)
         if old_settings != settings:
             told = ", ".join(f"{key} {value}" for key, value in old_settings.items())
             raise UsageError(f"{out} holds scores of other settings: {told}", _FRESH)

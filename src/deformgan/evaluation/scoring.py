@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from deformgan.evaluation.memory import PeakMemory
 from deformgan.evaluation.methods import Compute, Method, Spec, make_method
 from deformgan.evaluation.metrics import dice, endpoint_error, folding_percent, rmse_percent
 from deformgan.evaluation.sweeps import harder
+from deformgan.reading import parse_json, read_small
 from deformgan.warp import warp
 
 QUALITIES = ("rmse_volume", "rmse_brain", "dice_tumour", "error_mean", "error_p95", "folding")
@@ -146,7 +146,7 @@ def _external_cost(path: Path) -> dict[str, float | None]:
     if not path.is_file():
         return {"seconds": None, "peak_memory_mb": None}
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(read_small(path))
         seconds, memory = told.get("seconds"), told.get("peak_rss_mb")
         return {
             "seconds": None if seconds is None else round(float(seconds), 4),

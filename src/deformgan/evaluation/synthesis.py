@@ -8,7 +8,6 @@ both in [0, 1], at the resolution of training. This module measures; `deformgan.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,9 @@ from deformgan.evaluation.cases import TestCase
 from deformgan.evaluation.metrics import endpoint_error
 from deformgan.field import resize
 from deformgan.losses import local_gradient_similarity
-from deformgan.networks import build
+from deformgan.models import fitting_network
 from deformgan.networks.pyramid import PyramidNetwork
+from deformgan.reading import parse_json, read_small
 from deformgan.warp import warp
 
 _FOLDER, _CONFIG = "snapshots", "config.json"
@@ -90,14 +90,15 @@ def load_snapshot(run: str | Path, step: int, device: str | torch.device = "cpu"
     at = folder / f"step-{step:06d}"
     try:
         own = at / _CONFIG
-        config = json.loads((own if own.is_file() else folder / _CONFIG).read_text(encoding="utf-8"))
+        config = parse_json(read_small(own if own.is_file() else folder / _CONFIG))
         networks = []
         for name, kind in (("T", "network"), ("G", "generator")):
-            network = build(config[name] if name in config else config[kind])
-            network.load_state_dict(load_file(at / f"{name}.safetensors"))
+            state = load_file(at / f"{name}.safetensors")
+            network = fitting_network(config[name] if name in config else config[kind], state)
+            network.load_state_dict(state)
             networks.append(network.eval().to(device))
         scale = float(config["scale"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the snapshot {at} cannot be used: {reason}", _MEND) from error
     return Snapshot(step, networks[0], networks[1], scale)

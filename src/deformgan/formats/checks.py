@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from deformgan import slabs
 from deformgan.errors import InputError
 from deformgan.grid import Grid
 from deformgan.image import checked_affine, header_affine
-from deformgan.reading import read_nifti
+from deformgan.reading import read_nifti, read_small
 
-_MOST_TEXT = 1 << 20  # bytes; a text transform has a few hundred
+_MOST_MM = 1e6  # a kilometre; what moves further is no displacement in millimetres
 
 
 def read_text(path: str | Path, kind: str, mend: str) -> str:
@@ -36,24 +37,22 @@ def read_text(path: str | Path, kind: str, mend: str) -> str:
 def read_bytes(path: str | Path, kind: str, mend: str) -> bytes:
     """A small file's contents; arguments and errors as `read_text`, but for text."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MOST_TEXT + 1)
+        return read_small(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist", "check the path") from error
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror or error}", "check the path and its permissions"
         ) from error
-    if len(data) > _MOST_TEXT:
-        raise InputError(f"{path} is not {kind}: it is too long", mend)
-    return data
+    except ValueError as error:
+        raise InputError(f"{path} is not {kind}: it is too long", mend) from error
 
 
 def checked_matrix(matrix: np.ndarray, path: str | Path) -> np.ndarray:
     """A 4×4 matrix as float64.
 
     Raises:
-        InputError: not finite, last row other than 0 0 0 1, or singular.
+        InputError: not finite, last row other than 0 0 0 1, singular, or beyond any map between two images.
     """
     matrix = np.asarray(matrix, np.float64)
     if not np.isfinite(matrix).all():
@@ -61,6 +60,8 @@ def checked_matrix(matrix: np.ndarray, path: str | Path) -> np.ndarray:
     if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise InputError(f"{path} is no affine transform: its last row is not 0 0 0 1", "write it again")
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    if np.abs(matrix).max() > _MOST_MM or 0 < lengths.min() < 1 / _MOST_MM:
+        raise InputError(f"{path} cannot be used: its matrix magnifies or moves beyond any image", "write it again")
     if lengths.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
         raise InputError(f"{path} cannot be used: its matrix is singular", "write it again")
     return np.vstack([matrix[:3], [0.0, 0.0, 0.0, 1.0]])
@@ -79,9 +80,13 @@ def read_vectors(path: str | Path, middle: tuple[int, ...], mend: str) -> tuple[
     Raises:
         InputError: unreadable (see `deformgan.reading.read_nifti`), of another shape or type, or not finite.
     """
-    data, header = read_nifti(path)
-    if data.ndim != 4 + len(middle) or data.shape[3:] != (*middle, 3) or data.dtype.kind != "f":
-        raise InputError(f"{path} is not a displacement field: its shape is {data.shape}", mend)
+
+    def check(header: Any) -> None:
+        shape = header.get_data_shape()
+        if len(shape) != 4 + len(middle) or shape[3:] != (*middle, 3) or header.get_data_dtype().kind != "f":
+            raise InputError(f"{path} is not a displacement field: its shape is {tuple(map(int, shape))}", mend)
+
+    data, header = read_nifti(path, check)
     shape = (data.shape[0], data.shape[1], data.shape[2])
     field = data.reshape((*shape, 3), order="F").astype(np.float32, copy=False)
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
@@ -93,9 +98,12 @@ def read_vectors(path: str | Path, middle: tuple[int, ...], mend: str) -> tuple[
 
 
 def checked_field(field: np.ndarray, path: str | Path) -> None:
-    """Raise `InputError` where a field holds NaN or infinity."""
-    if not np.isfinite([field.min(), field.max()]).all():
+    """Raise `InputError` where a field holds NaN, infinity or a kilometre."""
+    low, high = float(field.min()), float(field.max())
+    if not np.isfinite([low, high]).all():
         raise InputError(f"{path} holds NaN or infinite displacements", "make the transform again")
+    if max(-low, high) > _MOST_MM:
+        raise InputError(f"{path} holds displacements of {max(-low, high):.1g} mm", "make the transform again")
 
 
 def turned(vectors: np.ndarray, linear: np.ndarray, ramp: np.ndarray, grid: Grid) -> np.ndarray:

@@ -15,10 +15,11 @@ import numpy as np
 from deformgan.errors import InputError, UsageError
 from deformgan.files import atomic
 from deformgan.formats.checks import checked_field
+from deformgan.formats.itk_h5_data import member, numbers
 from deformgan.formats.itk_linear import LPS, WRITTEN_AS, checked_kind, to_matrix, to_parameters
 from deformgan.grid import Grid
 from deformgan.image import checked_affine
-from deformgan.reading import GZIP_MAX_RATIO, MAX_VOXELS
+from deformgan.reading import MAX_VOXELS, open_plain
 
 Part = np.ndarray | tuple[np.ndarray, Grid]
 
@@ -83,36 +84,37 @@ def read_h5(path: str | Path) -> list[Part]:
             transform that is neither affine nor a displacement field, not finite, or singular.
     """
     h5py = _h5py()
-    if not Path(path).exists():
-        raise InputError(f"{path} does not exist", "check the path")
     try:
+        open_plain(path).close()
         with h5py.File(path, "r") as file:
             return _read(file, Path(path), h5py)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist", "check the path") from error
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         # h5py raises any of these for a file that is damaged
         raise InputError(f"{path} is not an ITK transform in HDF5, or it is damaged: {error}", _MEND) from error
 
 
 def _read(file: Any, path: Path, h5py: Any) -> list[Part]:
-    group = _member(file, _GROUP, h5py.Group, path, h5py)
+    group = member(file, _GROUP, h5py.Group, path, h5py)
     if group is None or not 0 < len(group) <= _MOST_TRANSFORMS:
         raise InputError(f"{path} holds no ITK transforms", _MEND)
     parts: list[Part] = []
     for number in range(len(group)):
-        one = _member(group, str(number), h5py.Group, path, h5py)
+        one = member(group, str(number), h5py.Group, path, h5py)
         if one is None:
             raise InputError(f"{path} is damaged: transform {number} is missing", "write it again")
-        kind = _kind(_numbers(one, ("TransformType",), path, h5py, most=1), path)
+        kind = _kind(numbers(one, ("TransformType",), path, h5py, most=1), path)
         if kind.startswith(_COMPOSITE):
             if number:
                 raise InputError(f"{path} holds a composite within a composite", "write it flat")
             continue
-        fixed = _numbers(one, _FIXED, path, h5py, most=64)
+        fixed = numbers(one, _FIXED, path, h5py, most=64)
         if kind.startswith(_FIELD):
             parts.append(_read_field(one, np.asarray(fixed, np.float64), path, h5py))
         else:
             checked_kind(kind, path)
-            parts.append(to_matrix(kind, _numbers(one, _PARAMETERS, path, h5py, most=64), fixed, path))
+            parts.append(to_matrix(kind, numbers(one, _PARAMETERS, path, h5py, most=64), fixed, path))
     if not parts:
         raise InputError(f"{path} holds no ITK transforms", _MEND)
     return parts[::-1]
@@ -136,7 +138,7 @@ def _read_field(group: Any, fixed: np.ndarray, path: Path, h5py: Any) -> tuple[n
     affine[:3, :3] = fixed[9:].reshape(3, 3) * fixed[6:9]
     affine[:3, 3] = fixed[3:6]
     grid = Grid(shape, checked_affine(LPS @ affine, str(path)))
-    values = _numbers(group, _PARAMETERS, path, h5py, most=3 * prod(shape))
+    values = numbers(group, _PARAMETERS, path, h5py, most=3 * prod(shape))
     if values.size != 3 * prod(shape):
         raise InputError(f"{path} is damaged: {values.size} numbers for a field of {shape} voxels", "write it again")
     field = np.asfortranarray(
@@ -145,36 +147,6 @@ def _read_field(group: Any, fixed: np.ndarray, path: Path, h5py: Any) -> tuple[n
     checked_field(field, path)
     np.negative(field[..., :2], out=field[..., :2])
     return field, grid
-
-
-def _member(group: Any, name: str, kind: type, path: Path, h5py: Any) -> Any:
-    """A member of a group that lies in this very file, or None."""
-    link = group.get(name, getlink=True)
-    if link is None:
-        return None
-    if not isinstance(link, h5py.HardLink):
-        raise InputError(f"{path} links to another place ({name})", _MEND)
-    member = group[name]
-    return member if isinstance(member, kind) else None
-
-
-def _numbers(group: Any, names: tuple[str, ...], path: Path, h5py: Any, *, most: int) -> np.ndarray:
-    """A data set's contents, checked before memory is taken; empty where there is none (an identity has none)."""
-    for name in names:
-        data = _member(group, name, h5py.Dataset, path, h5py)
-        if data is None:
-            continue
-        text = h5py.check_string_dtype(data.dtype) is not None
-        if data.is_virtual or data.external or not (text or data.dtype.kind in "fiu"):
-            raise InputError(f"{path} keeps {name} in another file or in no numbers", _MEND)
-        if data.shape is None or data.size > most:
-            raise InputError(
-                f"{path} is damaged: {data.size} numbers in {name}, at most {most} expected", "write it again"
-            )
-        if not text and data.size * data.dtype.itemsize > data.id.get_storage_size() * GZIP_MAX_RATIO:
-            raise InputError(f"{path} is truncated: {name} claims more than the file holds", "write it again")
-        return np.asarray(data[()])
-    return np.zeros(0)
 
 
 def _h5py() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 
 from deformgan.errors import InputError
 from deformgan.files import atomic
+from deformgan.reading import read_small
 
 AXES = ("x", "y", "z")
+_MOST_BYTES = 64 << 20
+_MOST_MM = 1e6  # from the origin: a kilometre
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,15 @@ def read_points(path: str | os.PathLike[str]) -> Points:
     """Read a CSV with a header line that names x, y and z (in any case and order).
 
     Raises:
-        InputError: No such file, no such columns, no points, or a cell that is not a finite number.
+        InputError: No such file, longer than 64 MiB, no such columns, no points, or a cell that is not a finite number
+            or lies beyond a kilometre.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = [tuple(cell.strip() for cell in row) for row in csv.reader(file) if any(row)]
+        text = read_small(path, _MOST_BYTES).decode("utf-8-sig")
+        table = [tuple(cell.strip() for cell in row) for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist", "check the path of the points") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {error}", "give a text file with columns x, y, z") from error
     header = tuple(name.lower() if name.lower() in AXES else name for name in (table[0] if table else ()))
     if any(header.count(axis) != 1 for axis in AXES):
@@ -82,4 +87,6 @@ def _position(path: object, line: int, header: tuple[str, ...], row: tuple[str, 
         raise InputError(f"{path}, line {line}: {error}", "every line needs a number for x, y and z") from error
     if not np.isfinite(position).all():
         raise InputError(f"{path}, line {line}: not a finite position", "remove or mend the line")
+    if np.abs(position).max() > _MOST_MM:
+        raise InputError(f"{path}, line {line}: a kilometre from the origin or more", "positions are in millimetres")
     return position

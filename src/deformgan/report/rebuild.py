@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from deformgan.errors import InputError
 from deformgan.image import Image, load_image
 from deformgan.outputs import RECORD, REPORT
 from deformgan.provenance import sha256
-from deformgan.reading import read_nifti
+from deformgan.reading import parse_json, read_nifti, read_small
 from deformgan.report.page import write_report
 from deformgan.report.synthesis import synthesise
 from deformgan.transform import load_transform
@@ -65,10 +64,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} holds no {RECORD}", "name a folder that deformgan register wrote")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(read_small(path))
         if complaint := _complaint(record):
             raise ValueError(complaint)
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not the record of a registration: {error}", "register again") from error
     return record
 

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from deformgan.errors import InputError, UsageError
 from deformgan.outputs import staged_folder
+from deformgan.reading import parse_json, read_small
 from deformgan.training.config import TrainingConfig
 
 _STATE = "state.json"
@@ -80,9 +81,9 @@ def read_state(folder: Path) -> tuple[int, TrainingConfig]:
         InputError: It is damaged.
     """
     try:
-        state = json.loads((folder / _STATE).read_text())
+        state = parse_json(read_small(folder / _STATE))
         return int(state["step"]), TrainingConfig.from_dict(state["config"])
-    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, UsageError) as error:
         raise InputError(f"the checkpoint {folder} is damaged: {error}", "remove the folder to start anew") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from deformgan.datasets.config import DataConfig
 from deformgan.errors import InputError, UsageError
+from deformgan.reading import read_small
 from deformgan.simulation.deformation import DeformationConfig
 from deformgan.training.steps import LossWeights
 
@@ -19,6 +21,7 @@ T = TypeVar("T")
 _OTHER_HEAD = DeformationConfig(24.0, (0.0, 8.0), (9.0, 16.0), 6.0, (8.0, 8.0, 8.0), 0.12, 0.04)
 _MEND = "see the settings in training/config.py"
 SCALES = (0.25, 0.5, 1)
+_MOST_WHOLE = 2**63
 
 
 @dataclass(frozen=True)
@@ -176,12 +179,12 @@ def load_config(path: str | Path) -> TrainingConfig:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_small(path).decode("utf-8").replace("\r\n", "\n"))
     except OSError as error:
         raise InputError(
             f"cannot read the configuration {path}: {error.strerror}", "give the path of a .toml file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's own errors are of the first kind
         raise InputError(f"{path} is not a TOML file: {error}", "correct the line it names") from error
     return TrainingConfig.from_dict(values)
 
@@ -229,7 +232,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is dict:
         return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and -_MOST_WHOLE <= value < _MOST_WHOLE
     return hint is Any or isinstance(value, hint)
