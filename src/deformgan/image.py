@@ -273,7 +273,7 @@ def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
 
 
 def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
-    """The affine as float64, or an `InputError` naming ``name`` where it is not finite, singular or beyond any image."""
+    """The affine as float64, or an `InputError` naming ``name``: not finite, singular, or beyond any image."""
     affine = np.asarray(affine, np.float64)
     if not np.isfinite(affine).all():
         raise InputError(f"{name}: its affine is not finite", "repair the header's sform and qform")

@@ -31,7 +31,7 @@ _MOST_EXTENSIONS = 1 << 28  # bytes between header and voxels
 _READ_ERRORS = (OSError, EOFError, ValueError, OverflowError)
 
 
-def open_plain(path: str | Path) -> BinaryIO:
+def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading bytes; a pipe would wait for ever, and a device never end.
 
     Raises:
@@ -49,7 +49,7 @@ def open_plain(path: str | Path) -> BinaryIO:
     return file
 
 
-def read_small(path: str | Path, most_bytes: int = MOST_TEXT) -> bytes:
+def read_small(path: str | os.PathLike[str], most_bytes: int = MOST_TEXT) -> bytes:
     """A regular file's contents.
 
     Raises:
