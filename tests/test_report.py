@@ -428,7 +428,11 @@ def test_missing_and_changed_files_are_named(folder: Path, capsys: pytest.Captur
     assert "moved.nii.gz is not the file that was registered" in capsys.readouterr().err
     (folder / "moved.nii.gz").unlink()
     assert main(["report", str(folder)]) == 3
-    assert "moved.nii.gz is missing" in capsys.readouterr().err
+    assert "moved.nii.gz is missing — put it back" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        assert main(["report", folder.name]) == 3
+    assert "moved.nii.gz is missing — call this from the folder in which it was registered" in capsys.readouterr().err
     assert not (folder / "report.html").exists()
 
 

@@ -54,6 +54,8 @@ def browser() -> Iterator[Any]:
         try:
             opened = play.chromium.launch(executable_path=BROWSER, args=FLAGS)
         except Error as error:
+            if BROWSER is not None:
+                raise
             pytest.skip(f"no Chromium (make browser): {str(error).splitlines()[0]}")
         yield opened
         opened.close()

@@ -128,6 +128,7 @@ def _is_number(value: Any) -> bool:
 
 def _require(path: Path, checksum: str | None) -> None:
     if not path.is_file():
-        raise InputError(f"{path} is missing", "put it back, or register again")
+        where = "" if path.is_absolute() else "call this from the folder in which it was registered, "
+        raise InputError(f"{path} is missing", f"{where}put it back, or register again")
     if checksum is not None and sha256(path) != checksum:
         raise InputError(f"{path} is not the file that was registered: its checksum differs", "register again")
