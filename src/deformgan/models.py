@@ -170,16 +170,17 @@ def load_generator(name: str | Path = DEFAULT_MODEL) -> Translator | None:
     if not (folder / _GENERATOR).is_file():
         return None
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        data = (folder / _GENERATOR).read_bytes()
+        config = parse_json(read_small(folder / _CONFIG))
+        data = read_small(folder / _GENERATOR, _MOST_BYTES)
         _check_grid(config)
         if config["generator"]["kind"] != "generator":
             raise ValueError("they are not those of a generator")
-        network = build(config["generator"])
-        network.load_state_dict(load(data))
+        state = load(data)
+        network = fitting_network(config["generator"], state)
+        network.load_state_dict(state)
         shape, spacing = tuple(config["grid"]["shape"]), float(config["grid"]["spacing"])
         reduction = round(1 / config.get("scale", 1))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the generator in {folder} is damaged: {reason}", "train it anew, or remove it") from error
     return Translator(network.eval(), (shape, spacing), reduction, hashlib.sha256(data).hexdigest())

@@ -31,7 +31,7 @@ _MOST_EXTENSIONS = 1 << 28  # bytes between header and voxels
 _READ_ERRORS = (OSError, EOFError, ValueError, OverflowError)
 
 
-def open_plain(path: str | Path) -> BinaryIO:
+def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading bytes; a pipe would wait for ever, and a device never end.
 
     Raises:
@@ -49,7 +49,7 @@ def open_plain(path: str | Path) -> BinaryIO:
     return file
 
 
-def read_small(path: str | Path, most_bytes: int = MOST_TEXT) -> bytes:
+def read_small(path: str | os.PathLike[str], most_bytes: int = MOST_TEXT) -> bytes:
     """A regular file's contents.
 
     Raises:
@@ -144,10 +144,13 @@ def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
             if not packed:
                 yield raw, path.stat().st_size
                 return
-            from isal import igzip
+            from isal import igzip, igzip_lib
 
-            with igzip.open(raw, "rb") as stream:
-                yield stream, path.stat().st_size * GZIP_MAX_RATIO
+            try:
+                with igzip.open(raw, "rb") as stream:
+                    yield stream, path.stat().st_size * GZIP_MAX_RATIO
+            except igzip_lib.IsalError as error:  # of a class of its own
+                raise OSError(str(error)) from error
     except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
             raise InputError(f"cannot read {path}: permission denied", "check its permissions") from error
