@@ -1,4 +1,4 @@
-"""Images in FreeSurfer's and ANALYZE's formats, through nibabel: what they claim is checked before their voxels are read.
+"""Images in the formats of FreeSurfer and ANALYZE, through nibabel: what they claim is checked before they are read.
 
 Fewer formats than nibabel knows: it reads what a MINC file claims before anybody can look at it.
 """

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import resource
 import select
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -31,12 +29,12 @@ from typing import Any
 
 from deformgan.errors import DeformganError
 from fuzz.kinds import Kind, kinds, prepare, sound
+from fuzz.state import State
 
 HANG_S = 5.0  # of one input; the readers of these few kilobytes take milliseconds
 DEAF_S = 20.0  # after which a child that does not hear its alarm is ended
 GROWTH_MB = 512.0  # of the resident memory, over what it is after the first input
 SPACE_MB = 4096.0  # of address space that may be taken in all, over what is mapped at the start
-OUTCOMES = ("ok", "ours", "other", "hang", "memory", "crash")
 
 
 class Hang(BaseException):
@@ -120,64 +118,6 @@ def run_kind(name: str, kind: Kind, seed: int, inputs: int, folder: Path) -> Tal
     tally.counts.update({what: n for what, n in state.counts.items() if n})
     tally.slowest_s, tally.growth_mb = state.slowest_s, state.growth_mb
     return tally
-
-
-class State:
-    """What parent and child both see: the input at work, when it began, and what came back so far."""
-
-    _LAYOUT = struct.Struct(f"q3d{len(OUTCOMES)}q")
-
-    def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, self._LAYOUT.size)
-
-    def _get(self, at: int) -> Any:
-        return self._LAYOUT.unpack(self._shared[:])[at]
-
-    def _set(self, at: int, value: float) -> None:
-        values = list(self._LAYOUT.unpack(self._shared[:]))
-        values[at] = value
-        self._shared[:] = self._LAYOUT.pack(*values)
-
-    def begin(self, number: int) -> None:
-        """Note that an input is taken up."""
-        self._set(0, number)
-        self._set(1, time.monotonic())
-
-    def end(self, what: str, growth_mb: float) -> None:
-        """Note what it came to."""
-        self._set(2, max(self.slowest_s, self.since_s))
-        self._set(3, max(self.growth_mb, growth_mb))
-        self.count(what)
-
-    def count(self, what: str) -> None:
-        """One more of an outcome."""
-        at = 4 + OUTCOMES.index(what)
-        self._set(at, self._get(at) + 1)
-
-    @property
-    def number(self) -> int:
-        """The input at work."""
-        return self._get(0)
-
-    @property
-    def since_s(self) -> float:
-        """Seconds since it was taken up."""
-        return time.monotonic() - self._get(1)
-
-    @property
-    def slowest_s(self) -> float:
-        """Seconds that the slowest took."""
-        return self._get(2)
-
-    @property
-    def growth_mb(self) -> float:
-        """By how much the resident memory grew."""
-        return self._get(3)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many of each outcome."""
-        return {what: self._get(4 + n) for n, what in enumerate(OUTCOMES)}
 
 
 def _watch(child: int, reader: int, state: State) -> tuple[bytes, str]:

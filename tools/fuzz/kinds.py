@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,15 +32,15 @@ from deformgan.training.checkpoint import read_state
 from deformgan.training.config import TrainingConfig, load_config
 from deformgan.training.steps import LossWeights
 from deformgan.transform import Transform, load_transform
+from fuzz import formats
 from fuzz import mutations as m
 
-SHAPE = (6, 5, 4)
+SHAPE = formats.SHAPE
 AFFINE = np.array([[-2.0, 0, 0, 5], [0, 0, 1.5, -7], [0, 3, 0, 11], [0, 0, 0, 1]])
 GRID = Grid(SHAPE, AFFINE)
 LINEAR = np.array([[0.9, -0.2, 0.1, 3], [0.2, 1.1, 0, -4], [0, 0.1, 1, 5], [0, 0, 0, 1]])
 NETWORK = {"kind": "unet", "widths": [4, 8]}
 WEIGHTS = {"network": NETWORK, "grid": {"shape": [16, 16, 16], "spacing": 6.0}, "scale": 1, "training": {"steps": 1}}
-_TRANSFORMS = ("CompositeTransform", "DisplacementFieldTransform", "AffineTransform", "Euler3DTransform", "Odd")
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -86,21 +85,27 @@ def kinds(folder: Path) -> dict[str, Kind]:
     """All kinds; ``folder`` is where examples are made and where readers that want a folder find the rest of it."""
     images = list(_images(folder))
     settings = [("c.toml", (CONFIGS / "t1-t2-finetune.toml").read_bytes())]
+    binary = formats.whole_or_packed(formats.numbers_first)
     return {
-        "nifti": Kind(20, images, _nifti, _read_image),
-        "gzip": Kind(20, [(f"{name}.gz", data) for name, data in images], m.gzipped(_nifti), _read_image),
-        "field": Kind(8, list(_fields(folder)), _nifti, _read_transform),
-        "other-image": Kind(8, list(_other_images(folder)), _whole_or_packed(_numbers_first), _read_other),
-        "mgz": Kind(8, list(_saved(folder, "warp.mgh", "warp.mgz")), _whole_or_packed(_numbers_first), _read_transform),
-        "h5": Kind(10, list(_saved(folder, "both.h5", "affine.h5")), _hdf5, _read_transform),
-        "mat": Kind(4, list(_saved(folder, "a0GenericAffine.mat")), _numbers_first, _read_transform),
+        "nifti": Kind(20, images, formats.nifti, _read_image),
+        "gzip": Kind(20, [(f"{name}.gz", data) for name, data in images], m.gzipped(formats.nifti), _read_image),
+        "field": Kind(8, list(_fields(folder)), formats.nifti, _read_transform),
+        "other-image": Kind(8, list(_other_images(folder)), binary, _read_other),
+        "mgz": Kind(
+            8,
+            list(_saved(folder, "warp.mgh", "warp.mgz")),
+            formats.whole_or_packed(formats.numbers_first),
+            _read_transform,
+        ),
+        "h5": Kind(10, list(_saved(folder, "both.h5", "affine.h5")), formats.hdf5, _read_transform),
+        "mat": Kind(4, list(_saved(folder, "a0GenericAffine.mat")), formats.numbers_first, _read_transform),
         "lta": Kind(4, list(_saved(folder, "affine.lta")), m.words, _read_transform),
         "itk-text": Kind(4, list(_saved(folder, "affine.txt")), m.words, _read_transform),
         "flirt": Kind(3, list(_saved(folder, "flirt.mat")), m.words, _read_transform),
         "csv": Kind(8, _tables(), m.words, _read_table),
         "json": Kind(10, _json(folder), m.tree, _read_json),
         "toml": Kind(4, settings, m.words, lambda p, _: load_config(p)),
-        "weights": Kind(4, _weights(folder), _safetensors, lambda p, _: load_model(p.parent)),
+        "weights": Kind(4, _weights(folder), formats.safetensors, lambda p, _: load_model(p.parent)),
     }
 
 
@@ -200,92 +205,6 @@ def _network() -> bytes:
 def _weights(folder: Path) -> list[tuple[str, bytes]]:
     # in a folder of its own: the kind before mutates the configuration
     return [("weights/model.safetensors", _network())]
-
-
-# -- spoiling --------------------------------------------------------------------------------------------------------
-
-
-def _layout() -> list[tuple[int, str]]:
-    """Offset and code of the numbers in a NIfTI-1 header."""
-    found = []
-    for name, (dtype, at, *_) in nib.Nifti1Header.template_dtype.fields.items():
-        base, shape = dtype.subdtype or (dtype, ())
-        if base.kind in "iuf":
-            weight = 3 if name in ("dim", "datatype", "bitpix", "vox_offset", "scl_slope", "srow_x", "pixdim") else 1
-            for n in range(int(np.prod(shape))):
-                found += [(at + n * base.itemsize, "<" + base.char)] * weight
-    return found
-
-
-_fields_of_nifti = m.fields(_layout(), 352)
-
-
-def _nifti(data: bytes, rng: Random) -> bytes:
-    return (_fields_of_nifti if rng.random() < 0.7 else m.whatever)(data, rng)
-
-
-def _numbers_first(data: bytes, rng: Random) -> bytes:
-    return m.numbers(data, rng, 300) if rng.random() < 0.5 else m.whatever(data, rng)
-
-
-def _whole_or_packed(inner: m.Mutation) -> m.Mutation:
-    packed = m.gzipped(inner)
-    return lambda data, rng: (packed if rng.random() < 0.5 else inner)(data, rng)
-
-
-def _safetensors(data: bytes, rng: Random) -> bytes:
-    size = int.from_bytes(data[:8], "little")
-    if rng.random() < 0.5:
-        header = m.tree(data[8 : 8 + size], rng)
-        length = len(header) if rng.random() < 0.9 else rng.choice((0, 2**63, 2**64 - 1, size, 10**8))
-        return length.to_bytes(8, "little") + header + data[8 + size :]
-    return m.numbers(data, rng, size) if rng.random() < 0.3 else m.whatever(data, rng)
-
-
-def _hdf5(data: bytes, rng: Random) -> bytes:
-    if rng.random() < 0.6:
-        return m.numbers(data, rng) if rng.random() < 0.5 else m.whatever(data, rng)
-    import h5py
-
-    stream = io.BytesIO()
-    with h5py.File(stream, "w", libver=rng.choice(("earliest", "latest"))) as file:
-        group = file.create_group(rng.choice(("TransformGroup",) * 9 + ("Other",)))
-        for number in range(70 if rng.random() < 0.01 else rng.choice((1, 1, 2, 3))):
-            one = group.require_group(str(number if rng.random() < 0.95 else rng.randrange(-2, 99)))
-            text: Any = [rng.choice(_TRANSFORMS) + rng.choice(("_double_3_3", "_float_3_3", "_double_2_2", ""))]
-            text = rng.choice((text, text, text, text[0], text * 3, [1.0], ["x" * 4000]))
-            if rng.random() < 0.95 and "TransformType" not in one:
-                one["TransformType"] = text
-            _numbers_in(one, "TransformFixedParameters", rng, rng.choice((0, 3, 3, 4, 18, 18, 500)))
-            name = rng.choice(("TransformParameters", "TranformParameters"))
-            _numbers_in(one, name, rng, rng.choice((0, 6, 12, 360, 360, 9999)))
-    whole = stream.getvalue()
-    return m.whatever(whole, rng) if rng.random() < 0.2 else whole
-
-
-def _numbers_in(group: Any, name: str, rng: Random, count: int) -> None:
-    if rng.random() < 0.05:
-        return
-    values = np.array([rng.choice((0.0, 1.0, rng.uniform(-9, 9))) for _ in range(count)])
-    if count == 18 and rng.random() < 0.8:
-        values = np.concatenate([SHAPE, AFFINE[:3, 3], [1, 1, 1], np.eye(3).ravel()]).astype(float)
-        values[rng.randrange(18)] = rng.choice((values[0], 0, -1, 1e9, 1e300, np.nan, np.inf, 0.5, 5))
-    dtype = rng.choice(("f8", "f4", "f2", ">f8", "i4", "u1", "S9", "c16", "?"))
-    if rng.random() < 0.7:
-        dtype = "f8"
-    how: dict[str, Any] = {}
-    if count and rng.random() < 0.5:
-        how = {"chunks": (rng.choice((1, 7, count)),), "compression": rng.choice((None, "gzip", "lzf"))}
-        how |= {"shuffle": rng.random() < 0.3, "fletcher32": rng.random() < 0.3}
-    shape = (count,) if rng.random() < 0.9 else rng.choice(((count, 1), (10**6,), (2**40,), ()))
-    try:
-        if shape == (count,):
-            with np.errstate(all="ignore"):
-                group.create_dataset(name, data=values.astype(dtype), **how)
-        else:
-            group.create_dataset(name, shape, dtype, **(how if len(shape) == 1 else {}))
-    except (TypeError, ValueError, OverflowError):  # what h5py itself does not write
-        return
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
