@@ -31,8 +31,9 @@ from deformgan.errors import DeformganError
 from fuzz.kinds import Kind, kinds, prepare, sound
 from fuzz.state import State
 
-HANG_S = 5.0  # of one input; the readers of these few kilobytes take milliseconds
-DEAF_S = 20.0  # after which a child that does not hear its alarm is ended
+HANG_S = 5.0  # of the processor, for one input; the readers of these few kilobytes take milliseconds
+WAIT_S = 60.0  # by the clock, for one that waits; the machine may be busy
+DEAF_S = 90.0  # by the clock, after which a child that does not hear its alarm is ended
 GROWTH_MB = 512.0  # of the resident memory, over what it is after the first input
 SPACE_MB = 4096.0  # of address space that may be taken in all, over what is mapped at the start
 
@@ -71,10 +72,12 @@ def try_one(kind: Kind, name: str, seed: int, number: int, folder: Path) -> tupl
     path = prepare(folder, file)
     path.write_bytes(data)
     try:
-        signal.setitimer(signal.ITIMER_REAL, HANG_S)
+        signal.setitimer(signal.ITIMER_PROF, HANG_S)
+        signal.setitimer(signal.ITIMER_REAL, WAIT_S)
         try:
             sound(kind.read(path, rng))
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     except DeformganError as error:
         return ("other", f"of {len(str(error))} letters") if len(str(error)) > 10**6 else ("ours", "")
@@ -141,7 +144,7 @@ def _watch(child: int, reader: int, state: State) -> tuple[bytes, str]:
 def _work(name: str, kind: Kind, seed: int, numbers: range, folder: Path, state: State, writer: int) -> None:
     """The child: never returns."""
     try:
-        signal.signal(signal.SIGALRM, _alarm)
+        _listen()
         mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         most = mapped + int(SPACE_MB * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -169,6 +172,11 @@ def _tell(writer: int, what: dict[str, Any]) -> None:
     line = json.dumps(what).encode() + b"\n"
     while line:
         line = line[os.write(writer, line) :]
+
+
+def _listen() -> None:
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, _alarm)
 
 
 def _alarm(*_: object) -> None:
@@ -237,7 +245,7 @@ def _again(options: argparse.Namespace) -> int:
         kind = kinds(Path(name))[key]
         work = options.keep or Path(name) / "work"
         work.mkdir(parents=True, exist_ok=True)
-        signal.signal(signal.SIGALRM, _alarm)
+        _listen()
         what, trace = try_one(kind, key, options.seed, options.only, work)
         sys.stdout.write(f"{what}\n{trace}")
     return int(bool(trace))
