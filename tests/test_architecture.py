@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "deformgan"
 LAYERS = [
     {"errors", "types"},
     {"grid"},
-    {"files", "reading", "image", "series"},
+    {"files", "reading", "foreign", "image", "series"},
     {"warp", "field", "resample", "slabs", "points", "vectors", "similarity", "brightness"},
     {"conform", "align"},
     {"networks", "losses"},

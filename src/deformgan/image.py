@@ -12,8 +12,9 @@ import numpy as np
 
 from deformgan.errors import InputError
 from deformgan.files import storable, write_nifti
+from deformgan.foreign import foreign_voxels, is_foreign, open_foreign
 from deformgan.grid import Grid, Shape
-from deformgan.reading import GZIP_MAX_RATIO, MAX_VOXELS, open_plain, read_nifti, read_nifti_header, require_memory
+from deformgan.reading import MAX_VOXELS, read_nifti, read_nifti_header
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _FORMS_AGREE_MM = 0.1
 _VOXEL_MM = (1e-6, 1e3)  # from a nanometre to a metre
 _MOST_MM = 1e6  # from the origin: a kilometre
-_MOST_COMPANION = 1 << 16  # bytes of the .mat file that SPM puts beside an ANALYZE image
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def load_image(source: ImageLike, name: str | None = None, *, volume: int | None
     set and disagree by more than 0.1 mm anywhere in the volume, a warning says so: other tools may take the qform.
 
     Args:
-        source: A path (NIfTI, or any format nibabel reads), a nibabel image or an `Image`.
+        source: A path (NIfTI, ``.mgz``, ``.mgh``, or a pair of ``.hdr`` and ``.img``), a nibabel image or an `Image`.
         name: What messages call it; default: its path.
         volume: Which one to take of a 4-D file.
 
@@ -104,8 +104,8 @@ def load_grid(path: str | Path) -> Grid:
         InputError: missing, not an image, or with a singular affine.
     """
     name = str(path)
-    if _is_for_nibabel(Path(path)):
-        image = _nibabel_image(Path(path))
+    if is_foreign(Path(path)):
+        image = open_foreign(Path(path))
         header, shape, affine = None, image.shape, image.affine
     else:
         header = read_nifti_header(path, whole=True)  # what it claims is what is going to be computed on
@@ -146,14 +146,9 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
 
 def _read_path(path: Path, name: str, volume: int | None) -> tuple[np.ndarray, Any, np.ndarray | None]:
     """Array, header and, where the format is not NIfTI, its affine."""
-    if _is_for_nibabel(path):
-        image = _nibabel_image(path)
-        try:
-            return _raw_nibabel(image)
-        except MemoryError:
-            raise
-        except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
-            raise _unreadable(path, error) from error
+    if is_foreign(path):
+        image = open_foreign(path)
+        return foreign_voxels(path, image), None, image.affine
 
     def check(header: Any) -> None:
         if volume is None:
@@ -161,42 +156,6 @@ def _read_path(path: Path, name: str, volume: int | None) -> tuple[np.ndarray, A
 
     data, header = read_nifti(path, check)
     return data, header, None
-
-
-def _is_for_nibabel(path: Path) -> bool:
-    return path.exists() and path.name.endswith((".mgz", ".mgh", ".hdr", ".img", ".mnc"))
-
-
-def _nibabel_image(path: Path) -> Any:
-    """What nibabel makes of a file; its voxels are still to be read, and the file can hold what it claims of them."""
-    import nibabel as nib
-
-    try:
-        open_plain(path).close()
-        if path.name.endswith((".hdr", ".img")):
-            companion = path.with_suffix(".mat")
-            if companion.exists() and companion.stat().st_size > _MOST_COMPANION:
-                raise ValueError(f"{companion.name} beside it is too large")
-        image: Any = nib.load(path)
-        claimed = prod(int(n) for n in image.shape)
-        size = claimed * image.get_data_dtype().itemsize
-        voxels = Path(image.file_map["image"].filename)
-        open_plain(voxels).close()
-        if min(image.shape, default=0) < 1 or claimed > MAX_VOXELS:
-            raise ValueError(f"its header claims the impossible shape {tuple(image.shape)}")
-        if size > voxels.stat().st_size * GZIP_MAX_RATIO:
-            raise ValueError(f"its header claims {tuple(image.shape)} voxels, more than the file can hold")
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
-        raise _unreadable(path, error) from error
-    require_memory(path, size)
-    return image
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"{path} cannot be read as an image: {reason}", "convert it to .nii.gz")
 
 
 def _raw_nibabel(image: Any) -> tuple[np.ndarray, Any, np.ndarray | None]:
@@ -273,7 +232,7 @@ def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
 
 
 def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
-    """The affine as float64, or an `InputError` naming ``name``: not finite, singular, or beyond any image."""
+    """The affine as float64, or an `InputError` naming ``name`` where it is not finite, singular or absurd."""
     affine = np.asarray(affine, np.float64)
     if not np.isfinite(affine).all():
         raise InputError(f"{name}: its affine is not finite", "repair the header's sform and qform")

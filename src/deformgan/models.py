@@ -27,7 +27,7 @@ _GENERATOR = "generator.safetensors"
 _TRANSFORMATIONS = ("pyramid", "unet")
 _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
 _MOST_BYTES = 2**31  # of weights
-_MOST_LEVELS, _MOST_WIDTH, _MOST_REPEATS = 32, 4096, 64
+_MOST_LEVELS, _MOST_REPEATS = 8, 64
 _REPEATS = ("iterations", "passes", "integration_steps")
 _PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -170,16 +170,17 @@ def load_generator(name: str | Path = DEFAULT_MODEL) -> Translator | None:
     if not (folder / _GENERATOR).is_file():
         return None
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        data = (folder / _GENERATOR).read_bytes()
+        config = parse_json(read_small(folder / _CONFIG))
+        data = read_small(folder / _GENERATOR, _MOST_BYTES)
         _check_grid(config)
         if config["generator"]["kind"] != "generator":
             raise ValueError("they are not those of a generator")
-        network = build(config["generator"])
-        network.load_state_dict(load(data))
+        state = load(data)
+        network = fitting_network(config["generator"], state)
+        network.load_state_dict(state)
         shape, spacing = tuple(config["grid"]["shape"]), float(config["grid"]["spacing"])
         reduction = round(1 / config.get("scale", 1))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the generator in {folder} is damaged: {reason}", "train it anew, or remove it") from error
     return Translator(network.eval(), (shape, spacing), reduction, hashlib.sha256(data).hexdigest())
@@ -200,22 +201,19 @@ def _check_grid(config: dict[str, Any]) -> None:
 
 
 def fitting_network(network: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
-    """The network a configuration names, not yet filled; it takes no more memory than its weights do.
+    """The network a configuration names, not yet filled; the weights there are bound the memory that it takes.
 
     Raises:
-        ValueError: The configuration is none, names sizes or counts that no network has, or not those of ``state``.
+        ValueError: The configuration is none, or names sizes or counts that no network of such weights has.
     """
+    # every width has a 3³ layer from itself to itself among the weights
+    most_width = math.isqrt(sum(tensor.numel() for tensor in state.values()) // 27)
     for key, value in network.items():
         numbers = value if isinstance(value, list) else [value]
-        most = _MOST_REPEATS if key in _REPEATS else _MOST_WIDTH
+        most = _MOST_REPEATS if key in _REPEATS else most_width
         sound = (isinstance(n, str) or (isinstance(n, (int, float)) and abs(n) <= most) for n in numbers)
         if len(numbers) > _MOST_LEVELS or not all(sound):
-            raise ValueError(f"no network has such a setting: {key}")
-    with torch.device("meta"):  # shapes alone
-        shapes = {name: tensor.shape for name, tensor in build(network).state_dict().items()}
-    for name, shape in shapes.items():
-        if name not in state or state[name].shape != shape:
-            raise ValueError(f"the weights are not those of the configured network: {name}")
+            raise ValueError(f"no network of these weights has such a setting: {key}")
     return build(network)
 
 

@@ -144,10 +144,13 @@ def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
             if not packed:
                 yield raw, path.stat().st_size
                 return
-            from isal import igzip
+            from isal import igzip, igzip_lib
 
-            with igzip.open(raw, "rb") as stream:
-                yield stream, path.stat().st_size * GZIP_MAX_RATIO
+            try:
+                with igzip.open(raw, "rb") as stream:
+                    yield stream, path.stat().st_size * GZIP_MAX_RATIO
+            except igzip_lib.IsalError as error:  # of a class of its own
+                raise OSError(str(error)) from error
     except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
             raise InputError(f"cannot read {path}: permission denied", "check its permissions") from error

@@ -15,7 +15,7 @@ import numpy as np
 from deformgan.errors import InputError, UsageError
 from deformgan.files import atomic
 from deformgan.formats.checks import checked_field
-from deformgan.formats.itk_h5_data import member, numbers
+from deformgan.formats.itk_h5_data import member, numbers, text
 from deformgan.formats.itk_linear import LPS, WRITTEN_AS, checked_kind, to_matrix, to_parameters
 from deformgan.grid import Grid
 from deformgan.image import checked_affine
@@ -104,7 +104,9 @@ def _read(file: Any, path: Path, h5py: Any) -> list[Part]:
         one = member(group, str(number), h5py.Group, path, h5py)
         if one is None:
             raise InputError(f"{path} is damaged: transform {number} is missing", "write it again")
-        kind = _kind(numbers(one, ("TransformType",), path, h5py, most=1), path)
+        kind = text(one, "TransformType", path, h5py)
+        if not kind:
+            raise InputError(f"{path} is damaged: a transform without a type", "write it again")
         if kind.startswith(_COMPOSITE):
             if number:
                 raise InputError(f"{path} holds a composite within a composite", "write it flat")
@@ -118,13 +120,6 @@ def _read(file: Any, path: Path, h5py: Any) -> list[Part]:
     if not parts:
         raise InputError(f"{path} holds no ITK transforms", _MEND)
     return parts[::-1]
-
-
-def _kind(value: np.ndarray, path: Path) -> str:
-    text = value.ravel()[0] if value.size else None
-    if not isinstance(text, bytes | str) or len(text) > 128:
-        raise InputError(f"{path} is damaged: a transform without a type", "write it again")
-    return text.decode("ascii", "replace") if isinstance(text, bytes) else text
 
 
 def _read_field(group: Any, fixed: np.ndarray, path: Path, h5py: Any) -> tuple[np.ndarray, Grid]:
