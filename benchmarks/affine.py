@@ -42,8 +42,8 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS
 
 
 def image_of(data: Path, patient: str, contrast: str) -> Image:
-    """The patient's image; the shortest name that ends in the contrast."""
-    found = sorted((data / patient).glob(f"*{contrast}*.nii.gz"), key=lambda p: len(p.name))
+    """The patient's image; the name ends in the contrast, so that t1 is never t1ce."""
+    found = sorted((data / patient).glob(f"*{contrast}.nii.gz"), key=lambda p: len(p.name))
     if not found:
         raise SystemExit(f"{data / patient} has no {contrast} image")
     return load_image(found[0])

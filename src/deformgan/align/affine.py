@@ -19,8 +19,12 @@ from deformgan.align.measure import Level, agreement, make_level
 RIGID, SIMILARITY, AFFINE = 6, 7, 13  # shift, rotation, one scale, a scale an axis (the first is free too), shears
 _RADIUS_MM = 70.0  # of a brain: a turn or stretch of 1/70 moves its surface by 1 mm
 _ROTATIONS = 400  # about 25° apart
-_OFFSETS_MM = (-40.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
-_PARTIAL = 1.35  # ratio of the foregrounds' volumes that says so
+_SCALES = (0.82, 1.0, 1.22)  # tried beside the one that the foregrounds' volumes give
+_NEW = 0.05  # difference from them that makes it worth a trial
+_OFFSETS_MM = (-40.0, -20.0, 20.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
+_SCREEN = (8.0, 400)  # mm apart and points, when all starts are scored
+_PARTIAL = 1.35  # ratio of the foregrounds' volumes, at a scale, that says so
+_SAME_MM = 4.0  # between candidates that are one
 _CHUNK = 200_000  # samples at once, so that they stay in the cache
 
 
@@ -36,8 +40,9 @@ class _Round:
     rate_mm: float
 
 
-_COARSE = _Round(8.0, 1000, 96, RIGID, 14, 6.0)
 _ROUNDS = (
+    _Round(8.0, 1000, 200, SIMILARITY, 5, 8.0),
+    _Round(8.0, 1000, 50, SIMILARITY, 14, 6.0),
     _Round(6.0, 1600, 16, SIMILARITY, 24, 4.0),
     _Round(4.0, 3500, 4, AFFINE, 24, 2.0),
     _Round(3.0, 9000, 2, AFFINE, 20, 1.0),
@@ -63,17 +68,14 @@ def search(
     Returns:
         4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `agreement` at 3 mm, in [0, 1].
     """
-    level = make_level(fixed, moving, _COARSE.apart_mm, _COARSE.points, centres_mm)
-    turns, shifts = _starts(level, centres_mm, _is_partial(fixed, moving))
+    turns, theta = _starts(fixed, moving, centres_mm, rigid)
     if near:
-        turns, shifts = turns[:1], shifts[:1]
-    theta = torch.zeros(len(turns), AFFINE)
-    theta[:, :3] = shifts
-    score = _scored(level, turns, theta)
+        turns, theta = turns[:1], theta[:1]
+    score = _scored(make_level(fixed, moving, *_SCREEN, centres_mm), turns, theta)
     # the headers and the centres come first, and always go on
     score[:2] += 1
-    for one in (_COARSE, *_ROUNDS):
-        best = score.argsort(descending=True, stable=True)[: one.keep]
+    for one in _ROUNDS:
+        best = _distinct(_matrices(turns, theta), score, one.keep)
         turns, theta = turns[best], theta[best]
         level = make_level(fixed, moving, one.apart_mm, one.points, centres_mm)
         theta, score = _improved(level, turns, theta, one, min(one.freedom, RIGID if rigid else AFFINE))
@@ -90,24 +92,41 @@ def score_of(matrix: np.ndarray, fixed: Thinned, moving: Thinned, centres_mm: tu
     return float(agreement(level, torch.from_numpy(relative[None, :3]).float())[0])
 
 
-def _is_partial(fixed: Thinned, moving: Thinned) -> bool:
+def _starts(
+    fixed: Thinned, moving: Thinned, centres_mm: tuple[np.ndarray, np.ndarray], rigid: bool
+) -> tuple[Tensor, Tensor]:
+    """Rotations (B, 3, 3) and parameters (B, 13): the headers' place, the centres', then every rotation.
+
+    The ratio of the foregrounds' volumes says that the scale differs, or that one image shows less, or both: each scale
+    is tried with the coverage that remains.
+    """
     volumes = [float(t.mask.sum()) * abs(np.linalg.det(t.grid.affine[:3, :3])) for t in (fixed, moving)]
-    return max(volumes) > _PARTIAL * max(min(volumes), 1e-6)
+    ratio = volumes[1] / max(volumes[0], 1e-6)
+    whole = float(np.clip(ratio ** (1 / 3), _SCALES[0], _SCALES[-1]))
+    headers = torch.zeros(2, AFFINE)
+    headers[0, :3] = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
+    every = _rotations(_ROTATIONS)
+    turns, theta = [torch.eye(3).repeat(2, 1, 1)], [headers]
+    scales = [1.0] if rigid else [*_SCALES, *([whole] if min(abs(whole - s) for s in _SCALES) > _NEW else [])]
+    for scale in scales:
+        shares = ratio / scale**3
+        offsets = torch.zeros(1, 3)
+        if max(shares, 1 / shares) > _PARTIAL:
+            offsets = torch.cat([offsets, *(mm * _axes(fixed if shares > 1 else moving) for mm in _OFFSETS_MM)])
+        turned = every.repeat(len(offsets), 1, 1)
+        some = torch.zeros(len(turned), AFFINE)
+        some[:, :3] = offsets.repeat_interleave(len(every), 0)
+        if shares > 1:  # along the fixed image's axes, as the turn has them
+            some[:, :3] = scale * (turned @ some[:, :3, None])[:, :, 0]
+        some[:, SIMILARITY - 1] = _RADIUS_MM * float(np.log(scale))
+        turns.append(turned)
+        theta.append(some)
+    return torch.cat(turns), torch.cat(theta)
 
 
-def _starts(level: Level, centres_mm: tuple[np.ndarray, np.ndarray], partial: bool) -> tuple[Tensor, Tensor]:
-    """Rotations (B, 3, 3) and shifts (B, 3): the headers' place, the centres', then every rotation."""
-    turns = torch.cat([torch.eye(3)[None], torch.eye(3)[None], _rotations(_ROTATIONS)])
-    shifts = torch.zeros(len(turns), 3)
-    by_headers = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
-    shifts[0] = by_headers
-    if not partial:
-        return turns, shifts
-    offsets = torch.cat([mm * torch.eye(3) for mm in _OFFSETS_MM])
-    more = turns[1:].repeat(len(offsets), 1, 1)
-    # off along the fixed image's axes, as the turn has them
-    moved = (more @ offsets.repeat_interleave(len(turns) - 1, 0)[:, :, None])[:, :, 0]
-    return torch.cat([turns, more]), torch.cat([shifts, moved])
+def _axes(thinned: Thinned) -> Tensor:
+    """Directions of the voxel axes, (3, 3): a row each."""
+    return torch.from_numpy((thinned.grid.affine[:3, :3] / thinned.grid.spacing).T.copy()).float()
 
 
 def _rotations(count: int) -> Tensor:
@@ -143,6 +162,17 @@ def _world(matrix: Tensor, centres_mm: tuple[np.ndarray, np.ndarray]) -> np.ndar
     out[:3] = matrix.double().numpy()
     out[:3, 3] += centres_mm[1] - out[:3, :3] @ centres_mm[0]
     return out
+
+
+def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
+    """Indices of the best candidates, best first, none within `_SAME_MM` of a better one (over a brain's surface)."""
+    flat = torch.cat([matrices[:, :, :3].flatten(1) * _RADIUS_MM / 3**0.5, matrices[:, :, 3]], 1)
+    left = score.argsort(descending=True, stable=True)[: 10 * most]
+    kept = []
+    while len(left) and len(kept) < most:
+        kept.append(left[0])
+        left = left[(flat[left] - flat[left[0]]).norm(dim=1) > _SAME_MM]
+    return torch.stack(kept)
 
 
 def _scored(level: Level, turns: Tensor, theta: Tensor) -> Tensor:

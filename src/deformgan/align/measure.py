@@ -13,8 +13,9 @@ from deformgan.align.headers import Thinned
 from deformgan.grid import Grid
 from deformgan.resample import normalising
 
-_BINS = 16  # few: a thousand points must fill their square
+_BINS = 8  # few: a thousand points must fill their square
 _NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
+_WIDE = 3  # coarse voxels of background around the foreground that are compared too: empty must meet empty
 _SHELL = 0.5  # of a coarse voxel, that makes it foreground; the background beside it is compared too
 
 
@@ -53,9 +54,13 @@ def make_level(
         centres_mm: The fixed and the moving image's, (3,) world mm (RAS+).
     """
     (fixed_values, fixed_share, fixed_grid), (values, share, grid) = (_averaged(t, apart_mm) for t in (fixed, moving))
-    near = F.max_pool3d((fixed_share >= _SHELL).float(), 3, 1, 1)[0, 0] > 0
-    index = torch.nonzero(near)
-    index = index[torch.linspace(0, len(index) - 1, min(most, len(index))).long()]
+    near = (fixed_share >= _SHELL).float()
+    for axis in range(3):
+        window = [2 * _WIDE + 1 if a == axis else 1 for a in range(3)]
+        near = F.max_pool3d(near, window, 1, [w // 2 for w in window])
+    index = torch.nonzero(near[0, 0])
+    # not every so-many-th: in step with the rows of the grid these leave planes out
+    index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most]]
     points = torch.from_numpy(fixed_grid.to_world(index.numpy()) - centres_mm[0]).float()
     bins = (fixed_values[0, 0][index.unbind(1)] * (_BINS - 1)).round().long()
     matrix = normalising(grid.shape) @ grid.world_to_index
