@@ -61,16 +61,23 @@ def read_selection(
         return Selection(image)
     twin = "moving" if role == "fixed" else "fixed"
     content, flat, floor = foreground(image)
+    if not flat:
+        content = ndimage.binary_fill_holes(content)  # a bright skull may be all that stands out
     out = None
     if mask is not None:
         name, kept = _read(f"--{role}-mask", mask, image, other, f"--{twin}-mask")
-        kept, out = _without_holes(kept, float(image.grid.spacing.prod()))
         _check_mask(name, image.name, kept, content, f"--{role}-lesion")
+        kept, out = _without_holes(kept, float(image.grid.spacing.prod()))
         image, content = _cut(image, kept, content, flat, floor)
     if lesion is not None:
         name, away = _read(f"--{role}-lesion", lesion, image, other, f"--{twin}-lesion")
         _check_lesion(name, image.name, away, content, f"--{role}-mask")
         out = away if out is None else out | away
+    if out is not None and np.count_nonzero(out & content) > MOST_LESION * np.count_nonzero(content):
+        raise InputError(
+            f"--{role}-mask {image.name}: what it encloses without keeping is most of the image",
+            "a hole in a mask counts as a lesion; fill the mask",
+        )
     marked = None if out is None or not out.any() else Image(out.astype(np.uint8), image.grid, f"--{role}-lesion")
     return Selection(image, marked)
 

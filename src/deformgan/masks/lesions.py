@@ -21,6 +21,7 @@ from deformgan.slabs import resampled
 from deformgan.warp import warp
 
 _MARGIN = 2  # voxels of the field's grid by which a lesion is widened before the field is drawn across it
+_SHARE = 0.4  # of a voxel's place that makes it lesion; a voxel of twice the size then marks its eight
 _MOST = 0.5  # of the field's voxels that may be drawn
 
 
@@ -134,7 +135,7 @@ def _on_grid(lesion: Image, grid: Grid) -> Tensor:
     """Every voxel of the mask marks the one it lies in; those of finer grids in between are found by interpolation."""
     marked = np.argwhere(lesion.data != 0)
     at = np.rint(grid.to_index(lesion.grid.to_world(marked))).astype(int)
-    out = resampled(torch.from_numpy(np.ascontiguousarray(lesion.data != 0)).float(), lesion.grid, grid) >= 0.5
+    out = resampled(torch.from_numpy(np.ascontiguousarray(lesion.data != 0)).float(), lesion.grid, grid) >= _SHARE
     at = at[((at >= 0) & (at < np.array(grid.shape))).all(1)]
     out[tuple(at.T)] = True
     return torch.from_numpy(np.ascontiguousarray(out)).float()[None, None]

@@ -115,7 +115,7 @@ def examine(
     moved = warp(moving.tensor, field)
     spacing = _vector(fixed.grid.spacing)
     inside = fixed.mask[0, 0] > 0.5
-    compared = torch.ones_like(inside) if lesions is None else lesions.along(field)[0, 0] == 0
+    compared = torch.ones_like(inside) if lesions is None else measures.widened(lesions.along(field))[0, 0] == 0
     if not bool((compared & inside).any()):
         compared = torch.ones_like(inside)
     around = measures.widened(inside.float()[None, None]) * compared
@@ -143,9 +143,10 @@ def assess(
     field: Tensor,
     predicted: Tensor | None = None,
     backward: Tensor | None = None,
+    lesions: Lesions | None = None,
 ) -> Quality:
     """Judge a field: `examine`, then `judge`."""
-    return judge(examine(fixed, moving, field, predicted, backward))
+    return judge(examine(fixed, moving, field, predicted, backward, lesions))
 
 
 @torch.no_grad()
