@@ -20,7 +20,7 @@ LAYERS = [
     {"grid"},
     {"files", "reading", "foreign", "image", "series"},
     {"warp", "field", "resample", "slabs", "points", "vectors", "similarity", "brightness"},
-    {"conform", "align"},
+    {"conform", "align", "masks"},
     {"networks", "losses"},
     {"formats", "transform"},
     {"models", "refine", "start"},

@@ -20,7 +20,7 @@ WORKING_SPACING = 1.5
 
 _FLAT_BACKGROUND = 0.2  # share of voxels with one and the same lowest (or zero) value that makes it a background
 _COMPACT = 0.75  # borders between foreground and background for each foreground voxel; noise has more
-_STRAY = 1e-3  # share of the foreground that may stick out at each end of each axis
+STRAY = 1e-3  # share of the foreground that may stick out at each end of each axis
 _WHITE = 0.998  # quantile of the foreground that becomes 1
 
 
@@ -116,10 +116,14 @@ def conform_pair(
     return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_m)
 
 
-def thinned_pair(fixed: Image, moving: Image) -> tuple[headers.Thinned, headers.Thinned, tuple[np.ndarray, np.ndarray]]:
+def thinned_pair(
+    fixed: Image, moving: Image, lesions: tuple[Image | None, Image | None] = (None, None)
+) -> tuple[headers.Thinned, headers.Thinned, tuple[np.ndarray, np.ndarray]]:
     """Both images thinned for a search, and their contents' centres in world mm (RAS+)."""
     one, other = _find_content(fixed), _find_content(moving)
-    thinned = (headers.thin(i, c.mask, c.floor) for i, c in ((fixed, one), (moving, other)))
+    thinned = (
+        headers.thin(i, c.mask, c.floor, d) for i, c, d in zip((fixed, moving), (one, other), lesions, strict=True)
+    )
     return *thinned, (one.centre_mm, other.centre_mm)  # type: ignore[return-value]
 
 
@@ -146,7 +150,7 @@ def _corners_mm(grid: Grid, ranges: list[tuple[int, int]]) -> np.ndarray:
 
 
 def _find_content(image: Image) -> _Content:
-    mask, flat, floor = _foreground(image)
+    mask, flat, floor = foreground(image)
     counts = _projections(mask)
     total = counts[0].sum()
     centre = np.array([(np.arange(len(c)) * c).sum() / total for c in counts])
@@ -155,19 +159,19 @@ def _find_content(image: Image) -> _Content:
     dense = []
     for c in counts:
         share = np.cumsum(c) / total
-        first, last = np.searchsorted(share, _STRAY, "right"), np.searchsorted(share, 1 - _STRAY, "left")
+        first, last = np.searchsorted(share, STRAY, "right"), np.searchsorted(share, 1 - STRAY, "left")
         dense.append((int(first), int(last) + 1))
     corners = _corners_mm(image.grid, dense)
     return _Content(mask, box, image.grid.to_world(centre), corners, flat, floor)  # type: ignore[arg-type]
 
 
-def _foreground(image: Image) -> tuple[np.ndarray, bool, float]:
+def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
     """Foreground mask, whether the background is flat, and the value that becomes 0."""
     data = image.data
     sample = data[::2, ::2, ::2]
     for value in dict.fromkeys((0, sample.min())):
         if _is_flat_background(sample == value):
-            below = value if sample.min() == value else np.quantile(sample[sample != value], _STRAY)
+            below = value if sample.min() == value else np.quantile(sample[sample != value], STRAY)
             return data != value, True, float(min(value, below))
     threshold = _otsu(sample)
     mask = data > threshold

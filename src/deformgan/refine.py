@@ -19,6 +19,7 @@ from deformgan.brightness import even_brightness
 from deformgan.field import identity_positions, jacobian_determinant, resize
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
+from deformgan.masks import Lesions, counting
 from deformgan.warp import warp
 
 DEFAULT_STEPS = 150
@@ -28,6 +29,8 @@ _REACH = 50.0  # voxels over which a linear coefficient of 1 moves its end by on
 
 _LEAST_JACOBIAN = 0.25
 _FULL_RATE_STEPS = 40
+# a moving lesion's place is looked up anew after so many steps; with a gradient of its own it would be shrunk by it
+_REWEIGHED = 2
 _UNIT = torch.eye(3).view(3, 1, 3, 1, 1, 1)
 
 
@@ -71,6 +74,7 @@ def refine(
     steps: int = DEFAULT_STEPS,
     *,
     mask: Tensor | None = None,
+    lesions: Lesions | None = None,
     settings: RefineSettings = DEFAULT_SETTINGS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -81,6 +85,7 @@ def refine(
         field: (1, 3, d, h, w), the start, in voxels of its own grid over the same extent.
         steps: Steps in all, shared among the levels; 0 returns ``field``.
         mask: (1, 1, D, H, W), where the similarity counts; default: where ``fixed`` is above 0.
+        lesions: Where no similarity is taken, in either image, nor within reach of a difference across their borders.
         settings: See there.
         progress: Called after each step with the steps done and their number.
 
@@ -91,6 +96,7 @@ def refine(
     if steps <= 0:
         return field
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
+    lesions = Lesions() if lesions is None else lesions
     with torch.inference_mode(False), torch.enable_grad():
         evened = [even_brightness(image.detach(), 4) for image in (fixed, moving)]
         images = [*evened, _widened(mask, settings.margin).detach().clone()]
@@ -101,13 +107,17 @@ def refine(
             todo = steps - done if last else round(share * steps)
             relaxation = settings.relaxation if number == 0 else 1.0
             f, m, inside = (_reduced(image, factor) for image in images)
-            _optimise(parameters, f, m, inside, todo, settings, relaxation, _shifted(progress, done, steps))
+            weight = _Weight.of(inside, lesions)
+            _optimise(parameters, f, m, weight, todo, settings, relaxation, _shifted(progress, done, steps))
             done += todo
     half = tuple(n // 2 for n in fixed.shape[2:])
     with torch.no_grad():
         refined = parameters.field(half)
         f, m, inside = (_reduced(image, 2) for image in images)
-        return _better(f, m, inside, refined, resize(field.float(), half), settings)
+        weight, start = _Weight.of(inside, lesions), resize(field.float(), half)
+        # both are compared where both may be
+        counted = torch.minimum(weight.at(refined), weight.at(start))
+        return _better(f, m, inside, refined, start, settings, counted)
 
 
 def _reduced(image: Tensor, factor: int) -> Tensor:
@@ -121,6 +131,23 @@ def _widened(mask: Tensor, voxels: int) -> Tensor:
         size = [2 * voxels + 1 if a == axis else 1 for a in range(3)]
         mask = F.max_pool3d(mask, size, 1, [n // 2 for n in size])
     return mask
+
+
+@dataclass(frozen=True, eq=False)
+class _Weight:
+    """How much each voxel of a level counts: ``fixed`` by its own place, ``moving`` by where it comes from, if any."""
+
+    fixed: Tensor
+    moving: Tensor | None
+
+    @classmethod
+    def of(cls, mask: Tensor, lesions: Lesions) -> _Weight:
+        shape = tuple(mask.shape[2:])
+        own = mask if lesions.fixed is None else mask * counting(lesions.fixed, shape)
+        return cls(own, None if lesions.moving is None else counting(lesions.moving, shape))
+
+    def at(self, field: Tensor) -> Tensor:
+        return self.fixed if self.moving is None else self.fixed * warp(self.moving, field, padding="border")
 
 
 class _Parameters:
@@ -158,14 +185,14 @@ def _optimise(
     parameters: _Parameters,
     fixed: Tensor,
     moving: Tensor,
-    mask: Tensor,
+    weight: _Weight,
     steps: int,
     settings: RefineSettings,
     relaxation: float,
     progress: Callable[[int], None],
 ) -> None:
     """Adam at one level, its rates falling linearly to a tenth; few steps are small, they could not be taken back."""
-    similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=mask)
+    similarity = None
     variables = [parameters.control, parameters.affine]
     moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
     shape = tuple(fixed.shape[2:])
@@ -173,7 +200,10 @@ def _optimise(
         coarse = parameters.coarse()
         bending = settings.bending * relaxation ** (1 - step / steps)
         penalty = bending * bending_energy(parameters.control) + settings.folding * _folding(coarse)
-        loss = penalty - similarity(warp(moving, parameters.field(shape, coarse)))
+        field = parameters.field(shape, coarse)
+        if similarity is None or (weight.moving is not None and step % _REWEIGHED == 0):
+            similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=weight.at(field.detach()))
+        loss = penalty - similarity(warp(moving, field))
         gradients = torch.autograd.grad(loss, variables)
         decay = min(1.0, steps / _FULL_RATE_STEPS) * (1 - 0.9 * step / steps)
         for variable, gradient, moment, rate in zip(
@@ -206,12 +236,18 @@ def _folding(field: Tensor) -> Tensor:
 
 
 def _better(
-    fixed: Tensor, moving: Tensor, mask: Tensor, refined: Tensor, start: Tensor, settings: RefineSettings
+    fixed: Tensor,
+    moving: Tensor,
+    mask: Tensor,
+    refined: Tensor,
+    start: Tensor,
+    settings: RefineSettings,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """The refined field, unless it is less similar than the start or folds where that did not."""
-    similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=mask)
     if not bool(refined.isfinite().all()):  # sampled as background, and no fold
         return start
+    similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=mask if counted is None else counted)
     gained = float(similarity(warp(moving, refined))) >= float(similarity(warp(moving, start)))
     folded = [int(((jacobian_determinant(f) <= 0)[:, None] & (mask > 0.5)).sum()) for f in (refined, start)]
     return refined if gained and folded[0] <= max(folded[1], 1e-4 * float(mask.sum())) else start

@@ -19,6 +19,7 @@ from deformgan.errors import InputError, UsageError
 from deformgan.field import affine_field, fit_affine
 from deformgan.formats.points import Points
 from deformgan.image import Image, load_image, load_labels
+from deformgan.masks import Lesions, read_selection
 from deformgan.models import DEFAULT_MODEL, Model, computes_in_bf16, load_model
 from deformgan.provenance import Progress, Stopwatch, no_progress
 from deformgan.quality import error_map, examine, judge, oddities
@@ -37,6 +38,10 @@ def register(
     *,
     moving_labels: ImageLike | None = None,
     moving_points: Points | np.ndarray | None = None,
+    fixed_mask: ImageLike | None = None,
+    moving_mask: ImageLike | None = None,
+    fixed_lesion: ImageLike | None = None,
+    moving_lesion: ImageLike | None = None,
     model: str | Path | Model = DEFAULT_MODEL,
     refine_steps: int | None = None,
     smoothness: float = 1.0,
@@ -54,6 +59,9 @@ def register(
         fixed, moving: Paths, nibabel images or `Image` objects; any size, spacing and orientation.
         moving_labels: A label map in the moving image's space, to be carried along.
         moving_points: Points in the moving image's space, to be carried along; (N, 3) world mm (RAS+).
+        fixed_mask, moving_mask: Not 0 where that image is to be used; the rest of it counts as background.
+        fixed_lesion, moving_lesion: Not 0 where that image has no counterpart in the other: nothing is compared there,
+            and the map follows from what is around.
         model: Shipped weights by name, a folder of weights, or a loaded model.
         refine_steps: Optimisation steps after the network, 0 for none; default: what was best in tests.
         smoothness: How much bending costs the optimisation, relative to what was best in tests; more is smoother.
@@ -80,6 +88,8 @@ def register(
     precision = _resolved(precision, device)
     watch = Stopwatch(progress)
     sources = {"fixed": fixed, "moving": moving, "moving_labels": moving_labels}
+    sources |= {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    sources |= {"fixed_lesion": fixed_lesion, "moving_lesion": moving_lesion}
     if moving_points is not None:
         sources["moving_points"] = moving_points.path if isinstance(moving_points, Points) else moving_points
     if isinstance(init, str | Path):
@@ -91,17 +101,21 @@ def register(
         if labels is not None:
             require_overlap(moving, labels)
         points = None if moving_points is None else _points_within(moving_points, moving)
+        fixed_part = read_selection("fixed", fixed, moving, fixed_mask, fixed_lesion)
+        moving_part = read_selection("moving", moving, fixed, moving_mask, moving_lesion)
     network = None
     if transform not in LINEAR:
         with watch.stage("load model"):
             network = model if isinstance(model, Model) else load_model(model, device)
     shape, spacing = (network.grid_shape, network.spacing) if network else (WORKING_SHAPE, WORKING_SPACING)
-    start = Start(moving)
+    start = Start(moving_part.image, lesion=moving_part.lesion)
     if transform != "deform" or init is not None:
         with watch.stage("align"):
-            start = find_start(fixed, moving, transform, init)
+            lesions = fixed_part.lesion, moving_part.lesion
+            start = find_start(fixed_part.image, moving_part.image, transform, init, lesions)
     with watch.stage("conform"):
-        fixed_c, moving_c = conform_pair(fixed, start.moving, shape, spacing, start.matrix)
+        fixed_c, moving_c = conform_pair(fixed_part.image, start.moving, shape, spacing, start.matrix)
+        lesions = Lesions.on_grids(fixed_part.lesion, start.lesion, (fixed_c.grid, moving_c.grid))
     notes = [*oddities("fixed", fixed_c, spacing), *oddities("moving", moving_c, spacing)]
     for note in notes:
         warnings.warn(note, stacklevel=2)
@@ -110,14 +124,15 @@ def register(
     else:
         pair = fixed_c.tensor.to(device), moving_c.tensor.to(device)
         with watch.stage("predict"):
-            predicted = field = network.predict(*pair, precision)
+            predicted = field = lesions.bridged(network.predict(*pair, precision))
             # the map of the expected error alone is worth a second prediction
             backward = network.predict(pair[1], pair[0], precision).cpu() if uncertainty else None
         if steps:
             with watch.stage("refine"):
                 mask, told = fixed_c.mask.to(device), lambda n, of: progress(f"refine: step {n} of {of}")
                 how = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
-                field = refine(*pair, field, steps, mask=mask, settings=how, progress=told)
+                away = lesions.to(device)
+                field = refine(*pair, field, steps, mask=mask, lesions=away, settings=how, progress=told)
         field, predicted = field.cpu(), predicted.cpu()
     with watch.stage("transform"):
         linear = None if network else start.matrix
@@ -126,7 +141,7 @@ def register(
         moved_labels = None if labels is None else found.apply_labels(labels, fixed.grid)
         moved_points = None if points is None else points.at(found.apply_points(points.positions_mm))
     with watch.stage("assess"):
-        evidence = examine(fixed_c, moving_c, field, predicted, backward)
+        evidence = examine(fixed_c, moving_c, field, predicted, backward, lesions)
         quality = judge(evidence)
         doubt = error_map(evidence, fixed.grid) if uncertainty and evidence is not None else None
     record = provenance.record(

@@ -26,11 +26,13 @@ class Start:
         moving: The moving image, pulled through ``outer`` if there is one.
         matrix: 4×4 from fixed to this image's world, mm (RAS+); None where headers and centres are left to decide.
         outer: A given map with a field, applied after all else; or None.
+        lesion: 1 where this image has no counterpart in the fixed one, or None.
     """
 
     moving: Image
     matrix: np.ndarray | None = None
     outer: Transform | None = None
+    lesion: Image | None = None
 
     def completed(self, transform: Transform) -> Transform:
         """The map to the moving image as it was given."""
@@ -43,12 +45,19 @@ def check_transform(name: str) -> None:
         raise UsageError(f"unknown transform {name!r}", f"use {', '.join(TRANSFORMS)}")
 
 
-def find_start(fixed: Image, moving: Image, transform: str, init: str | Path | Transform | None) -> Start:
+def find_start(
+    fixed: Image,
+    moving: Image,
+    transform: str,
+    init: str | Path | Transform | None,
+    lesions: tuple[Image | None, Image | None] = (None, None),
+) -> Start:
     """Take up the given map and run the affine stage where ``transform`` has one.
 
     Args:
         transform: One of `TRANSFORMS`.
         init: From fixed to moving; a file as `load_transform` takes it. The search then stays near it.
+        lesions: 1 where either image has no counterpart in the other, on its grid; not compared in the search.
 
     Raises:
         UsageError: A map with a field cannot begin a linear one.
@@ -63,15 +72,16 @@ def find_start(fixed: Image, moving: Image, transform: str, init: str | Path | T
         if transform in LINEAR:
             raise UsageError(f"--init holds a field, and a {transform} map has none", "use --transform joint or deform")
         outer, moving = init, init.apply(moving, fixed.grid)
+        lesions = lesions[0], None if lesions[1] is None else init.apply_labels(lesions[1], fixed.grid)
         if not moving.data.any():
             raise InputError("--init leaves nothing of the moving image", "give the map from fixed to moving")
     elif init is not None:
         start = init.affine
     if transform == "deform":
-        return Start(moving, None if init is None else start, outer)
+        return Start(moving, None if init is None else start, outer, lesions[1])
     placed = Image(moving.data, moving.grid.moved_by(np.linalg.inv(start)), moving.name)
-    pair = thinned_pair(fixed, placed)
+    pair = thinned_pair(fixed, placed, lesions)
     found, score = search(*pair, rigid=transform == "rigid", near=init is not None)
     if transform == "joint" and score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
-    return Start(moving, start @ found, outer)
+    return Start(moving, start @ found, outer, lesions[1])

@@ -32,20 +32,23 @@ class Thinned:
         values: (D, H, W) float32 in [0, 1], 0 outside the foreground.
         mask: (D, H, W) bool, the foreground.
         grid: Where these voxels lie.
+        lesion: (D, H, W) bool, where there is nothing to compare, or None.
     """
 
     values: Tensor
     mask: Tensor
     grid: Grid
+    lesion: Tensor | None = None
 
 
-def thin(image: Image, mask: np.ndarray, floor: float) -> Thinned:
+def thin(image: Image, mask: np.ndarray, floor: float, lesion: Image | None = None) -> Thinned:
     """Voxels about 3 mm apart, for a quick comparison.
 
     Args:
         image: Any orientation, spacing and size.
         mask: (D, H, W) bool, its foreground.
         floor: The value that becomes 0.
+        lesion: On the image's grid, not 0 where there is nothing to compare.
     """
     steps = [max(1, round(_APART_MM / spacing)) for spacing in image.grid.spacing]
     every = tuple(slice(None, None, step) for step in steps)
@@ -54,7 +57,8 @@ def thin(image: Image, mask: np.ndarray, floor: float) -> Thinned:
     white = np.quantile(values[inside], _WHITE) if inside.any() else 0.0
     values = np.clip(values / max(white, np.finfo(np.float32).tiny), 0, 1)
     grid = Grid(inside.shape, image.grid.affine @ np.diag([*steps, 1]))
-    return Thinned(torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(inside), grid)
+    away = None if lesion is None else torch.from_numpy(np.ascontiguousarray(lesion.data[every] != 0))
+    return Thinned(torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(inside), grid, away)
 
 
 def headers_win(fixed: Thinned, moving: Thinned, shift_mm: np.ndarray) -> bool:

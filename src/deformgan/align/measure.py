@@ -29,6 +29,7 @@ class Level:
         volume: (1, 1, D, H, W) float32 in [0, 1], the moving image.
         to_volume: (3, 4) float32 from moving world mm minus the moving centre to `grid_sample`'s coordinates.
         needed: Points that must fall inside the moving image for the full score.
+        away: (1, 1, D, H, W) float32 of ``volume``'s voxels, the share of lesion about them, or None.
     """
 
     points: Tensor
@@ -36,6 +37,7 @@ class Level:
     volume: Tensor
     to_volume: Tensor
     needed: float
+    away: Tensor | None = None
 
 
 def make_level(
@@ -58,6 +60,8 @@ def make_level(
     for axis in range(3):
         window = [2 * _WIDE + 1 if a == axis else 1 for a in range(3)]
         near = F.max_pool3d(near, window, 1, [w // 2 for w in window])
+    if (lesion := _lesion(fixed, apart_mm)) is not None and bool((left := near * (lesion == 0)).any()):
+        near = left
     index = torch.nonzero(near[0, 0])
     # not every so-many-th: in step with the rows of the grid these leave planes out
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most]]
@@ -69,7 +73,8 @@ def make_level(
         float(s.sum()) * abs(np.linalg.det(g.affine[:3, :3])) for s, g in ((fixed_share, fixed_grid), (share, grid))
     ]
     needed = _NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
-    return Level(points, bins, values, torch.from_numpy(matrix[2::-1].copy()).float(), max(needed, 1.0))
+    to_volume = torch.from_numpy(matrix[2::-1].copy()).float()
+    return Level(points, bins, values, to_volume, max(needed, 1.0), _lesion(moving, apart_mm))
 
 
 def agreement(level: Level, matrices: Tensor) -> Tensor:
@@ -89,6 +94,9 @@ def agreement(level: Level, matrices: Tensor) -> Tensor:
     at = level.points @ linear.transpose(1, 2) + offset[:, None]
     count = len(matrices)
     inside = (at.detach().abs().amax(2) <= 1).float()
+    if level.away is not None:
+        away = F.grid_sample(level.away.expand(count, -1, -1, -1, -1), at.detach()[:, None, None], align_corners=False)
+        inside = inside * (1 - away[:, 0, 0, 0])
     volume = level.volume.expand(count, -1, -1, -1, -1)
     moved = F.grid_sample(volume, at[:, None, None], padding_mode="border", align_corners=False)[:, 0, 0, 0]
     value = moved * (_BINS - 1)
@@ -109,10 +117,21 @@ def _entropy(probability: Tensor) -> Tensor:
 
 def _averaged(thinned: Thinned, apart_mm: float) -> tuple[Tensor, Tensor, Grid]:
     """Values and share of foreground, (1, 1, d, h, w), and their grid."""
-    axes = zip(thinned.grid.shape, thinned.grid.spacing, strict=True)
-    factor = [min(n, max(1, round(apart_mm / spacing))) for n, spacing in axes]
+    factor = _factor(thinned, apart_mm)
     values, share = (F.avg_pool3d(v.float()[None, None], factor) for v in (thinned.values, thinned.mask))
     index = np.diag([*factor, 1.0])
     index[:3, 3] = (np.array(factor) - 1) / 2
     shape = tuple(values.shape[2:])
     return values, share, Grid(shape, thinned.grid.affine @ index)  # type: ignore[arg-type]
+
+
+def _factor(thinned: Thinned, apart_mm: float) -> list[int]:
+    axes = zip(thinned.grid.shape, thinned.grid.spacing, strict=True)
+    return [min(n, max(1, round(apart_mm / spacing))) for n, spacing in axes]
+
+
+def _lesion(thinned: Thinned, apart_mm: float) -> Tensor | None:
+    """1 in the averaged voxels that hold lesion, (1, 1, d, h, w), or None."""
+    if thinned.lesion is None:
+        return None
+    return F.max_pool3d(thinned.lesion.float()[None, None], _factor(thinned, apart_mm))

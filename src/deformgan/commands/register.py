@@ -32,6 +32,14 @@ class Register:
     """Label map in the moving image's space; written as moved_labels.nii.gz, its values kept."""
     points: Annotated[Path | None, tyro.conf.arg(metavar="CSV", help_behavior_hint="(optional)")] = None
     """Points in the moving image's space, columns x, y, z in world mm (RAS+); written as moved_points.csv."""
+    fixed_mask: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
+    """Mask of the fixed image: what is not 0 is used, the rest counts as background (a skull, say)."""
+    moving_mask: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
+    """The same for the moving image."""
+    fixed_lesion: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
+    """Mask of the fixed image: what is not 0 has no counterpart in the moving image; nothing is compared there."""
+    moving_lesion: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
+    """Mask of the moving image: what is not 0 has no counterpart in the fixed image; nothing is compared there."""
     transform: Literal["rigid", "affine", "joint", "deform"] = "deform"
     """deform starts where headers, or else the contents' centres, place the images; joint searches all rotations for an affine map first; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
     init: Annotated[Path | None, tyro.conf.arg(metavar="XFM", help_behavior_hint="(optional)")] = None
@@ -84,6 +92,10 @@ class Register:
                 self.moving,
                 moving_labels=self.moving_labels,
                 moving_points=points,
+                fixed_mask=self.fixed_mask,
+                moving_mask=self.moving_mask,
+                fixed_lesion=self.fixed_lesion,
+                moving_lesion=self.moving_lesion,
                 model=self.weights,
                 refine_steps=self.refine,
                 smoothness=self.smoothness,

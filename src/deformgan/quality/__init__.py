@@ -1,6 +1,7 @@
 """Did it work, and how well where: evidence, verdict and expected error of one registration."""
 
-from deformgan.quality.assess import assess, error_map, examine, inverse_residual, judge
+from deformgan.quality.assess import assess, error_map, examine, judge
+from deformgan.quality.measures import inverse_residual
 from deformgan.quality.oddities import oddities
 from deformgan.quality.result import Quality
 

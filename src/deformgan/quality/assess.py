@@ -18,17 +18,16 @@ from deformgan.conform import Conformed
 from deformgan.field import affine_field, jacobian_determinant, resize
 from deformgan.grid import Grid, Shape
 from deformgan.image import Image
+from deformgan.masks import Lesions
 from deformgan.quality import measures
 from deformgan.quality.calibration import Calibration, shipped
 from deformgan.quality.matching import Matching, match
 from deformgan.quality.result import Quality
 from deformgan.similarity import normalised_mutual_information
 from deformgan.slabs import resampled
-from deformgan.transform import Transform
 from deformgan.warp import warp
 
 MAX_FOLDING_PERCENT = 1.0
-RESIDUAL_POINTS = 20_000
 # of 11 patients' pairs that were aligned before, none falls below it by a smooth error of 1 mm (root mean square), and
 # 9 do by a shift of 2 mm
 MIN_SIMILARITY_RATIO = 0.8
@@ -64,6 +63,7 @@ class Evidence:
         moved_inside: (D, H, W) bool, the moved one.
         matching: How well edges match.
         inconsistency_mm: (D, H, W), of the field and T's prediction the other way round, if that is known.
+        compared: (D, H, W) bool, where neither image has a lesion: where it has no counterpart they are not compared.
         change_mm: (D, H, W), distance between T's prediction and the field, if that is known.
     """
 
@@ -76,6 +76,7 @@ class Evidence:
     matching: Matching
     inconsistency_mm: Tensor | None
     change_mm: Tensor | None
+    compared: Tensor
 
     @property
     def is_calibrated(self) -> bool:
@@ -93,6 +94,7 @@ def examine(
     field: Tensor,
     predicted: Tensor | None = None,
     backward: Tensor | None = None,
+    lesions: Lesions | None = None,
 ) -> Evidence | None:
     """Gather the evidence on the field's own grid, to which the images are averaged: that is where it has detail.
 
@@ -101,6 +103,7 @@ def examine(
         field: (1, 3, d, h, w), from fixed to moving, in voxels of its own grid over the same extent.
         predicted: The same as T predicted it, before refinement, on any grid.
         backward: T's prediction from moving to fixed, on any grid.
+        lesions: Where the images have no counterpart in each other and are not compared.
 
     Returns:
         None where the field is not finite everywhere.
@@ -111,13 +114,18 @@ def examine(
     fixed, moving = (_averaged(image, (d, h, w)) for image in (fixed, moving))
     moved = warp(moving.tensor, field)
     spacing = _vector(fixed.grid.spacing)
-    around = measures.widened((fixed.mask > 0.5).float())
+    inside = fixed.mask[0, 0] > 0.5
+    compared = torch.ones_like(inside) if lesions is None else measures.widened(lesions.along(field))[0, 0] == 0
+    if not bool((compared & inside).any()):
+        compared = torch.ones_like(inside)
+    around = measures.widened(inside.float()[None, None]) * compared
     return Evidence(
         fixed=fixed,
         moving=moving,
         field=field,
         moved=moved,
-        inside=fixed.mask[0, 0] > 0.5,
+        inside=inside,
+        compared=compared,
         moved_inside=warp(moving.mask, field)[0, 0] > 0.5,
         matching=match(fixed.tensor, moved, around, float(fixed.grid.spacing.mean())),
         inconsistency_mm=None
@@ -135,9 +143,10 @@ def assess(
     field: Tensor,
     predicted: Tensor | None = None,
     backward: Tensor | None = None,
+    lesions: Lesions | None = None,
 ) -> Quality:
     """Judge a field: `examine`, then `judge`."""
-    return judge(examine(fixed, moving, field, predicted, backward))
+    return judge(examine(fixed, moving, field, predicted, backward, lesions))
 
 
 @torch.no_grad()
@@ -154,7 +163,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
     axes = torch.from_numpy(e.moving.grid.affine[:3, :3].copy()).float()
     length = torch.einsum("ij,bjdhw->bidhw", axes, e.field - header).square().sum(1).sqrt()[0][inside]
     aligned = warp(e.moving.tensor, header)
-    before, after = (_similarity(e.fixed, image) for image in (aligned, e.moved))
+    before, after = (_similarity(e, image) for image in (aligned, e.moved))
     folded = determinant <= 0
     folding = 100.0 * float(folded.float().mean())
     found = features(e)
@@ -182,7 +191,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
         displacement_p95_mm=float(length.quantile(0.95)),
         roughness_voxels=measures.roughness(e.field, inside),
         edge_agreement_before=_edge_agreement(e, aligned),
-        edge_agreement_after=_mean(e.matching.agreement, inside),
+        edge_agreement_after=_mean(e.matching.agreement, inside & e.compared),
         inconsistency_mean_mm=None if e.inconsistency_mm is None else _mean(e.inconsistency_mm, inside),
         foreground_dice=overlap,
         coverage_percent=100.0 * measures.coverage(e.field, inside),
@@ -193,14 +202,15 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
 def features(evidence: Evidence) -> dict[str, float | None]:
     """What the logistic model is given: means inside the fixed foreground unless the name says otherwise."""
     e, m, inside = evidence, evidence.matching, evidence.inside
-    after = _similarity(e.fixed, e.moved)
+    seen = inside & e.compared
+    after = _similarity(e, e.moved)
     jacobian = jacobian_determinant(e.field)[0][inside].clamp_min(0.05).log().std()
     return {
-        "agreement": _mean(m.agreement, inside),
-        "pinning": _mean(m.pinning, inside),
-        "gain": _mean(m.gain, inside),
-        "gain_p95": float(m.gain[inside].quantile(0.95)),
-        "shift": _mean(m.shift_mm, inside),
+        "agreement": _mean(m.agreement, seen),
+        "pinning": _mean(m.pinning, seen),
+        "gain": _mean(m.gain, seen),
+        "gain_p95": float(m.gain[seen].quantile(0.95)),
+        "shift": _mean(m.shift_mm, seen),
         "log_similarity": _log(after),
         "log_roughness": _log(measures.roughness(e.field, inside)),
         "log_jacobian": _log(float(jacobian)),
@@ -252,17 +262,19 @@ def _averaged(image: Conformed, shape: Shape) -> Conformed:
     return Conformed(tensor, image.grid.resized(shape), mask)
 
 
-def _similarity(fixed: Conformed, moved: Tensor) -> float:
-    """Over the fixed foreground, which no field changes: a region that moved with the field would be a bias of its own.
+def _similarity(evidence: Evidence, moved: Tensor) -> float:
+    """Over the fixed foreground, which no field changes, less lesions: a region that moved along would be a bias.
 
     The limit lies off the shares 1/2, 1/4, ... that averaged masks take exactly, where rounding would decide.
     """
-    return normalised_mutual_information(fixed.tensor, moved, fixed.mask > FOREGROUND_SHARE)
+    fixed = evidence.fixed
+    return normalised_mutual_information(fixed.tensor, moved, (fixed.mask > FOREGROUND_SHARE) & evidence.compared)
 
 
 def _edge_agreement(evidence: Evidence, image: Tensor) -> float:
-    around = measures.widened((evidence.fixed.mask > 0.5).float())
-    return _mean(match(evidence.fixed.tensor, image, around, 1.0, strides=()).agreement, evidence.inside)
+    around = measures.widened(evidence.inside.float()[None, None]) * evidence.compared
+    agreement = match(evidence.fixed.tensor, image, around, 1.0, strides=()).agreement
+    return _mean(agreement, evidence.inside & evidence.compared)
 
 
 def _doubts(folding: float, before: float, after: float, overlap: float) -> list[str]:
@@ -279,20 +291,3 @@ def _doubts(folding: float, before: float, after: float, overlap: float) -> list
 def _complaint(calibration: Calibration, found: dict[str, float | None]) -> str:
     parts = calibration.failure.parts(found)
     return COMPLAINTS[max(parts, key=lambda name: parts[name])]
-
-
-def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarray, grid: Grid) -> float:
-    """How far positions are off after the map and back: the 99.9th percentile of the distances in mm.
-
-    Args:
-        transform, inverse: Fixed to moving space, and what should lead back.
-        content: (D, H, W), 0 where it does not matter.
-        grid: Its grid, in fixed space. Positions lie between the voxels, where interpolation does its worst.
-    """
-    index = np.flatnonzero(content)
-    index = index[:: max(1, len(index) // RESIDUAL_POINTS)]
-    if index.size == 0:
-        return 0.0
-    points = grid.to_world(np.stack(np.unravel_index(index, content.shape), -1) + 0.5)
-    back = inverse.map_points(transform.map_points(points))
-    return float(np.quantile(np.linalg.norm(back - points, axis=1), 0.999))

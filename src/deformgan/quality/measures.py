@@ -9,7 +9,11 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from deformgan.field import compose
+from deformgan.grid import Grid
 from deformgan.losses import bending_energy
+from deformgan.transform import Transform
+
+RESIDUAL_POINTS = 20_000
 
 
 def inconsistency(forward: Tensor, backward: Tensor, spacing_mm: Tensor) -> Tensor:
@@ -65,3 +69,20 @@ def roughness(field: Tensor, mask: Tensor) -> float:
 def widened(mask: Tensor, voxels: int = 1) -> Tensor:
     """Maximum over a cube of (1, 1, D, H, W)."""
     return F.max_pool3d(mask, 2 * voxels + 1, 1, voxels)
+
+
+def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarray, grid: Grid) -> float:
+    """How far positions are off after the map and back: the 99.9th percentile of the distances in mm.
+
+    Args:
+        transform, inverse: Fixed to moving space, and what should lead back.
+        content: (D, H, W), 0 where it does not matter.
+        grid: Its grid, in fixed space. Positions lie between the voxels, where interpolation does its worst.
+    """
+    index = np.flatnonzero(content)
+    index = index[:: max(1, len(index) // RESIDUAL_POINTS)]
+    if index.size == 0:
+        return 0.0
+    points = grid.to_world(np.stack(np.unravel_index(index, content.shape), -1) + 0.5)
+    back = inverse.map_points(transform.map_points(points))
+    return float(np.quantile(np.linalg.norm(back - points, axis=1), 0.999))
