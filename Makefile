@@ -52,6 +52,7 @@ browser: $(VENV)/.stamp-dev
 # each adds a file to benchmarks/results and replaces none
 bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev
 	$(BIN)/python benchmarks/$*.py
+	$(BIN)/python benchmarks/page.py
 
 # strict: a link that leads nowhere, or a page that is in no menu, is an error
 docs: $(VENV)/.stamp-docs

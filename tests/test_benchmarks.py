@@ -74,3 +74,26 @@ def test_operations_of_a_product_and_a_convolution_are_counted(script) -> None:
     assert roofline.counted(lambda: torch.ones(3, 5) @ torch.ones(5, 7)) == 2 * 3 * 5 * 7
     volume, kernel = torch.ones(1, 2, 4, 4, 4), torch.ones(3, 2, 3, 3, 3)
     assert roofline.counted(lambda: torch.nn.functional.conv3d(volume, kernel, padding=1)) == 2 * 3 * 2 * 27 * 4**3
+
+
+def test_the_page_shows_every_result(script, tmp_path: Path) -> None:
+    page = script("page")
+    row = {"wall_s": 2.0, "processor_s": 3.0, "peak_mb": 500.0, "stages_s": {"read": 0.1}}
+    rows = [{"side": side, "threads": 1, **row} for side in (64, 128)]
+    fits = {"1": {"wall_s": {"exponent": 0.5, "start": 1.0, "per_million_voxels": 0.25}}}
+    result = {
+        "machine": {"processor": "a <b> c", "cores": 2, "load": 0.1},
+        "refine_steps": 0,
+        "rows": rows,
+        "fits": fits,
+    }
+    (tmp_path / "2026-01-02T030405-scaling.json").write_text(json.dumps(result))
+    older = {"machine": {}, "threads": 2, "rows": {"T": {"median_s": 0.25, "best_s": 0.2}}}
+    (tmp_path / "2026-01-01T030405-speed.json").write_text(json.dumps(older))
+    kept = page.found(tmp_path)
+    text = page.page(kept)
+    assert "| 64³ | 1 | 2.00 | 3.00 | 500 |" in text
+    assert "| T | 0.250 | 0.200 | – |" in text
+    page.curves(kept["scaling"][0][1], tmp_path / "a.svg")
+    page.curves(kept["scaling"][0][1], tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
