@@ -1,18 +1,20 @@
 """What a lesion mask keeps: a tumour's volume after registration onto a brain without it.
 
-    python benchmarks/lesions.py --data DIR [--regimes small medium] [--threads 1]
+    python benchmarks/lesions.py --data DIR [--regimes affine small] [--threads 1]
 
 Patients' images are real, expert outlines and all. The tumour-free brain is the patient's own in another contrast: the
-outlined region, widened, is replaced by what lies opposite, the brain mirrored onto itself by a rigid map; where that
-is tumour or no brain either, by a smooth continuation. Then the moving image is deformed by a known field, so the volume
-that the tumour must have afterwards is known: it is that of the outline before the deformation. Both ways round are
-registered, the tumour in the moving image and the tumour in the fixed one, each with the lesion mask and without. A
-file is added to benchmarks/results; the table goes to stdout.
+outlined region, widened, is replaced by what lies opposite, the brain mirrored onto itself by a rigid map, and where
+that is tumour or no brain either by a smooth continuation. Then the moving image is deformed by a known map, so the
+volume that the tumour must have afterwards is known. ``affine`` maps have no elastic part: what happens to the tumour
+can then be told from what happens around it. Both ways round are registered, the tumour in the moving image and the
+tumour in the fixed one, each with the lesion mask and without. A file is added to the folder of results; the table goes
+to stdout, each row to stderr as it is found.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -131,9 +133,9 @@ def without_tumour(contrasts: dict[str, np.ndarray], tumour: np.ndarray, grid: G
     t1 = Image(contrasts["t1"], grid, "t1")
     flipped = Image(np.ascontiguousarray(t1.data[::-1]), grid, "mirrored")
     onto_itself = Transform(search(*thinned_pair(t1, flipped), rigid=True, near=True)[0])
-    away = ndimage.binary_dilation(tumour, iterations=WIDENED) & (t1.data > 0)
+    away = np.asarray(ndimage.binary_dilation(tumour, iterations=WIDENED), bool) & (t1.data > 0)
     there = onto_itself.apply(Image(away[::-1].astype(np.float32), grid), grid).data > 0
-    inner = ndimage.distance_transform_edt(away)
+    inner = np.asarray(ndimage.distance_transform_edt(away))
     blend = np.clip(inner / 2.0, 0, 1)
     out = {}
     for name, image in contrasts.items():
@@ -159,9 +161,8 @@ def measure(case: Case, model: Model, masked: bool) -> dict[str, float]:
     seconds = time.perf_counter() - begin
     grid, voxel_ml = case.fixed.grid, float(case.fixed.grid.spacing.prod()) / 1000
     if case.in_moving:
-        after = float(
-            (found.transform.apply(case.outline.__class__(case.outline.data.astype(np.float32), grid), grid).data).sum()
-        )
+        outline = Image(case.outline.data.astype(np.float32), grid)
+        after = float(found.transform.apply(outline, grid).data.sum())
         tumour = warp(_tensor(case.outline.data), case.truth)[0, 0].numpy() > 0.5
     else:
         tumour = case.outline.data > 0
@@ -197,6 +198,7 @@ def main() -> None:
             row = {"case": case.name, "before_ml": round(before, 2), "true_ml": round(case.true_ml, 2)}
             row |= {name: measure(case, model, masked) for name, masked in (("plain", False), ("masked", True))}
             rows.append(row)
+            sys.stderr.write(f"{json.dumps(row)}\n")
     settings = {"threads": args.threads, "seed": SEED, "weights": model.sha256, "widened_voxels": WIDENED}
     path = keep(
         "lesions", {"machine": machine(), "settings": settings, "rows": rows, "summary": summary(rows)}, args.out

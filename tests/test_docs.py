@@ -30,9 +30,6 @@ from deformgan.register import register
 PENDING = {
     "--transform",
     "--init",
-    "--fixed-mask",
-    "--moving-mask",
-    "--lesion-mask",
     "--uncertainty",
     "--no-report",
     "report",
@@ -77,6 +74,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "label_map": phantom.labels,
         "tumour": tumour,
         "outline_on_T1": tumour,
+        "T1_mask": (moved["labels"] > 0).astype(np.uint8),
+        "T2_mask": (phantom.labels > 0).astype(np.uint8),
         "outline_on_T2": (phantom.labels == 100).astype(np.uint8),
     }
     for name, data in images.items():

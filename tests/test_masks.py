@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_a_field_is_continued_harmonically() -> None:
     values = np.random.default_rng(1).normal(size=(1, *shape))
     region = inside[0, 0].numpy() > 0
     out = harmonic(values, region)[0]
-    around = sum(np.roll(out, s, a) for a in range(3) for s in (-1, 1)) / 6
+    around = np.mean([np.roll(out, s, a) for a in range(3) for s in (-1, 1)], axis=0)
     np.testing.assert_allclose(out[region], around[region], atol=1e-4)
     np.testing.assert_allclose(out[~region], values[0][~region], rtol=1e-6)
 
@@ -148,7 +149,7 @@ class Tumour:
 
 @pytest.fixture(scope="module")
 def tumour() -> Tumour:
-    """Where the tumour is the other image has a ball half as wide: a false match, into which the tumour would shrink."""
+    """Where the tumour is the other image has a ball half as wide: a false match, in which the tumour would end."""
     generator = torch.Generator().manual_seed(5)
     brain = torch.from_numpy(make_phantom().labels > 0)[None, None].float()
     structure = (
@@ -228,7 +229,7 @@ def test_with_brain_masks_heads_are_registered_as_brains(phantom: Phantom, model
     heads = image(bright + 2 * skulls[0], phantom), image(other + 2 * skulls[1], phantom)
     masks = image(brain.astype(np.uint8), phantom), image(there.astype(np.uint8), phantom)
 
-    def displaced(one: Image, two: Image, **more: Image) -> np.ndarray:
+    def displaced(one: Image, two: Image, **more: Any) -> np.ndarray:
         found = deformgan.register(one, two, model=model, refine_steps=12, **more)
         assert found.moved.data.max() > 1.5 or not more, "the head itself is moved, skull and all"
         return found.transform.displacement(one.grid)[brain]

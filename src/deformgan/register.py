@@ -133,6 +133,7 @@ def register(
                 how = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
                 away = lesions.to(device)
                 field = refine(*pair, field, steps, mask=mask, lesions=away, settings=how, progress=told)
+                field = lesions.bridged(field)
         field, predicted = field.cpu(), predicted.cpu()
     with watch.stage("transform"):
         linear = None if network else start.matrix

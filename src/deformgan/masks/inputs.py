@@ -62,7 +62,7 @@ def read_selection(
     twin = "moving" if role == "fixed" else "fixed"
     content, flat, floor = foreground(image)
     if not flat:
-        content = ndimage.binary_fill_holes(content)  # a bright skull may be all that stands out
+        content = np.asarray(ndimage.binary_fill_holes(content), bool)  # a bright skull may be all that stands out
     out = None
     if mask is not None:
         name, kept = _read(f"--{role}-mask", mask, image, other, f"--{twin}-mask")
@@ -137,7 +137,7 @@ def _check_lesion(name: str, image: str, away: np.ndarray, content: np.ndarray, 
 
 def _around(content: np.ndarray) -> np.ndarray:
     """Content, what it encloses (a dark lesion is not foreground) and a rim."""
-    return ndimage.binary_dilation(ndimage.binary_fill_holes(content), iterations=_REACH)
+    return np.asarray(ndimage.binary_dilation(ndimage.binary_fill_holes(content), iterations=_REACH), bool)
 
 
 def _without_holes(kept: np.ndarray, voxel_mm3: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -145,8 +145,8 @@ def _without_holes(kept: np.ndarray, voxel_mm3: float) -> tuple[np.ndarray, np.n
     box = ndimage.find_objects(kept.astype(np.uint8))[0]
     filled = kept.copy()
     filled[box] = ndimage.binary_fill_holes(kept[box])
-    holes, count = ndimage.label(filled & ~kept)
-    if count == 0:
+    holes = np.zeros(kept.shape, np.int32)
+    if ndimage.label(filled & ~kept, output=holes) == 0:
         return kept, None
     sizes = np.bincount(holes.ravel()) * voxel_mm3
     large = sizes >= _SMALL_HOLE_MM3

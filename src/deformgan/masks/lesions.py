@@ -7,6 +7,7 @@ is what the field around it says.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,12 +57,12 @@ class Lesions:
         Args:
             field: (1, 3, d, h, w), voxels of its own grid.
         """
-        shape = tuple(field.shape[2:])
+        shape, here = tuple(field.shape[2:]), self.to(field.device)
         inside = field.new_zeros(1, 1, *shape)
-        if self.fixed is not None:
-            inside = torch.maximum(inside, _most(self.fixed, shape))
-        if self.moving is not None:
-            inside = torch.maximum(inside, (warp(_most(self.moving, shape), field) > 0.5).to(inside))
+        if here.fixed is not None:
+            inside = torch.maximum(inside, _most(here.fixed, shape))
+        if here.moving is not None:
+            inside = torch.maximum(inside, (warp(_most(here.moving, shape), field) > 0.5).to(inside))
         return inside
 
     def bridged(self, field: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ def harmonic(values: np.ndarray, region: np.ndarray) -> np.ndarray:
     row, column = np.concatenate(rows), np.concatenate(columns)
     matrix = sparse.csr_matrix((-np.ones(len(row)), (row, column)), (count, count)) + sparse.diags(degree)
     out = np.array(values, np.float32)
-    nearest = ndimage.distance_transform_edt(region, return_distances=False, return_indices=True)
+    nearest: Any = ndimage.distance_transform_edt(region, return_distances=False, return_indices=True)
     for channel, wanted in enumerate(right):
         start = values[channel][tuple(nearest[:, region])].astype(np.float64)
         out[channel][region] = cg(matrix, wanted, start, rtol=1e-5, maxiter=2000)[0]
