@@ -29,7 +29,11 @@ def even_brightness(image: Tensor, cell: int) -> Tensor:
     cells = [max(3, n // cell) for n in image.shape[2:]]
     # voxels at the border are partly background; they would pass for a dark rim
     inside = -F.max_pool3d(-(image > 0).to(image), 3, 1, 1)
-    sums = F.adaptive_avg_pool3d(torch.cat([image * inside, inside], 1), cells)  # type: ignore[arg-type]
+    both = torch.cat([image * inside, inside], 1)
+    if all(n == cell * m for n, m in zip(image.shape[2:], cells, strict=True)):
+        sums = F.avg_pool3d(both, cell)  # the same, and known to ONNX
+    else:
+        sums = F.adaptive_avg_pool3d(both, cells)  # type: ignore[arg-type]
     total, count = sums.mean((2, 3, 4), keepdim=True).split(1, 1)
     for _ in range(2):
         sums = F.avg_pool3d(sums, 3, 1, 1)
