@@ -36,6 +36,7 @@ def open_foreign(path: Path) -> Any:
         InputError: no such image, damaged, or its header claims more than the file or the memory can hold.
     """
     import nibabel as nib
+    from nibabel.imageglobals import logger
 
     try:
         open_plain(path).close()
@@ -43,7 +44,7 @@ def open_foreign(path: Path) -> Any:
             companion = path.with_suffix(".mat")
             if companion.exists() and companion.stat().st_size > _MOST_COMPANION:
                 raise ValueError(f"{companion.name} beside it is too large")
-        with _heard(nib.imageglobals.logger) as complaints:
+        with _heard(logger) as complaints:
             image: Any = nib.load(path)
         voxels = Path(image.file_map["image"].filename)
         open_plain(voxels).close()

@@ -8,10 +8,10 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from deformgan.errors import UsageError, unwritable
+from deformgan.errors import InputError, UsageError, unwritable
 
 PREFIX = ".deformgan-"
 
@@ -63,7 +63,8 @@ def staged_folder(
             staging.chmod(0o777 & ~_umask())
         except OSError as error:
             raise unwritable(out, error) from error
-        yield staging
+        with _named_as_asked(staging, out):
+            yield staging
         with undisturbed():
             try:
                 _publish(staging, out, names, last)
@@ -102,7 +103,10 @@ def staged_files(targets: Sequence[Path], *, force: bool = False) -> Iterator[li
             except OSError as error:
                 raise unwritable(target.parent, error) from error
         staged = [folder / target.name for folder, target in zip(folders, targets, strict=True)]
-        yield staged
+        with ExitStack() as names:
+            for folder, target in zip(folders, targets, strict=True):
+                names.enter_context(_named_as_asked(folder, target.parent))
+            yield staged
         with undisturbed():
             for path, target in zip(staged, targets, strict=True):
                 os.replace(path, target)
@@ -110,6 +114,17 @@ def staged_files(targets: Sequence[Path], *, force: bool = False) -> Iterator[li
         with undisturbed():
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _named_as_asked(staging: Path, out: Path) -> Iterator[None]:
+    """What cannot be written is named by where the user wants it, not by where it lies for the time being."""
+    try:
+        yield
+    except InputError as error:
+        if f"{staging}" not in str(error.args[0]):
+            raise
+        raise InputError(str(error.args[0]).replace(f"{staging}", f"{out}"), error.mend) from error
 
 
 def check_free(out: Path, names: Sequence[str], *, force: bool) -> None:

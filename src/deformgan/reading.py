@@ -26,7 +26,10 @@ MAX_VOXELS = 2**31
 MAX_BYTES = 2**34  # of one file's voxels
 MOST_TEXT = 1 << 20  # bytes of a file of settings or of a transform in words
 GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a lie or a truncated file
+_MOST_WHOLE = 2**63
 _CHUNK_BYTES = 4 << 20
+_HEADER_MEND = "copy the file again, or repair its header"
+_DICOM_MEND = "convert the series first: dcm2niix -z y FOLDER"
 _MOST_EXTENSIONS = 1 << 28  # bytes between header and voxels
 _READ_ERRORS = (OSError, EOFError, ValueError, OverflowError)
 
@@ -68,7 +71,8 @@ def parse_json(data: bytes | str) -> Any:
     """JSON (UTF-8, with or without a byte order mark) as it is defined, and no more than a program means by it.
 
     Raises:
-        ValueError: not JSON, nested too deeply, a key that is there twice, or a number that is not finite.
+        ValueError: not JSON, nested too deeply, a key that is there twice, or a number that is not finite
+            or, if whole, has more than 64 bits.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,9 +87,15 @@ def parse_json(data: bytes | str) -> Any:
             raise ValueError(f"{text[:20]} is no finite number")
         return value
 
+    def whole(text: str) -> int:
+        value = int(text)
+        if not -_MOST_WHOLE <= value < _MOST_WHOLE:
+            raise ValueError(f"{text[:20]}… is too large a number")
+        return value
+
     text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=number)
+        return json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_int=whole, parse_constant=number)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -134,9 +144,12 @@ def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist", "check the path")
+        what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+        raise InputError(f"{path} {what}", "check the path")
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not an image", "name a .nii or .nii.gz file")
+        dicom = any(name.lower().endswith((".dcm", ".ima")) for name in os.listdir(path))
+        mend = _DICOM_MEND if dicom else "name a .nii or .nii.gz file"
+        raise InputError(f"{path} is a folder{' of DICOM files' if dicom else ''}, not an image", mend)
     try:
         with open_plain(path) as raw:
             packed = raw.read(2) == b"\x1f\x8b"
@@ -149,7 +162,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
             try:
                 with igzip.open(raw, "rb") as stream:
                     yield stream, path.stat().st_size * GZIP_MAX_RATIO
-            except igzip_lib.IsalError as error:  # of a class of its own
+            except igzip_lib.IsalError as error:  # pyright: ignore[reportGeneralTypeIssues] — of a class of its own
                 raise OSError(str(error)) from error
     except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
@@ -163,9 +176,9 @@ def _checked_header(path: Path, stream: Any, most_bytes: int) -> tuple[Any, int]
     shape = tuple(int(n) for n in header.get_data_shape())
     size, offset = prod(shape), int(header["vox_offset"])
     if not shape or any(n < 1 for n in shape) or size > MAX_VOXELS:
-        raise InputError(f"{path}: its header claims the impossible shape {shape}", "the file is damaged")
+        raise InputError(f"{path}: its header claims the impossible shape {shape}", _HEADER_MEND)
     if offset > _MOST_EXTENSIONS:
-        raise InputError(f"{path}: its voxels start {offset} bytes behind its start", "the file is damaged")
+        raise InputError(f"{path}: its voxels start {offset} bytes behind its start", _HEADER_MEND)
     total = size * header.get_data_dtype().itemsize + max(offset, 0)
     if total <= most_bytes:  # else it is truncated, and that is said
         require_memory(path, total)
@@ -246,7 +259,9 @@ def _read_header(path: Path, stream: Any) -> Any:
     length = {348: 348, 540: 540}
     size = length.get(int.from_bytes(start, "little")) or length.get(int.from_bytes(start, "big"))
     block = start + stream.read((size or 348) - 4)
-    not_an_image = InputError(f"{path} is not a NIfTI image", "give a .nii or .nii.gz volume")
+    dicom = block[128:132] == b"DICM"
+    mend = _DICOM_MEND if dicom else "give a .nii or .nii.gz volume"
+    not_an_image = InputError(f"{path} is {'a DICOM file, ' if dicom else ''}not a NIfTI image", mend)
     if size is None:
         raise not_an_image
     if len(block) < size:

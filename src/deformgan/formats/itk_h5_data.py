@@ -46,8 +46,7 @@ def text(group: Any, name: str, path: Path, h5py: Any) -> str:
         InputError: it is longer, elsewhere, or the file is damaged.
     """
     data = member(group, name, h5py.Dataset, path, h5py)
-    kind = None if data is None else h5py.check_string_dtype(data.dtype)
-    if kind is None:
+    if data is None or (kind := h5py.check_string_dtype(data.dtype)) is None:
         return ""
     _require_here(data, name, path)
     if data.size != 1 or (kind.length or 0) > _MOST_LETTERS:

@@ -65,7 +65,9 @@ def read_points(path: str | os.PathLike[str]) -> Points:
         table = [tuple(cell.strip() for cell in row) for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist", "check the path of the points") from error
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {error}", "give a text file with columns x, y, z") from error
     header = tuple(name.lower() if name.lower() in AXES else name for name in (table[0] if table else ()))
     if any(header.count(axis) != 1 for axis in AXES):

@@ -67,7 +67,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = parse_json(read_small(path))
         if complaint := _complaint(record):
             raise ValueError(complaint)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "check its permissions") from error
+    except ValueError as error:
         raise InputError(f"{path} is not the record of a registration: {error}", "register again") from error
     return record
 

@@ -194,6 +194,8 @@ def _read(cls: type[T], values: dict[str, Any], where: str) -> T:
     unknown = set(values) - set(hints)
     if unknown:
         raise UsageError(f"{where} has no setting {', '.join(sorted(unknown))}", f"it knows {', '.join(hints)}")
+    if lacking := [name for name in _needed(cls) if name not in values]:
+        raise UsageError(f"{where} is incomplete: it lacks {', '.join(lacking)}", "add the missing setting")
     arguments = {}
     for key, value in values.items():
         hint = hints[key]
@@ -217,6 +219,11 @@ def _read(cls: type[T], values: dict[str, Any], where: str) -> T:
         return cls(**arguments)
     except TypeError as error:
         raise UsageError(f"{where} is incomplete: {error}", "add the missing setting") from error
+
+
+def _needed(cls: type) -> list[str]:
+    absent = dataclasses.MISSING
+    return [f.name for f in dataclasses.fields(cls) if f.default is absent and f.default_factory is absent]
 
 
 def _fits(value: Any, hint: Any) -> bool:
