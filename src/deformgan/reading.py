@@ -61,7 +61,8 @@ def read_small(path: str | os.PathLike[str], most_bytes: int = MOST_TEXT) -> byt
         InputError: it is neither a file nor a folder.
     """
     with open_plain(path) as file:
-        data = file.read(most_bytes + 1)
+        # no more than it holds: Python takes what it is asked to read before it reads
+        data = file.read(min(most_bytes, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes} bytes")
     return data

@@ -212,9 +212,8 @@ def words(data: bytes, rng: Random) -> bytes:
         else:
             lines = text.splitlines(keepends=True) or [""]
             at = rng.randrange(len(lines))
-            line = rng.choice(
-                ("", lines[at] * 2, lines[at] * rng.choice((2, 500)), lines[at].rstrip("\n"), "\n", ",,,\n")
-            )
+            times = rng.choice((0, 2, min(500, 200_000 // (len(lines[at]) + 1))))
+            line = rng.choice((lines[at] * times, lines[at].rstrip("\n"), "\n", ",,,\n"))
             lines[at] = rng.choice((line, rng.choice(lines)))
             text = "".join(lines)
     return text.encode("utf-8", "replace")
