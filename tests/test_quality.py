@@ -118,6 +118,14 @@ def test_a_field_on_a_coarser_grid_is_judged_alike(phantom: Phantom) -> None:
     assert half.similarity_after > half.similarity_before + 0.1
 
 
+def test_a_shell_too_thin_for_a_coarse_grid_is_judged() -> None:
+    away = np.linalg.norm(np.stack(np.meshgrid(*[np.arange(32) - 15.7] * 3, indexing="ij")), axis=0)
+    shell = np.where(abs(away - 11) < 0.3, 1.0, 0.0).astype(np.float32)
+    quality = assess(conformed(shell), conformed(shell), torch.zeros(1, 3, 8, 8, 8))
+    assert quality.foreground_dice == 1
+    json.dumps(quality.as_dict(), allow_nan=False)
+
+
 def test_a_nearly_zero_field_changes_nothing(rng: np.random.Generator) -> None:
     """Averaged masks take exactly 1/2 along a flat object's border: half a thousandth of a voxel must not decide."""
     block = np.zeros((40, 40, 40), np.float32)

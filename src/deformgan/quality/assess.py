@@ -114,7 +114,7 @@ def examine(
     fixed, moving = (_averaged(image, (d, h, w)) for image in (fixed, moving))
     moved = warp(moving.tensor, field)
     spacing = _vector(fixed.grid.spacing)
-    inside = fixed.mask[0, 0] > 0.5
+    inside = measures.foreground(fixed.mask)
     compared = torch.ones_like(inside) if lesions is None else measures.widened(lesions.along(field))[0, 0] == 0
     if not bool((compared & inside).any()):
         compared = torch.ones_like(inside)
@@ -126,7 +126,7 @@ def examine(
         moved=moved,
         inside=inside,
         compared=compared,
-        moved_inside=warp(moving.mask, field)[0, 0] > 0.5,
+        moved_inside=measures.foreground(warp(moving.mask, field)),
         matching=match(fixed.tensor, moved, around, float(fixed.grid.spacing.mean())),
         inconsistency_mm=None
         if backward is None

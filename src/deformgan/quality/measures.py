@@ -27,6 +27,13 @@ def inconsistency(forward: Tensor, backward: Tensor, spacing_mm: Tensor) -> Tens
     return (compose(backward, forward) * spacing_mm).square().sum(1).sqrt()[0]
 
 
+def foreground(share: Tensor) -> Tensor:
+    """Where the share of foreground, (1, 1, D, H, W) in [0, 1], is above a half, or above half of the most there is: a thin
+    shell may fill no voxel of a coarse grid; (D, H, W) bool.
+    """
+    return share[0, 0] > 0.5 * min(1.0, float(share.max()))
+
+
 def dice(a: Tensor, b: Tensor) -> float:
     """Overlap of two masks, in [0, 1]; 0 where both are empty."""
     return float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp_min(1))
