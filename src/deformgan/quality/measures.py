@@ -28,8 +28,9 @@ def inconsistency(forward: Tensor, backward: Tensor, spacing_mm: Tensor) -> Tens
 
 
 def foreground(share: Tensor) -> Tensor:
-    """Where the share of foreground, (1, 1, D, H, W) in [0, 1], is above a half, or above half of the most there is: a thin
-    shell may fill no voxel of a coarse grid; (D, H, W) bool.
+    """Where the share of foreground, (1, 1, D, H, W) in [0, 1], is above a half; (D, H, W) bool.
+
+    Above half of the most there is, where that is less: a thin shell may fill no voxel of a coarse grid.
     """
     return share[0, 0] > 0.5 * min(1.0, float(share.max()))
 
