@@ -89,7 +89,10 @@ def patient_cases(data: Path, patient: str, regimes: list[str], pairs: list[str]
     cleared = without_tumour(contrasts, tumour, one.grid)
     for regime in regimes:
         generator = torch.Generator().manual_seed(SEED + 10 * PATIENTS.index(patient) + list(REGIMES).index(regime))
-        known = sample_deformation(brain.shape, REGIMES[regime], generator, _tensor(brain))
+        # brains fill the grid: no elastic field of the other regimes keeps every voxel of them on it
+        known = sample_deformation(
+            brain.shape, REGIMES[regime], generator, _tensor(brain), keep_inside=regime == "affine"
+        )
         for moving, fixed in (pair.split("-") for pair in pairs):
             label = f"{patient} {moving} to {fixed}, {regime}"
             yield _case(label, contrasts[moving], cleared[fixed], True, tumour, brain, known, one.grid)
