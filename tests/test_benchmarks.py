@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from conftest import make_phantom
+from scipy import ndimage
+
+from deformgan.grid import Grid
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -97,3 +103,34 @@ def test_the_page_shows_every_result(script, tmp_path: Path) -> None:
     page.curves(kept["scaling"][0][1], tmp_path / "a.svg")
     page.curves(kept["scaling"][0][1], tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_tumour_is_replaced_by_the_other_side(script: object) -> None:
+    """One half of the phantom has a tumour: its place then shows white matter, and nothing else has changed."""
+    lesions = importlib.import_module("lesions")
+    phantom = make_phantom(texture=0.0)
+    tumour = phantom.labels == 100
+    images = {"t1": phantom.t1, "t2": phantom.t2}
+    cleared = lesions.without_tumour(images, tumour, Grid(phantom.labels.shape, phantom.affine))
+    far = ~ndimage.binary_dilation(tumour, iterations=lesions.WIDENED)
+    middle = ndimage.binary_erosion(tumour, iterations=1)
+    for name, white in (("t1", 0.85), ("t2", 0.35)):
+        np.testing.assert_array_equal(cleared[name][far], images[name][far])
+        assert np.median(np.abs(cleared[name][middle] - white)) < 0.02
+
+
+def test_the_table_of_lesions_has_the_size_of_the_error(script) -> None:
+    lesions = importlib.import_module("lesions")
+
+    def found(volume: float) -> dict[str, float]:
+        return {"volume_error_percent": volume, "after_ml": 9.0, "error_inside_vox": 1.0, "error_outside_vox": 0.5}
+
+    rows = [
+        {"case": name, "before_ml": 10.0, "true_ml": 10.0, "plain": found(-v), "masked": found(1.0)}
+        for name, v in (("a", 10.0), ("b", -20.0))
+    ]
+    assert lesions.summary(rows)["plain"] == {
+        "volume_error_percent": 5.0, "absolute": 15.0, "error_inside_vox": 1.0, "error_outside_vox": 0.5
+    }  # fmt: skip
+    assert lesions.table(rows).count("\n") == 4
+    assert "| 15.0 | 1.0 |" in lesions.table(rows).splitlines()[-1]

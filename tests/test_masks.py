@@ -18,6 +18,7 @@ import deformgan
 from deformgan.align.affine import score_of
 from deformgan.cli import main
 from deformgan.conform import conform, thinned_pair
+from deformgan.errors import InputError
 from deformgan.field import affine_field, resize
 from deformgan.grid import Grid
 from deformgan.image import Image
@@ -28,6 +29,8 @@ from deformgan.provenance import sha256
 from deformgan.quality import assess
 from deformgan.refine import refine
 from deformgan.simulation.deformation import DeformationConfig, sample_deformation
+from deformgan.start import find_start
+from deformgan.transform import Transform
 from deformgan.warp import warp
 
 
@@ -77,6 +80,27 @@ def test_a_hole_in_a_mask_is_a_lesion_and_a_speck_is_not(phantom: Phantom) -> No
     assert got.lesion is not None
     np.testing.assert_array_equal(got.lesion.data > 0, tumour)
     np.testing.assert_array_equal(got.image.data, phantom.t1)
+
+
+def test_a_mask_of_nothing_but_one_value_is_refused(phantom: Phantom) -> None:
+    one, other = (
+        image((phantom.labels > 0) + (phantom.labels == 2).astype(np.float32), phantom),
+        image(phantom.t2, phantom),
+    )
+    with pytest.raises(InputError, match="constant"):
+        read_selection("fixed", one, other, image((phantom.labels == 2).astype(np.uint8), phantom))
+
+
+def test_a_lesion_goes_with_the_image_through_a_map_to_start_from(phantom: Phantom) -> None:
+    away = image((phantom.labels == 100).astype(np.uint8), phantom)
+    moving = image(phantom.t1, phantom)
+    shift = np.zeros((*SHAPE, 3), np.float32)
+    shift[..., 0] = -8.0  # two voxels
+    start = find_start(
+        image(phantom.t2, phantom), moving, "deform", Transform(np.eye(4), shift, moving.grid), (None, away)
+    )
+    assert start.lesion is not None
+    np.testing.assert_array_equal(start.lesion.data, np.roll(away.data, 2, axis=0))
 
 
 # -- lesions on the working grid

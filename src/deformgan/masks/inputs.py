@@ -69,6 +69,9 @@ def read_selection(
         _check_mask(name, image.name, kept, content, f"--{role}-lesion")
         kept, out = _without_holes(kept, float(image.grid.spacing.prod()))
         image, content = _cut(image, kept, content, flat, floor)
+        shown = image.data[content]
+        if shown.min() == shown.max():
+            raise InputError(f"{name} keeps a part of {image.name} that is constant", "give a mask of anatomy")
     if lesion is not None:
         name, away = _read(f"--{role}-lesion", lesion, image, other, f"--{twin}-lesion")
         _check_lesion(name, image.name, away, content, f"--{role}-mask")
