@@ -11,10 +11,11 @@ DEMO_OUT ?= demo-output
 JOBS ?= 2
 
 BIN = $(VENV)/bin
+AUDIT = $(VENV)-audit
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit browser docs clean bench-speed bench-scaling bench-roofline
+.PHONY: help demo test lint types unit browser audit docs clean bench-speed bench-scaling bench-roofline
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
@@ -22,6 +23,7 @@ help:
 	@echo "make browser  a Chromium for the report's tests, which are skipped without one"
 	@echo "make bench-speed, bench-scaling, bench-roofline   time and memory, on a quiet machine; see benchmarks/"
 	@echo "make docs   the documentation site: site/index.html"
+	@echo "make audit  known vulnerabilities of the pinned dependencies (needs the network)"
 	@echo "make clean  remove the environment and what the commands above wrote"
 
 demo: $(VENV)/.stamp-demo
@@ -48,6 +50,15 @@ browser: $(VENV)/.stamp-dev
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
 	else $(BIN)/python -m playwright install chromium; fi
+
+# asks the package index about every pin; in an environment of its own, so that it audits nothing of its own
+audit: $(AUDIT)/.stamp
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+$(AUDIT)/.stamp: | $(BIN)/python
+	$(BIN)/python -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet pip-audit
+	@touch $@
 
 # each adds a file to benchmarks/results and replaces none
 bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev
@@ -77,4 +88,4 @@ $(VENV)/.stamp-docs: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.stamp-demo
 
 clean:
-	rm -rf $(VENV) site $(DEMO_OUT) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) site $(DEMO_OUT) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
