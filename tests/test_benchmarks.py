@@ -112,7 +112,7 @@ def test_a_tumour_is_replaced_by_the_other_side(script: object) -> None:
     tumour = phantom.labels == 100
     images = {"t1": phantom.t1, "t2": phantom.t2}
     cleared = lesions.without_tumour(images, tumour, Grid(phantom.labels.shape, phantom.affine))
-    far = ~ndimage.binary_dilation(tumour, iterations=lesions.WIDENED)
+    far = ~np.asarray(ndimage.binary_dilation(tumour, iterations=lesions.WIDENED), bool)
     middle = ndimage.binary_erosion(tumour, iterations=1)
     for name, white in (("t1", 0.85), ("t2", 0.35)):
         np.testing.assert_array_equal(cleared[name][far], images[name][far])
