@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tiny import CONFIG, write_tiny_model
 
 from deformgan import reading
+from deformgan.datasets.decathlon import read_decathlon
 from deformgan.datasets.pairs import is_list_of_pairs
 from deformgan.errors import DeformganError, InputError
 from deformgan.foreign import open_foreign
@@ -278,6 +279,12 @@ def test_sound_json_is_what_it_says(value: object) -> None:
 def test_json_that_is_none_or_too_much(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 — of many kinds
         parse_json(text.encode("utf-8", "surrogatepass"))
+
+
+def test_a_volume_of_five_thousand_digits(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "T1w", "9" * 5000: "T2w"}, "training": []}))
+    with pytest.raises(InputError, match="fewer than two contrasts"):
+        read_decathlon(tmp_path)
 
 
 def test_settings_that_are_too_much(tmp_path: Path) -> None:

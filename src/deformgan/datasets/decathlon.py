@@ -60,7 +60,7 @@ def _volumes(content: dict[str, Any], path: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     for key, name in stated.items() if isinstance(stated, dict) else ():
         contrast = _MODALITIES.get(str(name).strip().lower())
-        if contrast and key.isascii() and key.isdigit() and int(key) < _MOST_VOLUMES:
+        if contrast and key.isascii() and key.isdigit() and len(key) < 4 and int(key) < _MOST_VOLUMES:
             found.setdefault(contrast, int(key))
     if len(found) < 2:
         says = printable(", ".join(map(str, stated.values())) if isinstance(stated, dict) else stated)
