@@ -12,6 +12,7 @@ wrapped-around values included, since they only ever meet a zero. Value and grad
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -24,11 +25,16 @@ Shape = tuple[int, int, int]
 def image_gradient(image: Tensor) -> Tensor:
     """Central differences per voxel, zero on the outermost layer, (B, 1, D, H, W) → (B, 3, D, H, W), differentiable."""
     inner = (slice(1, -1),) * 3
-    out = image.new_zeros(image.shape[0], 3, *image.shape[2:])
+    differences = []
     for axis in range(3):
         upper, lower = list(inner), list(inner)
         upper[axis], lower[axis] = slice(2, None), slice(None, -2)
-        out[(slice(None), axis, *inner)] = 0.5 * (image[:, 0][(..., *upper)] - image[:, 0][(..., *lower)])
+        differences.append(0.5 * (image[:, 0][(..., *upper)] - image[:, 0][(..., *lower)]))
+    if torch.compiler.is_compiling():  # writes into slices blow a graph up
+        return torch.stack([F.pad(difference, [1] * 6) for difference in differences], 1)
+    out = image.new_zeros(image.shape[0], 3, *image.shape[2:])
+    for axis, difference in enumerate(differences):
+        out[(slice(None), axis, *inner)] = difference
     return out
 
 
