@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py [--sides 64 128 192 256 320] [--threads 1 2] [--refine 0] [--results DIR]
 
-Cubes of n³ voxels with the same field of view are simulated from the shipped anatomy, and the command runs on each as
-a process of its own: wall time, processor time (user and system), largest resident set, and the stages from
+A pair is simulated from the shipped anatomy and brought to cubes of n³ voxels with the same field of view. The command
+runs on each as a process of its own: wall time, processor time (user and system), largest resident set, and stages from
 registration.json. Fitted are the power law (no worse than linear in voxels means an exponent of at most 1) and, as
 start-up hides the growth at small sizes, the line "start-up + cost of a voxel". A JSON file joins benchmarks/results.
 """
@@ -17,14 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from measuring import RESULTS, keep, machine, power_law, straight_line
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from deformgan.grid import Grid
 from deformgan.image import Image
 from deformgan.simulation.anatomy import load_anatomy
 from deformgan.simulation.cases import make_case
@@ -32,16 +37,26 @@ from deformgan.simulation.cases import make_case
 FIELD_OF_VIEW_MM = 224.0
 
 
-def cubes(side: int, folder: Path) -> tuple[Path, Path]:
-    """T2 (fixed) and T1 (moving, deformed) of the shipped anatomy on ``side``³ voxels."""
+@cache
+def simulated() -> tuple[Tensor, Tensor]:
+    """T2 (fixed) and T1 (moving, deformed) of the shipped anatomy on 128³ voxels, (1, 1, 128, 128, 128) each."""
     generator = torch.Generator().manual_seed(7)
-    spacing = FIELD_OF_VIEW_MM / side
-    shape = (side, side, side)
+    shape = (128, 128, 128)
+    spacing = FIELD_OF_VIEW_MM / 128
     case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=shape, spacing=spacing)
+    return case.fixed, case.moving
+
+
+def cubes(side: int, folder: Path) -> tuple[Path, Path]:
+    """That pair on ``side``³ voxels of the same field of view, with noise in the foreground, as files."""
+    generator = torch.Generator().manual_seed(side)
+    grid = Grid.centred((side,) * 3, FIELD_OF_VIEW_MM / side, np.zeros(3))
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "fixed.nii.gz", folder / "moving.nii.gz"
-    for volume, path in zip((case.fixed, case.moving), paths, strict=True):
-        Image(volume[0, 0].numpy(), case.grid).save(path)
+    for volume, path in zip(simulated(), paths, strict=True):
+        volume = F.interpolate(volume, size=grid.shape, mode="trilinear", align_corners=False)[0, 0]
+        noise = 0.01 * torch.randn(volume.shape, generator=generator)
+        Image(torch.where(volume > 0, (volume + noise).clamp_min(1e-3), 0).numpy(), grid).save(path)
     return paths
 
 
@@ -60,7 +75,7 @@ def measure(fixed: Path, moving: Path, out: Path, threads: int, steps: int) -> d
     return {
         "wall_s": wall,
         "processor_s": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss / 1024,
+        "peak_mb": record["peak_memory_mb"],  # rusage would count this process where it is larger
         "stages_s": record["timings"],
     }
 
