@@ -27,7 +27,7 @@ LAYERS = [
     {"quality", "provenance", "outputs"},
     {"registration"},
     {"register", "export"},
-    {"report", "pictures", "cohort"},
+    {"report", "pictures"},
     {"simulation"},
     {"datasets"},
     {"evaluation"},

@@ -45,12 +45,6 @@ class QualityError(DeformganError):
     exit_code = 4
 
 
-class CohortError(DeformganError):
-    """Some cases of a cohort failed."""
-
-    exit_code = 5
-
-
 def unwritable(path: str | Path, error: OSError) -> InputError:
     """What a refusal of the system to write means to the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
