@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -10,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from conftest import PairFiles, Phantom, write_nifti
 from tiny import write_tiny_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-from bad_input.page import PAGE, page
+from bad_input.page import PAGE, as_nobody, page
 
 import deformgan.files
 from deformgan.cli import main
@@ -130,19 +128,6 @@ def test_a_forced_run_that_fails_keeps_the_old_results(
     assert snapshot(out) == before
 
 
-@contextlib.contextmanager
-def without_root() -> Iterator[None]:
-    """Permissions do not bind root, so act as nobody for a while; the same for everybody else."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_a_read_only_folder(
@@ -160,7 +145,7 @@ def test_a_read_only_folder(
         for path in [locked, *locked.rglob("*")]:
             path.chmod(0o555)
         before = tree(home)
-        with without_root():
+        with as_nobody():
             code = register(Path(copies["fixed"]), Path(copies["moving"]), locked / "out", home / "weights")
         assert code == 3
         check_refusal(capsys.readouterr(), "read-only")

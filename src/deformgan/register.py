@@ -111,8 +111,8 @@ def register(
     start = Start(moving_part.image, lesion=moving_part.lesion)
     if transform != "deform" or init is not None:
         with watch.stage("align"):
-            lesions = fixed_part.lesion, moving_part.lesion
-            start = find_start(fixed_part.image, moving_part.image, transform, init, lesions)
+            left_out = fixed_part.lesion, moving_part.lesion
+            start = find_start(fixed_part.image, moving_part.image, transform, init, left_out)
     with watch.stage("conform"):
         fixed_c, moving_c = conform_pair(fixed_part.image, start.moving, shape, spacing, start.matrix)
         lesions = Lesions.on_grids(fixed_part.lesion, start.lesion, (fixed_c.grid, moving_c.grid))

@@ -85,7 +85,7 @@ class Answer:
 
 
 @contextlib.contextmanager
-def _as_nobody() -> Iterator[None]:
+def as_nobody() -> Iterator[None]:
     """Permissions do not bind root, so act as nobody for a while; the same for everybody else."""
     if os.geteuid() != 0:
         yield
@@ -101,7 +101,7 @@ def ask(command: list[str], home: Path, *, nobody: bool = False) -> Answer:
     """Run the command in ``home``, in this process."""
     out, err = io.StringIO(), io.StringIO()
     before = {path.name for path in (home / "out").rglob("*")}
-    who = _as_nobody() if nobody else contextlib.nullcontext()
+    who = as_nobody() if nobody else contextlib.nullcontext()
     with contextlib.chdir(home), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), who:
         code = main(command)
     left = tuple(sorted(path.name for path in (home / "out").rglob("*") if path.name not in before))
