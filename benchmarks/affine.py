@@ -27,10 +27,10 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from deformgan.align.affine import search
-from deformgan.conform import thinned_pair
-from deformgan.grid import Grid
-from deformgan.image import Image, load_image
+from deformgan.align.search import search
+from deformgan.io.image import Image, load_image
+from deformgan.preprocess.conform import subsampled_pair
+from deformgan.spatial.grid import Grid
 
 PAIRS = (
     ("BraTS2021_01478", "t2", "t1"),
@@ -101,8 +101,8 @@ def _stripped(rng: np.random.Generator, image: Image) -> Image:
 
 
 def ours(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:
-    """`deformgan.align.affine.search`, finding the foregrounds included."""
-    return search(*thinned_pair(fixed, moving), rigid=rigid)[0]
+    """`deformgan.align.search.search`, finding the foregrounds included."""
+    return search(*subsampled_pair(fixed, moving), rigid=rigid)[0]
 
 
 def simpleitk(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:
@@ -139,9 +139,9 @@ def simpleitk(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:
     return FLIP @ matrix @ FLIP
 
 
-def _averaged(image: Image, apart_mm: float) -> Image:
+def _averaged(image: Image, spacing_mm: float) -> Image:
     """Averaged over blocks to voxels about so far apart."""
-    factor = np.maximum(1, np.rint(apart_mm / image.grid.spacing)).astype(int)
+    factor = np.maximum(1, np.rint(spacing_mm / image.grid.spacing)).astype(int)
     shape = np.array(image.data.shape) // factor
     kept = image.data[tuple(slice(n) for n in shape * factor)].astype(np.float32)
     values = kept.reshape(np.stack([shape, factor], 1).ravel()).mean((1, 3, 5))
@@ -168,7 +168,7 @@ def ants_affine(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:
 
     import ants
 
-    from deformgan.transform import load_transform
+    from deformgan.transforms.transform import load_transform
 
     with tempfile.TemporaryDirectory() as folder:
         coarse = [_ants(_averaged(i, 4.0)) for i in (fixed, moving)]

@@ -29,18 +29,18 @@ from scipy import ndimage
 from torch import Tensor
 
 import deformgan
-from deformgan.align.affine import search
-from deformgan.conform import conform, thinned_pair
-from deformgan.field import jacobian_determinant
-from deformgan.grid import Grid
-from deformgan.image import Image, load_image, load_labels
-from deformgan.masks.lesions import harmonic
-from deformgan.models import Model
-from deformgan.simulation import deformation as simulated
-from deformgan.simulation.deformation import DeformationConfig, sample_deformation
-from deformgan.transform import Transform
-from deformgan.vectors import mm_to_vox
-from deformgan.warp import warp
+from deformgan.align.search import search
+from deformgan.io.image import Image, load_image, load_labels
+from deformgan.models.load import Model
+from deformgan.preprocess.conform import conform, subsampled_pair
+from deformgan.preprocess.lesions import harmonic
+from deformgan.spatial.field import jacobian_determinant
+from deformgan.spatial.grid import Grid
+from deformgan.spatial.vectors import mm_to_vox
+from deformgan.spatial.warp import warp
+from deformgan.transforms.transform import Transform
+from deformgan.workshop.simulation import deformation as simulated
+from deformgan.workshop.simulation.deformation import DeformationConfig, sample_deformation
 
 REGIMES = {
     "affine": DeformationConfig(20.0, (0.0, 0.0), (8.0, 12.0), 7.0, (4.0, 4.0, 10.0), 0.06, 0.02),
@@ -132,7 +132,7 @@ def without_tumour(contrasts: dict[str, np.ndarray], tumour: np.ndarray, grid: G
     """The contrasts with the tumour replaced by the other side, its seam softened over two voxels."""
     t1 = Image(contrasts["t1"], grid, "t1")
     flipped = Image(np.ascontiguousarray(t1.data[::-1]), grid, "mirrored")
-    onto_itself = Transform(search(*thinned_pair(t1, flipped), rigid=True, near=True)[0])
+    onto_itself = Transform(search(*subsampled_pair(t1, flipped), rigid=True, near=True)[0])
     away = np.asarray(ndimage.binary_dilation(tumour, iterations=WIDENED), bool) & (t1.data > 0)
     there = onto_itself.apply(Image(away[::-1].astype(np.float32), grid), grid).data > 0
     inner = np.asarray(ndimage.distance_transform_edt(away))

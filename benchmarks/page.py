@@ -15,7 +15,7 @@ from typing import Any
 
 from measuring import RESULTS
 
-from deformgan.files import atomic
+from deformgan.io.atomic import atomic
 
 KINDS = {
     "speed": "Time and memory",

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from deformgan.models import DEFAULT_MODEL, load_model
+from deformgan.models.load import DEFAULT_MODEL, load_model
 
 COPY_FLOATS = 1 << 26
 

@@ -37,7 +37,7 @@ def measure(runtime: str, threads: int, weights: str, graph: str, rounds: int) -
         import torch
 
         imported = time.perf_counter()
-        from deformgan.models import load_model
+        from deformgan.models.load import load_model
 
         torch.set_num_threads(threads)
         model = load_model(weights)
@@ -87,8 +87,8 @@ def prepare(weights: str, graph: Path) -> None:
     import numpy as np
     import torch
 
-    from deformgan.export import export_onnx
-    from deformgan.models import load_model
+    from deformgan.models.load import load_model
+    from deformgan.models.onnx_export import export_onnx
 
     model = load_model(weights)
     export_onnx(model, graph)

@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from deformgan.grid import Grid
-from deformgan.image import Image
-from deformgan.simulation.anatomy import load_anatomy
-from deformgan.simulation.cases import make_case
+from deformgan.io.image import Image
+from deformgan.spatial.grid import Grid
+from deformgan.workshop.simulation.anatomy import load_anatomy
+from deformgan.workshop.simulation.cases import make_case
 
 FIELD_OF_VIEW_MM = 224.0
 

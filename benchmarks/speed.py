@@ -26,9 +26,9 @@ from measuring import RESULTS, keep, machine
 from rich.console import Console
 from rich.table import Table
 
-from deformgan.conform import conform_pair
-from deformgan.image import load_image
-from deformgan.models import DEFAULT_MODEL, load_model
+from deformgan.io.image import load_image
+from deformgan.models.load import DEFAULT_MODEL, load_model
+from deformgan.preprocess.conform import conform_pair
 from deformgan.refine import DEFAULT_STEPS, refine
 
 SHAPE = (240, 240, 155)
@@ -36,8 +36,8 @@ SHAPE = (240, 240, 155)
 
 def simulated_pair(folder: Path) -> tuple[Path, Path]:
     """T2 (fixed) and T1 (moving, deformed) of the shipped anatomy, as NIfTI files."""
-    from deformgan.simulation.anatomy import load_anatomy
-    from deformgan.simulation.cases import make_case, write_case
+    from deformgan.workshop.simulation.anatomy import load_anatomy
+    from deformgan.workshop.simulation.cases import make_case, write_case
 
     generator = torch.Generator().manual_seed(7)
     case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=SHAPE, spacing=1.0)

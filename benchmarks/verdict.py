@@ -24,12 +24,12 @@ from verdict_cases import Sample, samples
 from verdict_fit import area, fit_linear, fit_logistic, fit_monotone
 from verdict_report import write_report
 
-from deformgan.evaluation.making import CasePlan, make_test_cases
-from deformgan.files import atomic
-from deformgan.models import Model, load_model
+from deformgan.io.atomic import atomic
+from deformgan.models.load import Model, load_model
 from deformgan.quality.assess import COMPLAINTS
 from deformgan.quality.calibration import Calibration, Linear
-from deformgan.simulation.deformation import REGIMES
+from deformgan.workshop.evaluation.make_cases import CasePlan, make_test_cases
+from deformgan.workshop.simulation.deformation import REGIMES
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "src" / "deformgan" / "quality" / "calibration.json"

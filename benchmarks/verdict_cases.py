@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.conform import Conformed, conform_pair
-from deformgan.evaluation.cases import read_meta
-from deformgan.field import affine_field, compose, resize
-from deformgan.image import load_image, load_labels
-from deformgan.models import Model
+from deformgan.io.image import load_image, load_labels
+from deformgan.models.load import Model
+from deformgan.preprocess.conform import Conformed, conform_pair
 from deformgan.quality.assess import Evidence, examine, features, judge, local_features
 from deformgan.quality.calibration import Calibration, Linear
 from deformgan.refine import DEFAULT_STEPS, refine
-from deformgan.transform import load_transform
+from deformgan.spatial.field import affine_field, compose, resize
+from deformgan.transforms.transform import load_transform
+from deformgan.workshop.evaluation.cases import read_meta
 
 MEAN_LIMIT_MM, P95_LIMIT_MM = 3.0, 8.0
 FEW, SHORT = 15, 30  # steps of a registration that was stopped early, and of one that starts in the wrong place

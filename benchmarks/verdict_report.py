@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from verdict_cases import MEAN_LIMIT_MM, P95_LIMIT_MM, Sample
 from verdict_fit import area, rank_correlation, roc, sparsification
 
-from deformgan.evaluation.style import ACCENT, FAINT, looks, write_png
 from deformgan.quality.calibration import Calibration
+from deformgan.workshop.evaluation.style import ACCENT, FAINT, looks, write_png
 
 VERDICTS = ("pass", "look", "fail")
 # the kinds of which the voxels count as registrations, by what they are called in the report

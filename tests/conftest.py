@@ -15,7 +15,7 @@ import records
 import torch
 from hypothesis import settings
 
-from deformgan.registration import Registration
+from deformgan.output.registration import Registration
 
 # a runner in the background starts its children deaf to Ctrl-C, and they hand that on to the commands under test
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

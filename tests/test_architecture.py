@@ -13,30 +13,27 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "deformgan"
 
-# A module may import from its own line and from those above it, never from below.
-# A folder counts as one entry: its files may import each other.
+# A folder counts as one entry: its files may import each other. An entry may import those above it, never one below.
 LAYERS = [
-    {"errors", "types"},
-    {"grid"},
-    {"files", "reading", "foreign", "image", "series"},
-    {"warp", "field", "resample", "slabs", "points", "vectors", "similarity", "brightness"},
-    {"conform", "align", "masks"},
-    {"networks", "losses"},
-    {"formats", "transform"},
-    {"models", "refine", "start"},
-    {"quality", "provenance", "outputs"},
-    {"registration"},
-    {"register", "export"},
-    {"report", "pictures"},
-    {"simulation"},
-    {"datasets"},
-    {"evaluation"},
-    {"training", "demo"},
-    {"commands", "cli", "__main__"},
+    {"errors"},
+    {"spatial"},
+    {"io"},
+    {"losses"},
+    {"preprocess"},
+    {"transforms"},
+    {"align", "networks"},
+    {"models", "refine"},
+    {"quality"},
+    {"output"},
+    {"pipeline"},
+    {"workshop"},
+    {"commands", "__main__"},
 ]
 # what the product is built and judged with; the product itself does without
-WORKSHOP = {"simulation", "datasets", "evaluation", "training", "demo"}
-MAY_USE_WORKSHOP = WORKSHOP | {"commands", "cli", "__main__"}
+WORKSHOP = {"workshop"}
+MAY_USE_WORKSHOP = WORKSHOP | {"commands", "__main__"}
+# inside the workshop the folders have an order of their own
+WORKSHOP_LAYERS = [{"simulation"}, {"datasets"}, {"evaluation"}, {"training", "demo"}]
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
@@ -109,6 +106,17 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_only_the_command_uses_the_workshop(path: Path) -> None:
     if entry(path) not in MAY_USE_WORKSHOP:
         assert not own_entries(path) & WORKSHOP
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if entry(p) == "workshop" and p.parent.name != "workshop"], ids=str
+)
+def test_imports_inside_the_workshop_point_one_way(path: Path) -> None:
+    order = {name: number for number, layer in enumerate(WORKSHOP_LAYERS) for name in layer}
+    own = path.relative_to(PACKAGE).parts[1]
+    found = {name.split(".")[2] for name in imported_names(path) if name.startswith("deformgan.workshop.")}
+    wrong = {name for name in found if order[name] > order[own]}
+    assert not wrong, f"{own} may not import {sorted(wrong)}: they come after it"
 
 
 def test_no_import_cycles() -> None:
@@ -203,7 +211,7 @@ def loaded_after(code: str) -> set[str]:
 def help_code(*arguments: str) -> str:
     return (
         f"sys.argv = {['deformgan', *arguments, '--help']!r}\n"
-        "from deformgan.cli import main\n"
+        "from deformgan.commands.main import main\n"
         "try:\n    code = main()\nexcept SystemExit as stop:\n    code = stop.code\n"
         "assert not code, code"
     )

@@ -21,10 +21,10 @@ import pytest
 from conftest import make_phantom, write_nifti
 from documents import NAMES, PAGES, REPOSITORY, Block, blocks, commands, mentions, our_lines
 
-from deformgan import demo
-from deformgan.cli import COMMANDS, _parse, main
-from deformgan.formats import itk
-from deformgan.register import register
+from deformgan.commands.main import COMMANDS, _parse, main
+from deformgan.pipeline import register
+from deformgan.transforms.formats import itk
+from deformgan.workshop import demo
 
 # options and commands that pages name before the command has them; a line with one is checked as soon as it does
 PENDING = {
@@ -124,7 +124,7 @@ def test_every_block_runs(
     if all(block.why for block in blocks(page)):
         pytest.skip("nothing to run")
     matplotlib.use("Agg")
-    monkeypatch.setattr(sys.modules["deformgan.register"], "DEFAULT_STEPS", 2)
+    monkeypatch.setattr(sys.modules["deformgan.pipeline"], "DEFAULT_STEPS", 2)
     monkeypatch.setattr(demo, "SHAPE", (46, 52, 44))
     monkeypatch.setattr(demo, "SPACING_MM", 4.5)
     monkeypatch.setattr(demo, "DEFORMATION", demo.DEFORMATION.scaled(1 / 3))

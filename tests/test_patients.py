@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from deformgan.grid import Grid
-from deformgan.image import Image, load_image
-from deformgan.models import DEFAULT_MODEL, shipped_models
-from deformgan.register import register
-from deformgan.simulation.deformation import REGIMES, sample_deformation
-from deformgan.transform import Transform
+from deformgan.io.image import Image, load_image
+from deformgan.models.load import DEFAULT_MODEL, shipped_models
+from deformgan.pipeline import register
+from deformgan.spatial.grid import Grid
+from deformgan.transforms.transform import Transform
+from deformgan.workshop.simulation.deformation import REGIMES, sample_deformation
 
 SPACING_MM = 4.0
 MARGIN_MM = 40.0  # the patient's own volume ends just below the brain

@@ -11,7 +11,7 @@ import os
 import textwrap
 from typing import TYPE_CHECKING
 
-from deformgan.cli import COMMANDS, main
+from deformgan.commands.main import COMMANDS, main
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

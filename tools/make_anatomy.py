@@ -1,6 +1,6 @@
 """Derive the shipped label map from the ICBM 152 templates that the `nilearn` package carries.
 
-    python tools/make_anatomy.py src/deformgan/anatomy/labels.nii.gz
+    python tools/make_anatomy.py src/deformgan/workshop/simulation/anatomy_data/labels.nii.gz
 
 Tissue classes come from the templates' T1 intensity and grey and white matter probabilities; the brain stem and the
 cerebellum are parted from the cerebrum by a watershed along the dark tentorium; ventricles and deep grey nuclei are

@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.datasets.subjects import load_subjects
-from deformgan.field import resize
-from deformgan.models import load_model, save_model
+from deformgan.models.load import load_model, save_model
 from deformgan.networks import build
-from deformgan.networks.edges import EdgeStage, FixedSide, MovingSide
+from deformgan.networks.local_stage import EdgeStage, FixedSide, MovingSide
 from deformgan.networks.pyramid import PyramidNetwork
-from deformgan.training.config import load_config
-from deformgan.training.data import PairDataset
-from deformgan.warp import warp
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import warp
+from deformgan.workshop.datasets.subjects import load_subjects
+from deformgan.workshop.training.config import load_config
+from deformgan.workshop.training.data import PairDataset
 
 Pair = dict[str, Tensor]
 IMAGES = ("fixed", "moving", "mask")

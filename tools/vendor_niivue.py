@@ -1,12 +1,12 @@
 """Bring the NiiVue bundle that the report carries, with the licences of all that is in it, into the package.
 
-    python tools/vendor_niivue.py            # write src/deformgan/report/assets/niivue.*
+    python tools/vendor_niivue.py            # write src/deformgan/output/report/assets/niivue.*
     python tools/vendor_niivue.py --check    # say whether they are what the npm registry has
 
 Needs npm and the registry. `npm pack` fetches the package without running anything of it; its SHA-512 must be the one
-below, and dist/niivue.umd.js the one that `deformgan.report.page` accepts. For another version: change `VERSION` and
-`INTEGRITY` (`npm view @niivue/niivue@VERSION dist.integrity`) here, run, change what the last lines of the output say
-in `deformgan.report.page` and NOTICE, run the tests, and open a report.
+below, and dist/niivue.umd.js the one that `deformgan.output.report.page` accepts. For another version: change `VERSION`
+and `INTEGRITY` (`npm view @niivue/niivue@VERSION dist.integrity`) here, run, change what the last lines of the output
+say in `deformgan.output.report.page` and NOTICE, run the tests, and open a report.
 
 Licences: each package that the bundle was built of is named in its metafile; its own licence file is taken from the
 registry. NiiVue's package has none: package.json must say BSD-2-Clause, and the text is that of its repository
@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-ASSETS = REPOSITORY / "src" / "deformgan" / "report" / "assets"
+ASSETS = REPOSITORY / "src" / "deformgan" / "output" / "report" / "assets"
 TEXTS = Path(__file__).parent / "niivue_licences"
 PACKAGE, VERSION = "@niivue/niivue", "0.69.0"
 INTEGRITY = "sha512-YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA=="

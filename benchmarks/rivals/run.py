@@ -19,9 +19,9 @@ import sys
 import time
 from pathlib import Path
 
-from deformgan.evaluation.cases import find_cases
-from deformgan.files import atomic
-from deformgan.provenance import environment
+from deformgan.io.atomic import atomic
+from deformgan.output.provenance import environment
+from deformgan.workshop.evaluation.cases import find_cases
 from tools import TOOLS, installed
 
 REFERENCE = "greedy-nmi"

@@ -16,8 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from deformgan.files import atomic
-from deformgan.training.record import read_metrics
+from deformgan.io.atomic import atomic
+from deformgan.workshop.training.record import read_metrics
 
 HERE = Path(__file__).resolve().parent
 KEPT = ("results.json", "table.md", "table.tex", "sweeps.json")

@@ -39,13 +39,13 @@ from rich.console import Console
 from torch import Tensor
 
 from deformgan.errors import DeformganError, InputError, UsageError
-from deformgan.evaluation import figures
-from deformgan.evaluation.cases import TestCase
-from deformgan.evaluation.metrics import dice, endpoint_error
-from deformgan.evaluation.robustness import perturbed
-from deformgan.files import atomic
-from deformgan.training.record import read_metrics
-from deformgan.warp import warp
+from deformgan.io.atomic import atomic
+from deformgan.spatial.warp import warp
+from deformgan.workshop.evaluation import figures
+from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.metrics import dice, endpoint_error
+from deformgan.workshop.evaluation.robustness import perturbed
+from deformgan.workshop.training.record import read_metrics
 
 NOISE = 0.1  # σ of the noisy row, relative to the intensity range
 OVERLAYS = ("none", "edges", "checker")
@@ -148,8 +148,8 @@ def must_be_ignored(out: Path) -> None:
 
 def shipped_cases(regime: str, count: int, seed: int) -> list[TestCase]:
     """Cases of the anatomy that the project ships, T2 fixed and T1 moving; anybody may see them."""
-    from deformgan.simulation.anatomy import load_anatomy
-    from deformgan.simulation.cases import make_case
+    from deformgan.workshop.simulation.anatomy import load_anatomy
+    from deformgan.workshop.simulation.cases import make_case
 
     cases = []
     for k in range(count):
@@ -165,14 +165,14 @@ def shipped_cases(regime: str, count: int, seed: int) -> list[TestCase]:
 
 def read_cases(root: Path, count: int) -> list[TestCase]:
     """The first cases of a folder."""
-    from deformgan.evaluation.cases import find_cases, read_case
+    from deformgan.workshop.evaluation.cases import find_cases, read_case
 
     return [read_case(folder) for folder in find_cases(root)[:count]]
 
 
 def panels(case: TestCase, seen: TestCase, methods: Sequence[str], threads: int) -> list[figures.Panel]:
     """Fixed, moving and each method's moved image of a pair as it is seen; scores are those of the case itself."""
-    from deformgan.evaluation.methods import Compute, make_method, parse_method
+    from deformgan.workshop.evaluation.methods import Compute, make_method, parse_method
 
     styles = figures.method_styles(parse_method(text).name for text in methods)
     specs = {spec.name: spec for spec in map(parse_method, methods)}

@@ -24,14 +24,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deformgan import losses
-from deformgan.evaluation.cases import find_cases, read_case, select_cases
-from deformgan.evaluation.metrics import endpoint_error
-from deformgan.field import resize
-from deformgan.files import atomic
-from deformgan.models import load_model
+from deformgan.io.atomic import atomic
+from deformgan.models.load import load_model
 from deformgan.networks import build
-from deformgan.training.steps import LossWeights, to_signed, to_unit
-from deformgan.warp import warp
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import warp
+from deformgan.workshop.evaluation.cases import find_cases, read_case, select_cases
+from deformgan.workshop.evaluation.metrics import endpoint_error
+from deformgan.workshop.training.steps import LossWeights, to_signed, to_unit
 
 STEP = 1450  # of the snapshots: the end of the stage at half resolution
 

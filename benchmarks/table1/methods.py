@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from deformgan.training.config import TrainingConfig, load_config
+from deformgan.workshop.training.config import TrainingConfig, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "table1"
 

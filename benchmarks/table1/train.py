@@ -42,7 +42,7 @@ def main() -> int:
 def _train(name: str, arguments: argparse.Namespace) -> None:
     import torch
 
-    from deformgan.training.loop import train
+    from deformgan.workshop.training.loop import train
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

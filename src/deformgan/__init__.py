@@ -10,33 +10,31 @@ Importing the package is cheap: PyTorch and nibabel are loaded when a name that 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deformgan.grid import Grid as Grid
-    from deformgan.image import Image as Image
-    from deformgan.image import load_image as load_image
-    from deformgan.models import Model as Model
-    from deformgan.models import load_model as load_model
-    from deformgan.register import Registration as Registration
-    from deformgan.register import register as register
-    from deformgan.transform import Transform as Transform
-    from deformgan.transform import load_transform as load_transform
+    from deformgan.io.image import Image as Image
+    from deformgan.io.image import load_image as load_image
+    from deformgan.models.load import Model as Model
+    from deformgan.models.load import load_model as load_model
+    from deformgan.output.registration import Registration as Registration
+    from deformgan.pipeline import register as register
+    from deformgan.spatial.grid import Grid as Grid
+    from deformgan.transforms.transform import Transform as Transform
+    from deformgan.transforms.transform import load_transform as load_transform
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "register": "register",
-    "Registration": "register",
-    "Transform": "transform",
-    "load_transform": "transform",
-    "load_model": "models",
-    "Model": "models",
-    "Image": "image",
-    "load_image": "image",
-    "Grid": "grid",
+    "register": "pipeline",
+    "Registration": "output.registration",
+    "Transform": "transforms.transform",
+    "load_transform": "transforms.transform",
+    "load_model": "models.load",
+    "Model": "models.load",
+    "Image": "io.image",
+    "load_image": "io.image",
+    "Grid": "spatial.grid",
 }
 
 __all__ = [
@@ -63,14 +61,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
-
-
-class _Package(ModuleType):
-    """The import of a submodule does not hide the public function of the same name (`deformgan.register`)."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -13,18 +13,18 @@ EXIT_INTERRUPTED = 130
 class DeformganError(Exception):
     """Base of every error a user is meant to read.
 
-    A message says in one line what happened, where and why; ``mend`` says what to do about it.
+    A message says in one line what happened, where and why; ``hint`` says what to do about it.
     """
 
     exit_code = EXIT_BUG
 
-    def __init__(self, message: str, mend: str = "") -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
         message = super().__str__()
-        return f"{message} — {self.mend}" if self.mend else message
+        return f"{message} — {self.hint}" if self.hint else message
 
 
 class UsageError(DeformganError):

@@ -1,9 +1,9 @@
 """A short optimisation of a low-resolution field at test time, starting from T's; network weights are never touched.
 
 The field is an affine map plus displacements at control points four voxels apart, smoothed like a spline. Level by
-level the squared normalised-gradient product of the two images, evened in brightness (see `deformgan.losses.gradient`
-and `deformgan.brightness`), is maximised by Adam; the bending energy of the control points keeps the rest smooth and
-costs an affine map nothing.
+level the squared normalised-gradient product of the two images, bias fields corrected (see `deformgan.losses.gradient`
+and `deformgan.preprocess.bias_field`), is maximised by Adam; the bending energy of the control points keeps the rest
+smooth and costs an affine map nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.brightness import even_brightness
-from deformgan.field import identity_positions, jacobian_determinant, resize
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.masks import Lesions, counting
-from deformgan.warp import warp
+from deformgan.preprocess.bias_field import correct_bias_field
+from deformgan.preprocess.lesions import Lesions, valid_mask
+from deformgan.spatial.field import identity_positions, jacobian_determinant, resize
+from deformgan.spatial.warp import warp
 
 DEFAULT_STEPS = 150
 
@@ -98,8 +98,8 @@ def refine(
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
     lesions = Lesions() if lesions is None else lesions
     with torch.inference_mode(False), torch.enable_grad():
-        evened = [even_brightness(image.detach(), 4) for image in (fixed, moving)]
-        images = [*evened, _widened(mask, settings.margin).detach().clone()]
+        corrected = [correct_bias_field(image.detach(), 4) for image in (fixed, moving)]
+        images = [*corrected, _widened(mask, settings.margin).detach().clone()]
         parameters = _Parameters.fit(field.detach().clone().float(), images[2], settings)
         done = 0
         for number, (factor, share) in enumerate(settings.levels):
@@ -143,8 +143,8 @@ class _Weight:
     @classmethod
     def of(cls, mask: Tensor, lesions: Lesions) -> _Weight:
         shape = tuple(mask.shape[2:])
-        own = mask if lesions.fixed is None else mask * counting(lesions.fixed, shape)
-        return cls(own, None if lesions.moving is None else counting(lesions.moving, shape))
+        own = mask if lesions.fixed is None else mask * valid_mask(lesions.fixed, shape)
+        return cls(own, None if lesions.moving is None else valid_mask(lesions.moving, shape))
 
     def at(self, field: Tensor) -> Tensor:
         return self.fixed if self.moving is None else self.fixed * warp(self.moving, field, padding="border")

@@ -15,12 +15,12 @@ from deformgan.commands.console import Console, success
 from deformgan.commands.options import Force, Json, Threads
 from deformgan.commands.transforms import Geometry, load
 from deformgan.errors import InputError, UsageError
-from deformgan.outputs import staged_files
+from deformgan.output.folder import staged_files
 
 if TYPE_CHECKING:
-    from deformgan.grid import Grid
-    from deformgan.image import Image
-    from deformgan.transform import Transform
+    from deformgan.io.image import Image
+    from deformgan.spatial.grid import Grid
+    from deformgan.transforms.transform import Transform
 
 KINDS = {"nearest": "a label map (nearest neighbour)", "linear": "an image (linear interpolation)"}
 MOST_LABELS = 512  # FreeSurfer's finest maps hold some 200; scans hold thousands of values
@@ -107,31 +107,31 @@ class Apply:
         return self._grid()
 
     def _moving_grid(self) -> Grid:
-        from deformgan.image import load_grid
+        from deformgan.io.image import load_grid
 
         if self.moving_geometry is not None:
             return load_grid(self.moving_geometry)
         grids = [load_grid(source) for source in self.files[::2] if not is_points(source)]
         if not grids or any(grid != grids[0] for grid in grids):
             what = "the inputs are on different grids" if grids else "points have no grid"
-            mend = "name with --moving-geometry the moving image that FSL's transform was made for"
-            raise UsageError(f"the geometry of the moving image is not clear: {what}", mend)
+            hint = "name with --moving-geometry the moving image that FSL's transform was made for"
+            raise UsageError(f"the geometry of the moving image is not clear: {what}", hint)
         return grids[0]
 
     def _grid(self) -> Grid:
-        from deformgan.image import load_grid
+        from deformgan.io.image import load_grid
 
         assert self.reference is not None
         return load_grid(self.reference)
 
     def _apply(self, transform: Transform, source: Path, target: Path, onto: Grid | None) -> dict[str, Any]:
         if onto is None or is_points(source):
-            from deformgan.formats.points import read_points
+            from deformgan.io.points import read_points
 
             points = read_points(source)
             points.at(transform.apply_points(points.positions_mm)).save(target)
             return {"how": f"{len(points.positions_mm)} points"}
-        from deformgan.series import is_series
+        from deformgan.io.time_series import is_series
 
         if is_series(source):
             return self._apply_series(transform, source, target, onto)
@@ -142,7 +142,7 @@ class Apply:
         return {"how": how}
 
     def _apply_series(self, transform: Transform, source: Path, target: Path, onto: Grid) -> dict[str, Any]:
-        from deformgan.series import load_series, write_series
+        from deformgan.io.time_series import load_series, write_series
 
         series = load_series(source)
         how = self._how(volume.data for volume in series)
@@ -174,7 +174,7 @@ def _require_meeting(transform: Transform, image: Image, onto: Grid) -> None:
 
 def _load(source: Path) -> Image:
     """An image, or a label map that may be empty: a case without a lesion is no error."""
-    from deformgan.image import load_image, load_labels
+    from deformgan.io.image import load_image, load_labels
 
     try:
         return load_image(source)

@@ -40,8 +40,8 @@ class Console:
         self.note(f"{'interrupted' if exit_code >= 128 else 'error'}: {_one_line(str(error))}")
         if self.as_json and not self._answered:
             cause = error.args[0] if isinstance(error, DeformganError) else str(error)
-            mend = getattr(error, "mend", "")
-            record = {"status": "error", "exit_code": exit_code, "error": str(cause), "mend": mend}
+            hint = getattr(error, "hint", "")
+            record = {"status": "error", "exit_code": exit_code, "error": str(cause), "hint": hint}
             _write(sys.stdout, json.dumps(record))
 
     @contextmanager
@@ -115,7 +115,7 @@ def verdict(record: dict[str, Any]) -> dict[str, Any]:
 def _one_line(text: str) -> str:
     """What a file made us say, as it can be shown: on one line, of bounded length, nothing a terminal obeys."""
     if len(text) > 2 * _HALF_LINE:
-        text = f"{text[:_HALF_LINE]} … {text[-_HALF_LINE:]}"  # the mend is at the end
+        text = f"{text[:_HALF_LINE]} … {text[-_HALF_LINE:]}"  # the hint is at the end
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 

@@ -12,11 +12,11 @@ from deformgan.commands.console import Console, success
 from deformgan.commands.options import Force, Json, Threads
 from deformgan.commands.transforms import INVERSE, FileFormat, Geometry, load
 from deformgan.errors import UsageError
-from deformgan.formats import bids
-from deformgan.outputs import staged_files
+from deformgan.output.folder import staged_files
+from deformgan.transforms.formats import bids
 
 if TYPE_CHECKING:
-    from deformgan.grid import Grid
+    from deformgan.spatial.grid import Grid
 
 Name = Annotated[FileFormat | None, tyro.conf.arg(help_behavior_hint="(default: by the file)")]
 
@@ -53,7 +53,7 @@ class Convert:
             UsageError: A geometry is missing, OUT cannot hold a field, or BIDS names that contradict each other.
             InputError: IN cannot be used.
         """
-        from deformgan.formats import exchange
+        from deformgan.transforms.formats import exchange
 
         kind = exchange.target(self.target, self.to_format)
         spaces = self._spaces()
@@ -72,7 +72,7 @@ class Convert:
 
     @staticmethod
     def _grid(image: Path | None) -> Grid | None:
-        from deformgan.image import load_grid
+        from deformgan.io.image import load_grid
 
         return None if image is None else load_grid(image)
 
@@ -86,6 +86,6 @@ class Convert:
             name = bids.parse(path)
             name = name.inverse() if self.source.endswith(INVERSE) else name
             if (name.source, name.target) == (out.target, out.source):
-                mend = f"convert {path}{'' if self.source.endswith(INVERSE) else INVERSE}, or change the name"
-                raise UsageError(f"{self.target} is named the other way round from {self.source}", mend)
+                hint = f"convert {path}{'' if self.source.endswith(INVERSE) else INVERSE}, or change the name"
+                raise UsageError(f"{self.target} is named the other way round from {self.source}", hint)
         return {"from": out.source, "to": out.target}

@@ -30,7 +30,7 @@ class Demo:
         Raises:
             QualityError: The folder was written, but the registration's own check failed.
         """
-        from deformgan.demo import run_demo, summary
+        from deformgan.workshop.demo import run_demo, summary
 
         self.compute.set_threads()
         with console.progress() as progress:

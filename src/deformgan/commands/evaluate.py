@@ -15,8 +15,8 @@ from deformgan.commands.simulate import Contrast, Regime
 from deformgan.errors import UsageError
 
 if TYPE_CHECKING:
-    from deformgan.datasets.patients import Patient
-    from deformgan.evaluation.methods import Spec
+    from deformgan.workshop.datasets.patients import Patient
+    from deformgan.workshop.evaluation.methods import Spec
 
 Sweep = Literal["noise", "blur", "bias", "thick-slices", "inversion", "deformation"]
 
@@ -82,8 +82,8 @@ class Evaluate:
         self.compute.set_threads()
         import torch
 
-        from deformgan.evaluation import results, run
-        from deformgan.evaluation.methods import Compute as Resolved
+        from deformgan.workshop.evaluation import results, run
+        from deformgan.workshop.evaluation.methods import Compute as Resolved
 
         specs, pairs = self._specs(), self._pairs()
         compute = Resolved(self.compute.device, self.compute.precision, torch.get_num_threads()).resolved()
@@ -110,7 +110,7 @@ class Evaluate:
         console.result(_line(record, self.out), success({"out": str(self.out), **record}))
 
     def _specs(self) -> list[Spec]:
-        from deformgan.evaluation.methods import parse_method
+        from deformgan.workshop.evaluation.methods import parse_method
 
         specs = [parse_method(text) for text in self.method]
         twice = sorted({s.name for s in specs if [t.name for t in specs].count(s.name) > 1})
@@ -141,11 +141,11 @@ class Evaluate:
                 (self.out / name).unlink(missing_ok=True)
 
     def _folders(self, progress: Progress) -> list[Path]:
-        from deformgan.evaluation.cases import find_cases, select_cases
+        from deformgan.workshop.evaluation.cases import find_cases, select_cases
 
         if self.cases is not None:
             return select_cases(find_cases(self.cases), self.regime)
-        from deformgan.evaluation.making import CasePlan, make_test_cases, patients_to_score
+        from deformgan.workshop.evaluation.make_cases import CasePlan, make_test_cases, patients_to_score
 
         assert self.data is not None
         patients: tuple[str | Patient, ...] = ()

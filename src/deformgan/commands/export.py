@@ -10,7 +10,7 @@ import tyro
 
 from deformgan.commands.console import Console, success
 from deformgan.commands.options import Force, Json, Weights
-from deformgan.outputs import staged_files
+from deformgan.output.folder import staged_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class Export:
             UsageError: The extra is missing, FILE is in the way, or a shape that the network does not take.
             InputError: The weights are damaged, FILE cannot be written, or it does not compute what PyTorch does.
         """
-        from deformgan.export import export_onnx
-        from deformgan.models import load_model
+        from deformgan.models.load import load_model
+        from deformgan.models.onnx_export import export_onnx
 
         with staged_files([self.out], force=self.force) as (staged,), console.progress() as progress:
             progress("exporting")

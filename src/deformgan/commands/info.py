@@ -23,14 +23,14 @@ class Info:
     def run(self, console: Console) -> None:
         """Collect and answer."""
         if self.schema:
-            from deformgan.provenance import schema
+            from deformgan.output.provenance import schema
 
             console.result(json.dumps(schema(), indent=2, ensure_ascii=False), success({"schema": schema()}))
             return
         import torch
 
-        from deformgan.models import load_model, shipped_models
-        from deformgan.provenance import environment
+        from deformgan.models.load import load_model, shipped_models
+        from deformgan.output.provenance import environment
 
         devices = {
             "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

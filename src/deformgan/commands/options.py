@@ -45,7 +45,7 @@ class Threads:
             raise UsageError(f"--threads {self.threads} is less than 1", "leave it out to use every core")
         import torch
 
-        from deformgan.provenance import available_cpus
+        from deformgan.output.provenance import available_cpus
 
         torch.set_num_threads(self.threads or min(torch.get_num_threads(), available_cpus()))
 

@@ -12,7 +12,7 @@ from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights, given
 from deformgan.commands.startup import quick_imports
 from deformgan.errors import QualityError, UsageError
-from deformgan.outputs import OUTPUTS, RECORD, REPORT, staged_folder
+from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ class Register:
 
     def _register(self, console: Console, folder: Path) -> dict[str, Any]:
         with quick_imports():
-            from deformgan.formats.points import read_points
-            from deformgan.register import register
+            from deformgan.io.points import read_points
+            from deformgan.pipeline import register
 
         self.compute.set_threads()
         points = None if self.points is None else read_points(self.points)
@@ -110,7 +110,7 @@ class Register:
             result = replace(result, provenance={**result.provenance, "arguments": given(self)})
             record = result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
             if not self.no_report and result.pair is not None:
-                from deformgan.report.page import report_of
+                from deformgan.output.report.page import report_of
 
                 progress("report")
                 report_of(result, record, folder / REPORT)

@@ -24,7 +24,7 @@ class Report:
 
     def run(self, console: Console) -> None:
         """Check the files, draw, answer."""
-        from deformgan.report.rebuild import rebuild_report
+        from deformgan.output.report.rebuild import rebuild_report
 
         path = rebuild_report(self.out, viewer=not self.light)
         console.result(str(path), success({"report": str(path)}))

@@ -61,7 +61,7 @@ class Simulate:
             raise UsageError(
                 f"no brain fits {self.shape} voxels of {self.spacing or 'any'} mm", "give 16 voxels or more"
             )
-        from deformgan.simulation.cases import simulate
+        from deformgan.workshop.simulation.cases import simulate
 
         self.compute.set_threads()
         with console.progress() as progress:

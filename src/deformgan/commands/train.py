@@ -14,7 +14,7 @@ from deformgan.commands.options import Json, OutFolder, Threads
 from deformgan.errors import UsageError
 
 if TYPE_CHECKING:
-    from deformgan.training.config import TrainingConfig
+    from deformgan.workshop.training.config import TrainingConfig
 
 _NEEDED = ("accelerate",)
 
@@ -42,7 +42,7 @@ class Train:
             UsageError: The libraries for training are not installed, or the checkpoint is of another configuration.
         """
         try:
-            from deformgan.training.loop import train
+            from deformgan.workshop.training.loop import train
         except ModuleNotFoundError as error:
             raise _missing(error) from error
         self.compute.set_threads()
@@ -58,7 +58,7 @@ class Train:
     def _configuration(self) -> Path | TrainingConfig:
         if self.data is None:
             return self.config
-        from deformgan.training.config import load_config
+        from deformgan.workshop.training.config import load_config
 
         config = load_config(self.config)
         return replace(config, data=replace(config.data, root=str(self.data)))

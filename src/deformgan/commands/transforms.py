@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from deformgan.grid import Grid
-    from deformgan.transform import Transform
+    from deformgan.spatial.grid import Grid
+    from deformgan.transforms.transform import Transform
 
 INVERSE = ",inverse"
 FileFormat = Literal["itk", "fsl", "fsl-relative", "fsl-absolute", "freesurfer"]
@@ -28,8 +28,8 @@ def load(name: str, grids: Mapping[str, Callable[[], Grid | None]], file_format:
         UsageError: The file needs a geometry that is not to be had.
         InputError: The file cannot be used.
     """
-    from deformgan.formats import exchange
-    from deformgan.transform import load_transform
+    from deformgan.transforms.formats import exchange
+    from deformgan.transforms.transform import load_transform
 
     path, turned = name.removesuffix(INVERSE), name.endswith(INVERSE)
     other = {"fixed": "moving", "moving": "fixed"}

@@ -3,8 +3,8 @@
 One encoder, shared by both images, reads them at half resolution and at once goes to a quarter: nearly all the time of
 a 3-D network goes into its finest level. At 1/8 every fixed position is matched against every moving position (an
 attention over the whole volume, so a displacement of forty voxels is as near as one of four), a small decoder turns the
-matches into a smooth velocity, and a stage at 1/4 (see `deformgan.networks.edges`) looks again and again at what is
-left after warping. Each velocity is integrated and composed with what came before, so the result is smooth and very
+matches into a smooth velocity, and a stage at 1/4 (see `deformgan.networks.local_stage`) looks again and again at what
+is left after warping. Each velocity is integrated and composed with what came before, so the result is smooth and very
 nearly free of folds.
 """
 
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deformgan.brightness import even_brightness
-from deformgan.field import compose, identity_positions, integrate, resize
 from deformgan.networks.blocks import Convolution
-from deformgan.networks.edges import EdgeStage, FixedSide, MovingSide
-from deformgan.warp import warp
+from deformgan.networks.local_stage import EdgeStage, FixedSide, MovingSide
+from deformgan.preprocess.bias_field import correct_bias_field
+from deformgan.spatial.field import compose, identity_positions, integrate, resize
+from deformgan.spatial.warp import warp
 
 _MULTIPLE = 8  # every side of the half-resolution input is padded to this: three more halvings
 
@@ -177,7 +177,7 @@ class PyramidNetwork(nn.Module):
         The images' sides must be multiples of 8 for the fields to cover the same extent; others are padded at the end,
         and the fields cover the padded extent.
         """
-        fixed, moving = (even_brightness(_padded(image), 2) for image in (fixed, moving))
+        fixed, moving = (correct_bias_field(_padded(image), 2) for image in (fixed, moving))
         both = torch.cat([fixed, moving]).contiguous(memory_format=torch.channels_last_3d)
         quarter, eighth = (features.chunk(2) for features in self.encoder(both))
         match, confidence = self.matching(*eighth)

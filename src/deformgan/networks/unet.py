@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deformgan.field import integrate, resize
 from deformgan.networks.blocks import ConvBlock, UpBlock, channels_last
+from deformgan.spatial.field import integrate, resize
 
 WIDTHS = (16, 32, 64, 128, 256)
 FLOW_STD = 1e-5  # of the flow head's first weights: training starts at the identity

@@ -2,7 +2,6 @@
 
 from deformgan.quality.assess import assess, error_map, examine, judge
 from deformgan.quality.measures import inverse_residual
-from deformgan.quality.oddities import oddities
 from deformgan.quality.result import Quality
 
-__all__ = ["Quality", "assess", "error_map", "examine", "inverse_residual", "judge", "oddities"]
+__all__ = ["Quality", "assess", "error_map", "examine", "inverse_residual", "judge"]

@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.conform import Conformed
-from deformgan.field import affine_field, jacobian_determinant, resize
-from deformgan.grid import Grid, Shape
-from deformgan.image import Image
-from deformgan.masks import Lesions
+from deformgan.io.image import Image
+from deformgan.losses.joint_histogram import normalised_mutual_information
+from deformgan.preprocess.conform import Conformed
+from deformgan.preprocess.lesions import Lesions
 from deformgan.quality import measures
 from deformgan.quality.calibration import Calibration, shipped
 from deformgan.quality.matching import Matching, match
 from deformgan.quality.result import Quality
-from deformgan.similarity import normalised_mutual_information
-from deformgan.slabs import resampled
-from deformgan.warp import warp
+from deformgan.spatial.blockwise import resampled
+from deformgan.spatial.field import affine_field, jacobian_determinant, resize
+from deformgan.spatial.grid import Grid, Shape
+from deformgan.spatial.warp import warp
 
 MAX_FOLDING_PERCENT = 1.0
 # of 11 patients' pairs that were aligned before, none falls below it by a smooth error of 1 mm (root mean square), and

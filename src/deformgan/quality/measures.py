@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
-from deformgan.field import compose
-from deformgan.grid import Grid
 from deformgan.losses import bending_energy
-from deformgan.transform import Transform
+from deformgan.spatial.field import compose
+from deformgan.spatial.grid import Grid
+from deformgan.transforms.transform import Transform
 
 RESIDUAL_POINTS = 20_000
 

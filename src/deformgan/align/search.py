@@ -1,0 +1,206 @@
+"""The linear map that brings two images together, from anywhere: wrong orientations, large rotations, far headers.
+
+Rotations all over SO(3) are scored at low resolution, the best are improved, fewer and fewer (successive halving) while
+resolution and degrees of freedom rise, and the last few are compared where left and right, front and back differ.
+The map never mirrors: a header that does shows one hemisphere as the other, and nothing in a single brain tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deformgan.align.similarity import Level, make_level, nmi_score
+from deformgan.preprocess.placement import Subsampled
+
+RIGID, SIMILARITY, AFFINE = 6, 7, 13  # shift, rotation, one scale, a scale an axis (the first is free too), shears
+_RADIUS_MM = 70.0  # of a brain: a turn or stretch of 1/70 moves its surface by 1 mm
+_ROTATIONS = 400  # about 25° apart
+_SCALES = (0.82, 1.0, 1.22)  # tried beside the one that the foregrounds' volumes give
+_NEW = 0.05  # difference from them that makes it worth a trial
+_OFFSETS_MM = (-40.0, -20.0, 20.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
+_SCREEN = (8.0, 400)  # mm apart and points, when all starts are scored
+_PARTIAL = 1.35  # ratio of the foregrounds' volumes, at a scale, that says so
+_SAME_MM = 4.0  # between candidates that are one
+_CHUNK = 200_000  # samples at once, so that they stay in the cache
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One round of the halving: at this resolution, so many candidates, freedoms, steps and their largest size."""
+
+    spacing_mm: float
+    points: int
+    keep: int
+    dof: int
+    steps: int
+    rate_mm: float
+
+
+_ROUNDS = (
+    _Round(8.0, 1000, 200, SIMILARITY, 5, 8.0),
+    _Round(8.0, 1000, 50, SIMILARITY, 14, 6.0),
+    _Round(6.0, 1600, 16, SIMILARITY, 24, 4.0),
+    _Round(4.0, 3500, 4, AFFINE, 24, 2.0),
+    _Round(3.0, 9000, 2, AFFINE, 20, 1.0),
+)
+
+
+def search(
+    fixed: Subsampled,
+    moving: Subsampled,
+    centres_mm: tuple[np.ndarray, np.ndarray],
+    *,
+    rigid: bool = False,
+    near: bool = False,
+) -> tuple[np.ndarray, float]:
+    """Find the map.
+
+    Args:
+        fixed, moving: From `deformgan.preprocess.placement.subsample`.
+        centres_mm: Where the contents of the two have their centres, (3,) world mm (RAS+) each.
+        rigid: Without scales and shears.
+        near: From the headers' place alone, not from everywhere.
+
+    Returns:
+        4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` at 3 mm, in [0, 1].
+    """
+    turns, theta = _starts(fixed, moving, centres_mm, rigid)
+    if near:
+        turns, theta = turns[:1], theta[:1]
+    score = _scored(make_level(fixed, moving, *_SCREEN, centres_mm), turns, theta)
+    # the headers and the centres come first, and always go on
+    score[:2] += 1
+    for one in _ROUNDS:
+        best = _distinct(_matrices(turns, theta), score, one.keep)
+        turns, theta = turns[best], theta[best]
+        level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
+        theta, score = _improved(level, turns, theta, one, min(one.dof, RIGID if rigid else AFFINE))
+    best = int(score.argmax())
+    return _world(_matrices(turns, theta)[best], centres_mm), float(score[best])
+
+
+def score_of(
+    matrix: np.ndarray, fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """The `nmi_score` of a 4×4 ``fixed_to_moving`` (world mm, RAS+) as `search` takes it."""
+    last = _ROUNDS[-1]
+    level = make_level(fixed, moving, last.spacing_mm, last.points, centres_mm)
+    relative = np.array(matrix)
+    relative[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - centres_mm[1]
+    return float(nmi_score(level, torch.from_numpy(relative[None, :3]).float())[0])
+
+
+def _starts(
+    fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray], rigid: bool
+) -> tuple[Tensor, Tensor]:
+    """Rotations (B, 3, 3) and parameters (B, 13): the headers' place, the centres', then every rotation.
+
+    The ratio of the foregrounds' volumes says that the scale differs, or that one image shows less, or both: each scale
+    is tried with the coverage that remains.
+    """
+    volumes = [float(t.mask.sum()) * abs(np.linalg.det(t.grid.affine[:3, :3])) for t in (fixed, moving)]
+    ratio = volumes[1] / max(volumes[0], 1e-6)
+    whole = float(np.clip(ratio ** (1 / 3), _SCALES[0], _SCALES[-1]))
+    headers = torch.zeros(2, AFFINE)
+    headers[0, :3] = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
+    every = _rotations(_ROTATIONS)
+    turns, theta = [torch.eye(3).repeat(2, 1, 1)], [headers]
+    scales = [1.0] if rigid else [*_SCALES, *([whole] if min(abs(whole - s) for s in _SCALES) > _NEW else [])]
+    for scale in scales:
+        shares = ratio / scale**3
+        offsets = torch.zeros(1, 3)
+        if max(shares, 1 / shares) > _PARTIAL:
+            offsets = torch.cat([offsets, *(mm * _axes(fixed if shares > 1 else moving) for mm in _OFFSETS_MM)])
+        turned = every.repeat(len(offsets), 1, 1)
+        some = torch.zeros(len(turned), AFFINE)
+        some[:, :3] = offsets.repeat_interleave(len(every), 0)
+        if shares > 1:  # along the fixed image's axes, as the turn has them
+            some[:, :3] = scale * (turned @ some[:, :3, None])[:, :, 0]
+        some[:, SIMILARITY - 1] = _RADIUS_MM * float(np.log(scale))
+        turns.append(turned)
+        theta.append(some)
+    return torch.cat(turns), torch.cat(theta)
+
+
+def _axes(subsampled: Subsampled) -> Tensor:
+    """Directions of the voxel axes, (3, 3): a row each."""
+    return torch.from_numpy((subsampled.grid.affine[:3, :3] / subsampled.grid.spacing).T.copy()).float()
+
+
+def _rotations(count: int) -> Tensor:
+    """Rotations evenly over SO(3): super-Fibonacci spirals (Alexa, CVPR 2022), (count, 3, 3)."""
+    s = torch.arange(count, dtype=torch.float64) + 0.5
+    inner, outer = (s / count).sqrt(), (1 - s / count).sqrt()
+    alpha, beta = 2 * torch.pi * s / 2**0.5, 2 * torch.pi * s / 1.533751168755204288118041
+    x, y, z, w = inner * alpha.sin(), inner * alpha.cos(), outer * beta.sin(), outer * beta.cos()
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2).float()
+
+
+def _matrices(turns: Tensor, theta: Tensor) -> Tensor:
+    """(B, 3, 4) of parameters in mm at the brain's surface: shift, rotation, common scale, scales, shears."""
+    unit = theta[:, 3:] / _RADIUS_MM
+    zero = torch.zeros_like(unit[:, 0])
+    x, y, z = unit[:, :3].unbind(1)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).view(-1, 3, 3)
+    scales = (unit[:, 3:4] + unit[:, 4:7]).exp()
+    a, b, c = unit[:, 7:].unbind(1)
+    one = torch.ones_like(zero)
+    shear = torch.stack([one, a, b, zero, one, c, zero, zero, one], 1).view(-1, 3, 3)
+    linear = turns @ torch.linalg.matrix_exp(skew) @ (shear * scales[:, None])
+    return torch.cat([linear, theta[:, :3, None]], 2)
+
+
+def _world(matrix: Tensor, centres_mm: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    out = np.eye(4)
+    out[:3] = matrix.double().numpy()
+    out[:3, 3] += centres_mm[1] - out[:3, :3] @ centres_mm[0]
+    return out
+
+
+def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
+    """Indices of the best candidates, best first, none within `_SAME_MM` of a better one (over a brain's surface)."""
+    flat = torch.cat([matrices[:, :, :3].flatten(1) * _RADIUS_MM / 3**0.5, matrices[:, :, 3]], 1)
+    left = score.argsort(descending=True, stable=True)[: 10 * most]
+    kept = []
+    while len(left) and len(kept) < most:
+        kept.append(left[0])
+        left = left[(flat[left] - flat[left[0]]).norm(dim=1) > _SAME_MM]
+    return torch.stack(kept)
+
+
+def _scored(level: Level, turns: Tensor, theta: Tensor) -> Tensor:
+    size = max(1, _CHUNK // len(level.points))
+    matrices = _matrices(turns, theta)
+    return torch.cat([nmi_score(level, part) for part in matrices.split(size)])
+
+
+def _improved(level: Level, turns: Tensor, theta: Tensor, one: _Round, dof: int) -> tuple[Tensor, Tensor]:
+    """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
+    free = (torch.arange(theta.shape[1]) < dof).float()
+    first, second = torch.zeros_like(theta), torch.zeros_like(theta)
+    size = max(1, _CHUNK // len(level.points))
+    best, best_score = theta, torch.full((len(theta),), -1.0)
+    for step in range(1, one.steps + 2):
+        slope, score = [], []
+        with torch.enable_grad():
+            for some, turned in zip(theta.split(size), turns.split(size), strict=True):
+                leaf = some.detach().requires_grad_()
+                now = nmi_score(level, _matrices(turned, leaf))
+                slope.append(torch.autograd.grad(now.sum(), leaf)[0])
+                score.append(now.detach())
+        slope, score = torch.cat(slope) * free, torch.cat(score)
+        better = score > best_score
+        best, best_score = torch.where(better[:, None], theta, best), torch.where(better, score, best_score)
+        first, second = 0.8 * first + 0.2 * slope, 0.95 * second + 0.05 * slope.square()
+        move = (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
+        theta = theta + one.rate_mm * (1 - (step - 1) / (one.steps + 1)) * move
+    return best, best_score

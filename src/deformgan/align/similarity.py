@@ -1,0 +1,137 @@
+"""How well many linear maps at once bring two subsampled images together, with a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.preprocess.placement import Subsampled
+from deformgan.spatial.grid import Grid
+from deformgan.spatial.resample import normalising
+
+_BINS = 8  # few: a thousand points must fill their square
+_NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
+_WIDE = 3  # coarse voxels of background around the foreground that are compared too: empty must meet empty
+_SHELL = 0.5  # of a coarse voxel, that makes it foreground; the background beside it is compared too
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A pair at one resolution.
+
+    Args:
+        points: (N, 3) float32, fixed world positions minus the fixed centre, mm.
+        bins: (N,) int64, the fixed intensities there.
+        volume: (1, 1, D, H, W) float32 in [0, 1], the moving image.
+        to_volume: (3, 4) float32 from moving world mm minus the moving centre to `grid_sample`'s coordinates.
+        needed: Points that must fall inside the moving image for the full score.
+        away: (1, 1, D, H, W) float32 of ``volume``'s voxels, the share of lesion about them, or None.
+    """
+
+    points: Tensor
+    bins: Tensor
+    volume: Tensor
+    to_volume: Tensor
+    needed: float
+    away: Tensor | None = None
+
+
+def make_level(
+    fixed: Subsampled,
+    moving: Subsampled,
+    spacing_mm: float,
+    most: int,
+    centres_mm: tuple[np.ndarray, np.ndarray],
+) -> Level:
+    """Both images averaged to voxels about ``spacing_mm`` apart; the fixed foreground and a shell around it count.
+
+    Args:
+        fixed, moving: From `deformgan.preprocess.placement.subsample`.
+        spacing_mm: Between voxels; images that are coarser already stay as they are.
+        most: Points; evenly spread where there are more.
+        centres_mm: The fixed and the moving image's, (3,) world mm (RAS+).
+    """
+    (fixed_values, fixed_share, fixed_grid), (values, share, grid) = (_averaged(t, spacing_mm) for t in (fixed, moving))
+    near = (fixed_share >= _SHELL).float()
+    for axis in range(3):
+        window = [2 * _WIDE + 1 if a == axis else 1 for a in range(3)]
+        near = F.max_pool3d(near, window, 1, [w // 2 for w in window])
+    if (lesion := _lesion(fixed, spacing_mm)) is not None and bool((left := near * (lesion == 0)).any()):
+        near = left
+    index = torch.nonzero(near[0, 0])
+    # not every so-many-th: in step with the rows of the grid these leave planes out
+    index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most]]
+    points = torch.from_numpy(fixed_grid.to_world(index.numpy()) - centres_mm[0]).float()
+    bins = (fixed_values[0, 0][index.unbind(1)] * (_BINS - 1)).round().long()
+    matrix = normalising(grid.shape) @ grid.world_to_index
+    matrix[:, 3] = matrix @ np.append(centres_mm[1], 1)
+    volumes = [
+        float(s.sum()) * abs(np.linalg.det(g.affine[:3, :3])) for s, g in ((fixed_share, fixed_grid), (share, grid))
+    ]
+    needed = _NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
+    to_volume = torch.from_numpy(matrix[2::-1].copy()).float()
+    return Level(points, bins, values, to_volume, max(needed, 1.0), _lesion(moving, spacing_mm))
+
+
+def nmi_score(level: Level, matrices: Tensor) -> Tensor:
+    """Normalised mutual information ``2 I / (H + H)`` of each candidate, less where too little is compared.
+
+    The joint histogram spreads each moving value over the two bins beside it (a Parzen window of order 1), so that it
+    has a gradient.
+
+    Args:
+        matrices: (B, 3, 4), from fixed position minus fixed centre to moving position minus moving centre, mm.
+
+    Returns:
+        (B,) in [0, 1].
+    """
+    linear = level.to_volume[:, :3] @ matrices[:, :, :3]
+    offset = matrices[:, :, 3] @ level.to_volume[:, :3].T + level.to_volume[:, 3]
+    at = level.points @ linear.transpose(1, 2) + offset[:, None]
+    count = len(matrices)
+    inside = (at.detach().abs().amax(2) <= 1).float()
+    if level.away is not None:
+        away = F.grid_sample(level.away.expand(count, -1, -1, -1, -1), at.detach()[:, None, None], align_corners=False)
+        inside = inside * (1 - away[:, 0, 0, 0])
+    volume = level.volume.expand(count, -1, -1, -1, -1)
+    moved = F.grid_sample(volume, at[:, None, None], padding_mode="border", align_corners=False)[:, 0, 0, 0]
+    value = moved * (_BINS - 1)
+    low = value.detach().floor().clamp(0, _BINS - 2)
+    part = (value - low) * inside
+    cell = level.bins * _BINS + low.long()
+    joint = torch.zeros(count, _BINS * _BINS).scatter_add(1, cell, inside - part).scatter_add(1, cell + 1, part)
+    seen = inside.sum(1)
+    joint = (joint / seen.clamp_min(1)[:, None]).view(count, _BINS, _BINS)
+    alone = _entropy(joint.sum(1)) + _entropy(joint.sum(2))
+    information = alone - _entropy(joint)
+    return 2 * information / alone.clamp_min(1e-6) * (seen / level.needed).clamp_max(1)
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    return torch.special.entr(probability.clamp_min(1e-9)).flatten(1).sum(1)
+
+
+def _averaged(subsampled: Subsampled, spacing_mm: float) -> tuple[Tensor, Tensor, Grid]:
+    """Values and share of foreground, (1, 1, d, h, w), and their grid."""
+    factor = _factor(subsampled, spacing_mm)
+    values, share = (F.avg_pool3d(v.float()[None, None], factor) for v in (subsampled.values, subsampled.mask))
+    index = np.diag([*factor, 1.0])
+    index[:3, 3] = (np.array(factor) - 1) / 2
+    shape = tuple(values.shape[2:])
+    return values, share, Grid(shape, subsampled.grid.affine @ index)  # type: ignore[arg-type]
+
+
+def _factor(subsampled: Subsampled, spacing_mm: float) -> list[int]:
+    axes = zip(subsampled.grid.shape, subsampled.grid.spacing, strict=True)
+    return [min(n, max(1, round(spacing_mm / spacing))) for n, spacing in axes]
+
+
+def _lesion(subsampled: Subsampled, spacing_mm: float) -> Tensor | None:
+    """1 in the averaged voxels that hold lesion, (1, 1, d, h, w), or None."""
+    if subsampled.lesion is None:
+        return None
+    return F.max_pool3d(subsampled.lesion.float()[None, None], _factor(subsampled, spacing_mm))

@@ -1,0 +1,250 @@
+"""An image is voxel data and the grid it lies on; reading it checks everything a registration relies on."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from deformgan.errors import InputError
+from deformgan.io.atomic import storable, write_nifti
+from deformgan.io.nibabel_formats import is_nibabel_format, nibabel_voxels, open_nibabel
+from deformgan.io.untrusted import MAX_VOXELS, read_nifti, read_nifti_header
+from deformgan.spatial.grid import Grid, Shape
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+    ImageLike: TypeAlias = "str | Path | SpatialImage | Image"
+
+_FORMS_AGREE_MM = 0.1
+_VOXEL_MM = (1e-6, 1e3)  # from a nanometre to a metre
+_MOST_MM = 1e6  # from the origin: a kilometre
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A 3-D image.
+
+    Args:
+        data: (D, H, W), real numbers in the file's own units and, unless the file scales them, in its own dtype
+            (64-bit floats become 32-bit). Fortran order is quickest: it is how files are laid out. Kept in the
+            machine's byte order; booleans become uint8 and 16-bit floats 32-bit, which files and tensors take.
+        grid: Where the voxels lie in world millimetres (RAS+).
+        name: What messages call it, usually its path.
+    """
+
+    data: np.ndarray
+    grid: Grid
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.grid.shape:
+            raise ValueError(f"data of shape {self.data.shape} on a grid of shape {self.grid.shape}")
+        object.__setattr__(self, "data", storable(self.data))
+
+    def save(self, path: str | Path) -> None:
+        """Write ``.nii`` or ``.nii.gz`` in the data's own dtype."""
+        write_nifti(path, self.data, self.grid.affine)
+
+
+def load_image(source: ImageLike, name: str | None = None, *, volume: int | None = None) -> Image:
+    """Read an image and check it.
+
+    Orientation: the affine is the sform where its code is above 0, else the qform where its code is, else voxel sizes
+    alone with world 0 at the middle of the volume and the first axis pointing left (as nibabel does), the last with a
+    warning. Where sform and qform are both
+    set and disagree by more than 0.1 mm anywhere in the volume, a warning says so: other tools may take the qform.
+
+    Args:
+        source: A path (NIfTI, ``.mgz``, ``.mgh``, or a pair of ``.hdr`` and ``.img``), a nibabel image or an `Image`.
+        name: What messages call it; default: its path.
+        volume: Which one to take of a 4-D file.
+
+    Raises:
+        InputError: missing, not an image, truncated, not 3-D (trailing axes of length 1 are dropped), coloured or
+            complex, empty or constant, NaN or infinite somewhere, or with a singular affine.
+    """
+    image = _read(source, name, volume)
+    low, high = image.data.min(), image.data.max()
+    # min and max carry NaN and infinity with them: one pass, no temporary
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{image.name} holds NaN or infinite values", "replace them, for example by 0")
+    if low == high:
+        what = "is empty (all zero)" if low == 0 else f"is constant (all {low:g})"
+        raise InputError(f"{image.name} {what}", "give an image that shows anatomy")
+    return image
+
+
+def load_labels(source: ImageLike, name: str | None = None) -> Image:
+    """Read a label map: `load_image`'s checks, integers only (whole-numbered floats become int32); empty is allowed.
+
+    Raises:
+        InputError: as `load_image`, or values that are not whole numbers.
+    """
+    image = _read(source, name)
+    if image.data.dtype.kind in "iu":
+        return image
+    low, high = image.data.min(), image.data.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{image.name} holds NaN or infinite values", "a label map holds whole numbers only")
+    if max(abs(low), abs(high)) >= 2**31 or not np.array_equal(np.rint(image.data), image.data):
+        raise InputError(f"{image.name} is not a label map: it holds fractions", "give whole-numbered labels")
+    return Image(image.data.astype(np.int32), image.grid, image.name)
+
+
+def load_grid(path: str | Path) -> Grid:
+    """Where the voxels of an image lie, from its header alone; the image may hold several volumes, or nothing.
+
+    Raises:
+        InputError: missing, not an image, or with a singular affine.
+    """
+    name = str(path)
+    if is_nibabel_format(Path(path)):
+        image = open_nibabel(Path(path))
+        header, shape, affine = None, image.shape, image.affine
+    else:
+        header = read_nifti_header(path, whole=True)  # what it claims is what is going to be computed on
+        shape, affine = header.get_data_shape(), None
+    if len(shape) < 3 or min(shape) < 1 or prod(shape[:3]) > MAX_VOXELS:
+        raise InputError(f"{name} is not 3-D: its shape is {tuple(shape)}", "give a volume of several slices")
+    space = (int(shape[0]), int(shape[1]), int(shape[2]))
+    if affine is None:
+        affine = header_affine(header, space, name)
+    return Grid(space, checked_affine(affine, name))
+
+
+def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Image:
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, str | Path):
+        name = name or str(source)
+        data, header, affine = _read_path(Path(source), name, volume)
+    elif hasattr(source, "dataobj") and hasattr(source, "header"):
+        name = name or "image"
+        data, header, affine = _raw_nibabel(source)
+    else:
+        raise InputError(f"{type(source).__name__} is not an image", "give a path, a nibabel image or an Image")
+    if volume is not None:
+        data = _one_volume(data, volume, name)
+    data = _real_3d(data, name)
+    slope, intercept = header_scaling(header)
+    if (slope, intercept) != (1.0, 0.0):
+        with np.errstate(over="ignore", invalid="ignore"):
+            data = data.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    elif data.dtype.kind == "f" and data.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what overflows turns infinite and is reported as such
+            data = data.astype(np.float32)
+    if affine is None:
+        affine = header_affine(header, data.shape, name)
+    return Image(data, Grid(data.shape, checked_affine(affine, name)), name)
+
+
+def _read_path(path: Path, name: str, volume: int | None) -> tuple[np.ndarray, Any, np.ndarray | None]:
+    """Array, header and, where the format is not NIfTI, its affine."""
+    if is_nibabel_format(path):
+        image = open_nibabel(path)
+        return nibabel_voxels(path, image), None, image.affine
+
+    def check(header: Any) -> None:
+        if volume is None:
+            _require_real_3d(header.get_data_shape(), header.get_data_dtype(), name)
+
+    data, header = read_nifti(path, check)
+    return data, header, None
+
+
+def _raw_nibabel(image: Any) -> tuple[np.ndarray, Any, np.ndarray | None]:
+    # nibabel has applied the scaling when the array is asked for, so no header goes on from here
+    affine = image.affine
+    header = image.header if affine is None else None
+    # MGH, and NIfTI from some machines, are big-endian: torch refuses that, and code that views bytes misreads it
+    return storable(np.asanyarray(image.dataobj)), header, affine
+
+
+def _one_volume(data: np.ndarray, volume: int, name: str) -> np.ndarray:
+    if data.ndim != 4 or not 0 <= volume < data.shape[3]:
+        raise InputError(f"{name} has no volume {volume}: its shape is {data.shape}", "check which of them it holds")
+    return np.array(data[..., volume], order="F")  # a copy: the others need not stay in memory
+
+
+def _real_3d(data: np.ndarray, name: str) -> np.ndarray:
+    return data[(..., *[0] * (data.ndim - _require_real_3d(data.shape, data.dtype, name)))]
+
+
+def _require_real_3d(shape: tuple[int, ...], dtype: np.dtype, name: str) -> int:
+    """The axes that are left without trailing ones of length 1: 3, else an `InputError` says what the image is."""
+    if dtype.fields is not None or dtype.kind not in "iufb":
+        kind = "colours" if dtype.fields is not None else "complex numbers"
+        raise InputError(f"{name} holds {kind}, not one real number a voxel", "give a scalar image")
+    shape = tuple(int(n) for n in shape)
+    axes = len(shape)
+    while axes > 3 and shape[axes - 1] == 1:
+        axes -= 1
+    if axes > 3:
+        raise InputError(f"{name} is {axes}-D {shape}, not 3-D", "extract one volume, for example its first")
+    if axes < 3 or min(shape[:3]) < 2:
+        raise InputError(f"{name} is not 3-D: its shape is {shape}", "give a volume of several slices")
+    return axes
+
+
+def header_scaling(header: Any) -> tuple[float, float]:
+    """Slope and intercept of a NIfTI header's values; 1 and 0 where it sets none."""
+    if header is None:
+        return 1.0, 0.0
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not np.isfinite(slope):  # NIfTI: not set
+        return 1.0, 0.0
+    return slope, intercept if np.isfinite(intercept) else 0.0
+
+
+def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
+    """Voxel index to world mm (RAS+) of a NIfTI header, by the policy of `load_image`, 4×4, unchecked."""
+    sform_set, qform_set = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not (sform_set or qform_set):
+        warnings.warn(f"{name} has no orientation (sform and qform codes are 0): axes are assumed LAS", stacklevel=4)
+        return header.get_base_affine()
+    qform = None
+    if qform_set:
+        from nibabel.spatialimages import HeaderDataError
+
+        if header["pixdim"][0] == 0:  # NIfTI: to be read as 1
+            header = header.copy()
+            header["pixdim"][0] = 1
+        try:
+            qform = header.get_qform()
+        except (ValueError, HeaderDataError) as error:  # a quaternion longer than 1; voxel sizes below 0
+            if not sform_set:
+                raise InputError(f"{name}: its qform is damaged: {error}", "repair the header") from error
+    if not sform_set:
+        return qform  # type: ignore[return-value]
+    sform = header.get_sform()
+    if qform is not None and np.isfinite(sform).all():
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+        apart = np.linalg.norm(Grid(shape, sform).to_world(corners) - Grid(shape, qform).to_world(corners), axis=1)
+        if apart.max() > _FORMS_AGREE_MM:
+            warnings.warn(f"{name}: sform and qform disagree by {apart.max():.1f} mm: the sform is used", stacklevel=4)
+    return sform
+
+
+def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
+    """The affine as float64, or an `InputError` naming ``name`` where it is not finite, singular or absurd."""
+    affine = np.asarray(affine, np.float64)
+    if not np.isfinite(affine).all():
+        raise InputError(f"{name}: its affine is not finite", "repair the header's sform and qform")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (lengths.max() <= _VOXEL_MM[1] and np.abs(affine[:3, 3]).max() <= _MOST_MM):
+        large = (
+            f"{name}: its voxels are {lengths.max():.2g} mm wide and start {np.abs(affine[:3, 3]).max():.2g} mm away"
+        )
+        raise InputError(large, "repair the header's sform and qform; they count in millimetres")
+    # relative to the voxel size, so that micrometre voxels pass
+    if lengths.min() < _VOXEL_MM[0] or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise InputError(
+            f"{name}: its affine is singular, voxels have no volume", "repair the header's sform and qform"
+        )
+    return affine

@@ -1,0 +1,1 @@
+"""Trained networks: loading them with their configuration, exporting them, and the shipped weights."""

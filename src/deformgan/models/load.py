@@ -1,0 +1,245 @@
+"""Trained networks: where they are kept, how they are checked and loaded, and how T is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+
+from deformgan.errors import InputError, UsageError
+from deformgan.io.atomic import atomic
+from deformgan.io.untrusted import parse_json, read_small
+from deformgan.networks import build
+
+DEFAULT_MODEL = "t1-t2"
+_SHIPPED = Path(__file__).parent / "weights"
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_GENERATOR = "generator.safetensors"
+_TRANSFORMATIONS = ("pyramid", "unet")
+_MAX_VOXELS, _MAX_SIDE = 2**27, 1024
+_MOST_BYTES = 2**31  # of weights
+_MOST_LEVELS, _MOST_REPEATS = 8, 64
+_REPEATS = ("iterations", "passes", "integration_steps")
+_PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained transformation network.
+
+    Args:
+        network: T, in evaluation mode.
+        config: What was saved beside the weights: ``network``, ``grid``, ``scale`` (resolution of the training images
+            relative to the grid: 1, 0.5 or 0.25; 1 where it is absent) and, for information, ``training``.
+        name: The name or path it was loaded by.
+        sha256: Of the weights file.
+        generator_sha256: Of G's weights, which a folder may hold too; None where it does not.
+    """
+
+    network: nn.Module
+    config: dict[str, Any]
+    name: str
+    sha256: str
+    generator_sha256: str | None = None
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Working grid the network was trained on."""
+        return tuple(self.config["grid"]["shape"])
+
+    @property
+    def spacing(self) -> float:
+        """Its voxel size in millimetres."""
+        return float(self.config["grid"]["spacing"])
+
+    @property
+    def reduction(self) -> int:
+        """How many voxels, along each axis, become one before the network sees an image; a pyramid halves by itself."""
+        return 1 if self.config["network"]["kind"] == "pyramid" else round(1 / self.config.get("scale", 1))
+
+    @torch.inference_mode()
+    def predict(self, fixed: Tensor, moving: Tensor, precision: str = "auto") -> Tensor:
+        """Run T.
+
+        Args:
+            fixed, moving: (1, 1, D, H, W) in [0, 1] on working grids.
+            precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes in it.
+
+        Returns:
+            Field (1, 3, d, h, w), float32, in voxels of its own grid, which may be coarser than the images'.
+
+        Raises:
+            UsageError: There is no such precision.
+        """
+        if precision not in _PRECISIONS:
+            raise UsageError(f"there is no precision {precision!r}", f"use one of: {', '.join(_PRECISIONS)}")
+        device = next(self.network.parameters()).device
+        fixed, moving = fixed.to(device), moving.to(device)
+        if self.reduction > 1:
+            fixed, moving = (F.avg_pool3d(image.float(), self.reduction) for image in (fixed, moving))
+        bf16 = precision == "bf16" or (precision == "auto" and computes_in_bf16(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            field = self.network(fixed, moving)
+        return field.float()
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Elsewhere bf16 is emulated and slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu":
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def shipped_models() -> list[str]:
+    """Names of the weights inside the package."""
+    return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_WEIGHTS}"))
+
+
+def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
+    """Load T by the name of shipped weights or the path of a folder with ``config.json`` and ``model.safetensors``.
+
+    A string that names shipped weights means these, whatever lies in the working folder; `Path` or ``./NAME`` does not.
+
+    Raises:
+        UsageError: There is nothing of that name.
+        InputError: The files are damaged or do not belong together.
+    """
+    folder = _folder(name)
+    try:
+        config = parse_json(read_small(folder / _CONFIG))
+        data = read_small(folder / _WEIGHTS, _MOST_BYTES)
+        beside = folder / _GENERATOR
+        generator = hashlib.sha256(read_small(beside, _MOST_BYTES)).hexdigest() if beside.is_file() else None
+        if config["network"]["kind"] not in _TRANSFORMATIONS:
+            raise ValueError("they are not those of a transformation network")
+        state = load(data)
+        network = fitting_network(config["network"], state)
+        _check_grid(config)
+        if not all(bool(torch.isfinite(t).all()) for t in state.values()):
+            raise ValueError("weights are not finite")
+        network.load_state_dict(state)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"the weights in {folder} are damaged: {reason}", "install or train them anew") from error
+    network = network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return Model(network, config, str(name), hashlib.sha256(data).hexdigest(), generator)
+
+
+@dataclass(frozen=True)
+class Translator:
+    """The generator G beside a transformation network.
+
+    Args:
+        network: G, in evaluation mode.
+        grid: Shape and spacing in mm of the grid that it was trained on.
+        reduction: How many voxels of that grid, along each axis, become one before G sees an image.
+        sha256: Of the weights file.
+    """
+
+    network: nn.Module
+    grid: tuple[tuple[int, int, int], float]
+    reduction: int
+    sha256: str
+
+    @torch.inference_mode()
+    def translate(self, moved: Tensor) -> Tensor:
+        """(1, 1, D, H, W) in [0, 1] on the grid → the same in the fixed contrast, (1, 1, d, h, w) in [0, 1]."""
+        coarse = F.avg_pool3d(moved.float(), self.reduction) if self.reduction > 1 else moved.float()
+        return (self.network(2 * coarse - 1).float() + 1) / 2
+
+
+def load_generator(name: str | Path = DEFAULT_MODEL) -> Translator | None:
+    """G by the name that `load_model` takes, on the CPU; None where the folder holds T alone.
+
+    Raises:
+        UsageError: There is nothing of that name.
+        InputError: The files are damaged or do not belong together.
+    """
+    folder = _folder(name)
+    if not (folder / _GENERATOR).is_file():
+        return None
+    try:
+        config = parse_json(read_small(folder / _CONFIG))
+        data = read_small(folder / _GENERATOR, _MOST_BYTES)
+        _check_grid(config)
+        if config["generator"]["kind"] != "generator":
+            raise ValueError("they are not those of a generator")
+        state = load(data)
+        network = fitting_network(config["generator"], state)
+        network.load_state_dict(state)
+        shape, spacing = tuple(config["grid"]["shape"]), float(config["grid"]["spacing"])
+        reduction = round(1 / config.get("scale", 1))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"the generator in {folder} is damaged: {reason}", "train it anew, or remove it") from error
+    return Translator(network.eval(), (shape, spacing), reduction, hashlib.sha256(data).hexdigest())
+
+
+def _check_grid(config: dict[str, Any]) -> None:
+    sizes, spacing = config["grid"]["shape"], float(config["grid"]["spacing"])
+    if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes) or not 0 < spacing < math.inf:
+        raise ValueError("the grid is not one of three axes with a positive spacing")
+    if math.prod(sizes) > _MAX_VOXELS or max(sizes) > _MAX_SIDE:
+        raise ValueError(f"a grid of {sizes} voxels is larger than any network's")
+    scale = config.get("scale", 1)
+    if scale not in (0.25, 0.5, 1):
+        raise ValueError(f"the scale is 1, 0.5 or 0.25, not {scale}")
+    factor = 2 if config["network"]["kind"] == "pyramid" else round(1 / scale)
+    if any(n % factor for n in sizes):
+        raise ValueError(f"the grid's sides {sizes} must be multiples of {factor} to be reduced")
+
+
+def fitting_network(network: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
+    """The network a configuration names, not yet filled; the weights there are bound the memory that it takes.
+
+    Raises:
+        ValueError: The configuration is none, or names sizes or counts that no network of such weights has.
+    """
+    # every width has a 3³ layer from itself to itself among the weights
+    most_width = math.isqrt(sum(tensor.numel() for tensor in state.values()) // 27)
+    for key, value in network.items():
+        numbers = value if isinstance(value, list) else [value]
+        most = _MOST_REPEATS if key in _REPEATS else most_width
+        sound = (isinstance(n, str) or (isinstance(n, (int, float)) and abs(n) <= most) for n in numbers)
+        if len(numbers) > _MOST_LEVELS or not all(sound):
+            raise ValueError(f"no network of these weights has such a setting: {key}")
+    return build(network)
+
+
+def _folder(name: str | Path) -> Path:
+    # compared with what is there, not joined to it: a name leads nowhere but into the package
+    folder = _SHIPPED / name if isinstance(name, str) and name in shipped_models() else Path(name)
+    if (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file():
+        return folder
+    known = ", ".join(shipped_models()) or "none are shipped"
+    raise UsageError(
+        f"there are no weights named {str(name)!r}", f"use one of: {known}; or the path of a folder that train wrote"
+    )
+
+
+def save_model(folder: Path, network: nn.Module, config: dict[str, Any], generator: nn.Module | None = None) -> None:
+    """Write ``config.json`` and ``model.safetensors`` as `load_model` reads them.
+
+    Args:
+        generator: G, written as ``generator.safetensors``; ``config["generator"]`` is then how it is built.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, one in ((_WEIGHTS, network), (_GENERATOR, generator)):
+        if one is None:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        with atomic(folder / name) as partial:
+            save_file({k: v.detach().cpu().contiguous() for k, v in one.state_dict().items()}, partial)
+    with atomic(folder / _CONFIG) as partial:
+        Path(partial).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

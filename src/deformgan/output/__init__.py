@@ -1,0 +1,1 @@
+"""What a registration leaves behind: the result, its record, pictures and the report."""

@@ -1,0 +1,191 @@
+"""A folder of results that is whole or not there: written beside, moved in at the end, nothing left of a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from deformgan.errors import InputError, UsageError, unwritable
+
+PREFIX = ".deformgan-"
+
+# what a registration writes
+RECORD = "registration.json"
+REPORT = "report.html"
+OUTPUTS = (
+    "moved.nii.gz",
+    "moved_labels.nii.gz",
+    "moved_points.csv",
+    "warp.nii.gz",
+    "inverse_warp.nii.gz",
+    "affine.txt",
+    "jacobian.nii.gz",
+    "uncertainty.nii.gz",
+    REPORT,
+    RECORD,
+)
+
+
+@contextmanager
+def staged_folder(
+    out: str | os.PathLike[str], names: Sequence[str], *, force: bool = False, last: str | None = None
+) -> Iterator[Path]:
+    """Yield an empty hidden folder; what is written into it appears in ``out`` when the block ends without an error.
+
+    On any error, Ctrl-C included, ``out`` and the folders above it are as they were. A new ``out`` appears at once,
+    by one rename; in an ``out`` that is there, the files named in ``names`` are replaced as one set (one that the new
+    run did not write is removed, for it belongs to the old run), and everything else is left alone.
+
+    Args:
+        out: The folder of results.
+        names: Every file or folder name that a run may write.
+        force: Replace results that are there.
+        last: The name moved in last and removed first, whose presence means a complete set.
+
+    Raises:
+        UsageError: ``out`` is a file, or holds results and ``force`` is not given.
+        InputError: Nothing can be written there.
+    """
+    out = Path(out)
+    check_free(out, names, force=force)
+    made: list[Path] = []
+    staging = None
+    try:
+        try:
+            home = _make_home(out, made)
+            staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home))
+            staging.chmod(0o777 & ~_umask())
+        except OSError as error:
+            raise unwritable(out, error) from error
+        with _named_as_asked(staging, out):
+            yield staging
+        with undisturbed():
+            try:
+                _publish(staging, out, names, last)
+            except OSError as error:
+                raise unwritable(out, error) from error
+            made.clear()
+    finally:
+        with undisturbed():
+            if staging is not None:
+                shutil.rmtree(staging, ignore_errors=True)
+            for folder in reversed(made):
+                with suppress(OSError):  # somebody has put something there meanwhile: it is theirs now
+                    folder.rmdir()
+
+
+@contextmanager
+def staged_files(targets: Sequence[Path], *, force: bool = False) -> Iterator[list[Path]]:
+    """Yield one hidden path for each target, of the same file name; all move into place when the block ends.
+
+    On any error, Ctrl-C included, every target is as it was.
+
+    Raises:
+        UsageError: A target's folder does not exist, or it is there itself and ``force`` is not given.
+        InputError: Nothing can be written there.
+    """
+    for target in targets:
+        if not target.parent.is_dir():
+            raise UsageError(f"cannot write {target}: {target.parent} is not a folder", "create the folder first")
+        if target.is_dir() or (os.path.lexists(target) and not force):
+            raise UsageError(f"{target} is there", "give --force to replace it, or another name")
+    folders: list[Path] = []
+    try:
+        for target in targets:
+            try:
+                folders.append(Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent)))
+            except OSError as error:
+                raise unwritable(target.parent, error) from error
+        staged = [folder / target.name for folder, target in zip(folders, targets, strict=True)]
+        with ExitStack() as names:
+            for folder, target in zip(folders, targets, strict=True):
+                names.enter_context(_named_as_asked(folder, target.parent))
+            yield staged
+        with undisturbed():
+            for path, target in zip(staged, targets, strict=True):
+                os.replace(path, target)
+    finally:
+        with undisturbed():
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _named_as_asked(staging: Path, out: Path) -> Iterator[None]:
+    """What cannot be written is named by where the user wants it, not by where it lies for the time being."""
+    try:
+        yield
+    except InputError as error:
+        if f"{staging}" not in str(error.args[0]):
+            raise
+        raise InputError(str(error.args[0]).replace(f"{staging}", f"{out}"), error.hint) from error
+
+
+def check_free(out: Path, names: Sequence[str], *, force: bool) -> None:
+    """Raise UsageError when ``out`` is not a folder, or one of ``names`` is in it and ``force`` is not given."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is not a folder", "give another output folder")
+    present = [name for name in names if os.path.lexists(out / name)]
+    if present and not force:
+        raise UsageError(f"{out} already holds {', '.join(present)}", "give --force to replace them, or another folder")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C for a block that takes milliseconds and must not stop half-way (main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pending.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        signal.raise_signal(pending[0])
+
+
+def _make_home(out: Path, made: list[Path]) -> Path:
+    """Where the staging folder goes: into ``out`` if it is there (it may be a mount of its own), else its parent."""
+    if out.is_dir():
+        return out
+    for folder in reversed(out.absolute().parents):
+        if not folder.exists():
+            folder.mkdir()
+            made.append(folder)
+    return out.absolute().parent
+
+
+def _publish(staging: Path, out: Path, names: Sequence[str], last: str | None) -> None:
+    if not out.is_dir():
+        staging.rename(out)
+        return
+    written = {path.name for path in staging.iterdir()}
+    if last is not None:
+        _remove(out / last)
+    for name in (name for name in names if name not in written):
+        _remove(out / name)
+    for name in sorted(written, key=lambda name: (name == last, name)):
+        if (out / name).is_dir():
+            _remove(out / name)
+        os.replace(staging / name, out / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

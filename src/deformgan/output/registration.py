@@ -1,0 +1,109 @@
+"""What a registration found, and how it is written: every file whole, several at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deformgan.io.atomic import atomic
+from deformgan.io.image import Image
+from deformgan.io.points import Points
+from deformgan.output import provenance
+from deformgan.output.folder import OUTPUTS, RECORD, staged_folder
+from deformgan.output.provenance import Progress, Stopwatch, no_progress
+from deformgan.quality import Quality, inverse_residual
+from deformgan.spatial.affine import affine_figures
+from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats import itk
+from deformgan.transforms.transform import Transform
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """What `deformgan.register` found.
+
+    Attributes:
+        moved: The moving image on the fixed image's grid.
+        transform: Where each fixed position finds its intensity in the moving image, world mm (RAS+).
+        quality: Evidence and verdict; what is known of the inverse is added when that is written.
+        provenance: Versions, inputs and weights by checksum, settings, seconds of each stage; JSON-able.
+        moving_grid: The moving image's own grid, on which the inverse is saved.
+        moved_labels: The moving labels on the fixed image's grid, if they were given.
+        moved_points: The moving image's points in the fixed image's space, world mm (RAS+), if they were given.
+        pair: Fixed and moving image as they were read.
+        uncertainty: Expected length of the error in mm on the fixed image's grid, 0 outside its foreground, if it was
+            asked for.
+    """
+
+    moved: Image
+    transform: Transform
+    quality: Quality
+    provenance: dict[str, Any]
+    moving_grid: Grid
+    moved_labels: Image | None = None
+    moved_points: Points | None = None
+    pair: tuple[Image, Image] | None = None
+    uncertainty: Image | None = None
+
+    def save(self, out: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
+        """Write everything into a folder, whole or not at all; the folder is made if it is not there.
+
+        Returns:
+            What registration.json holds.
+
+        Raises:
+            UsageError: Results are there already and ``force`` is not given.
+            InputError: The folder cannot be written to, or the disk is full.
+        """
+        with staged_folder(out, OUTPUTS, force=force, last=RECORD) as folder:
+            return self.write(folder)
+
+    def write(
+        self, folder: Path, *, inverse: bool = True, jacobian: bool = True, progress: Progress = no_progress
+    ) -> dict[str, Any]:
+        """Write the files of `save` into an existing folder, several at a time."""
+        watch, quality = Stopwatch(progress), self.quality
+        with watch.stage("write"), ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
+            jobs: list[Future[None]] = [pool.submit(self.moved.save, folder / "moved.nii.gz")]
+            try:
+                if self.moved_labels is not None:
+                    jobs.append(pool.submit(self.moved_labels.save, folder / "moved_labels.nii.gz"))
+                if self.uncertainty is not None:
+                    jobs.append(pool.submit(self.uncertainty.save, folder / "uncertainty.nii.gz"))
+                if self.moved_points is not None:
+                    self.moved_points.save(folder / "moved_points.csv")
+                itk.write_affine(folder / "affine.txt", self.transform.affine)
+                fixed_grid = self.moved.grid
+                jobs.append(pool.submit(self.transform.save, folder / "warp.nii.gz", fixed_grid))
+                if inverse:
+                    back = self.transform.inverse()
+                    jobs.append(pool.submit(back.save, folder / "inverse_warp.nii.gz", self.moving_grid))
+                    quality = quality.with_inverse(inverse_residual(self.transform, back, self.moved.data, fixed_grid))
+                if jacobian:
+                    volume = Image(self.transform.jacobian(fixed_grid), fixed_grid)
+                    jobs.append(pool.submit(volume.save, folder / "jacobian.nii.gz"))
+                for job in jobs:
+                    job.result()
+            finally:
+                for job in jobs:
+                    job.cancel()
+        outputs = sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS)
+        before = dict(self.provenance["timings"])
+        timings = {"total": before.pop("total") + watch.seconds["write"]}
+        timings = {**before, **watch.seconds, **timings}
+        record = {
+            **self.provenance,
+            "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+            "peak_memory_mb": provenance.peak_memory_mb(),
+            "affine": affine_figures(self.transform.affine, self.moved.grid.centre_mm),
+            "quality": quality.as_dict(),
+            "outputs": outputs,
+            "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},
+        }
+        with atomic(folder / RECORD) as partial:
+            partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        return record

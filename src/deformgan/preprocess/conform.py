@@ -1,0 +1,216 @@
+"""From an image of any orientation, spacing and size to the working grid the networks know, normalised to [0, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.errors import InputError
+from deformgan.io.image import Image
+from deformgan.preprocess import placement
+from deformgan.preprocess.foreground import Content, corners_of_box_mm, find_content
+from deformgan.spatial.grid import Grid, Shape
+from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
+
+WORKING_SHAPE: Shape = (112, 128, 96)
+WORKING_SPACING = 1.5
+
+_WHITE = 0.998  # quantile of the foreground that becomes 1
+
+
+@dataclass(frozen=True, eq=False)
+class Conformed:
+    """An image on the working grid.
+
+    Args:
+        tensor: (1, 1, D, H, W) float32 in [0, 1]; exactly 0 in a flat background.
+        grid: The working grid, along the world axes (RAS+), centred on the image's content.
+        mask: (1, 1, D, H, W) float32, 1 in the foreground, else 0.
+        zero_background: Whether the image has a flat background, as skull-stripped ones have.
+    """
+
+    tensor: Tensor
+    grid: Grid
+    mask: Tensor
+    zero_background: bool = True
+
+
+def conform(
+    image: Image,
+    shape: Shape = WORKING_SHAPE,
+    spacing: float = WORKING_SPACING,
+    centre_mm: np.ndarray | None = None,
+    *,
+    grid: Grid | None = None,
+) -> Conformed:
+    """Bring an image to a working grid along the world axes.
+
+    Args:
+        image: Any orientation, spacing and size; checked by `deformgan.io.image.load_image`.
+        shape: Of the working grid.
+        spacing: Voxel size of the working grid in mm; grows until the foreground fits.
+        centre_mm: Its middle in world mm (RAS+), shape (3,); default: the foreground's centre of mass.
+        grid: This grid and no other, the rest ignored: for a second image that must share the first one's voxels.
+
+    The foreground is what differs from a flat background (zero, or the lowest value, in a fifth of the voxels or more),
+    else what lies above Otsu's threshold. Intensities are shifted so that the background becomes 0 and divided by the
+    99.8th percentile of the foreground; where the foreground reaches below a flat background (z-scored images), its own
+    lowest value becomes 0 instead.
+    Finer images are smoothed to the working resolution before sampling.
+    """
+    content = find_content(image)
+    if grid is not None:
+        return _to_grid(image, content, grid)
+    centre = content.centre_mm if centre_mm is None else np.asarray(centre_mm, float)
+    spacing *= _growth(content, centre, shape, spacing)
+    return _to_grid(image, content, _working_grid(image, shape, spacing, centre))
+
+
+def conform_pair(
+    fixed: Image,
+    moving: Image,
+    shape: Shape = WORKING_SHAPE,
+    spacing: float = WORKING_SPACING,
+    start: np.ndarray | None = None,
+) -> tuple[Conformed, Conformed]:
+    """Bring both images to working grids of one spacing, so placed that the pair starts aligned.
+
+    The fixed grid is centred on its content. The moving one lies where the fixed one does if the images agree better as
+    their headers place them, else it is centred on its own content (see `deformgan.preprocess.placement`). Where
+    ``start`` (4×4 from fixed to moving world mm) is given, it lies where that takes the fixed grid.
+
+    Raises:
+        InputError: the two images share no part of world space.
+    """
+    if start is None:
+        require_overlap(fixed, moving)
+    content_f, content_m = find_content(fixed), find_content(moving)
+    spacing *= max(_growth(content, content.centre_mm, shape, spacing) for content in (content_f, content_m))
+    grid_f = _working_grid(fixed, shape, spacing, content_f.centre_mm)
+    if start is not None:
+        return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_f.moved_by(start))
+    sampled_f = placement.subsample(fixed, content_f.mask, content_f.background_value)
+    sampled_m = placement.subsample(moving, content_m.mask, content_m.background_value)
+    if placement.headers_win(sampled_f, sampled_m, content_m.centre_mm - content_f.centre_mm):
+        grid_m = grid_f
+    else:
+        grid_m = _working_grid(moving, shape, spacing, content_m.centre_mm)
+    return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_m)
+
+
+def subsampled_pair(
+    fixed: Image, moving: Image, lesions: tuple[Image | None, Image | None] = (None, None)
+) -> tuple[placement.Subsampled, placement.Subsampled, tuple[np.ndarray, np.ndarray]]:
+    """Both images subsampled for a search, and their contents' centres in world mm (RAS+)."""
+    one, other = find_content(fixed), find_content(moving)
+    subsampled = (
+        placement.subsample(i, c.mask, c.background_value, d)
+        for i, c, d in zip((fixed, moving), (one, other), lesions, strict=True)
+    )
+    return *subsampled, (one.centre_mm, other.centre_mm)  # type: ignore[return-value]
+
+
+def require_overlap(fixed: Image, moving: Image) -> None:
+    """Raise `InputError` where the boxes of two images share no part of world space."""
+    (low_f, high_f), (low_m, high_m) = (_bounds_mm(image.grid) for image in (fixed, moving))
+    if (np.minimum(high_f, high_m) <= np.maximum(low_f, low_m)).any():
+        apart = np.linalg.norm(fixed.grid.centre_mm - moving.grid.centre_mm)
+        raise InputError(
+            f"{fixed.name} and {moving.name} do not overlap in world space: their centres are {apart:.0f} mm apart",
+            "check their headers, or centre both on the same origin first",
+        )
+
+
+def _bounds_mm(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    corners = corners_of_box_mm(grid, [(0, n) for n in grid.shape])
+    return corners.min(0), corners.max(0)
+
+
+def _growth(content: Content, centre_mm: np.ndarray, shape: Shape, spacing: float) -> float:
+    """By how much the spacing must grow (≥ 1) for the content to fit around the centre."""
+    reach = np.abs(content.corners_mm - centre_mm).max(0)
+    return float(max(1.0, (reach / (np.array(shape) * spacing / 2)).max()))
+
+
+def _working_grid(image: Image, shape: Shape, spacing: float, centre_mm: np.ndarray) -> Grid:
+    """The grid around a centre; on the image's own voxels where these have the same size and axes, to spare a blur."""
+    grid = Grid.centred(shape, spacing, centre_mm)
+    axes = parallel_axes(grid.index_to(image.grid), shape)
+    if axes is None or not np.allclose([abs(a.scale) for a in axes], 1, atol=1e-4):
+        return grid
+    index = image.grid.to_index(grid.to_world(np.zeros(3)))
+    return Grid.centred(shape, spacing, centre_mm + image.grid.to_world(np.rint(index)) - image.grid.to_world(index))
+
+
+def _to_grid(image: Image, content: Content, grid: Grid) -> Conformed:
+    sigmas = [antialiasing_sigma(grid.spacing[0], own) for own in image.grid.spacing]
+    source, source_grid = _cropped(image, content, grid, sigmas)
+    values, covered = _resampled(source, source_grid, grid, sigmas)
+    mask = covered >= 0.5
+    values = _normalised(values, mask, content.zero_background)
+    return Conformed(_turned(values), grid, _turned(mask.float()), content.zero_background)
+
+
+def _cropped(image: Image, content: Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:
+    """Image above its background value and foreground mask, (2, W, H, D), where they matter, in a margin of zeros."""
+    reach = image.grid.to_index(corners_of_box_mm(grid, [(0, n) for n in grid.shape]))
+    ranges = []
+    for axis, (n, sigma) in enumerate(zip(image.grid.shape, sigmas, strict=True)):
+        margin = 1 + int(np.ceil(4 * sigma))
+        inner = content.box[axis] if content.zero_background else slice(0, n)
+        start = min(max(inner.start, int(np.floor(reach[:, axis].min())) - margin), inner.stop - 1)
+        stop = max(min(inner.stop, int(np.ceil(reach[:, axis].max())) + margin + 1), start + 1)
+        ranges.append((start, stop, margin))
+    block = tuple(slice(start, stop) for start, stop, _ in ranges)
+    within = tuple(slice(margin, margin + stop - start) for start, stop, margin in ranges)
+    shape = tuple(stop - start + 2 * margin for start, stop, margin in ranges)
+    crop = np.zeros((*shape, 2), np.float32, order="F")
+    np.subtract(image.data[block], np.float32(content.background_value), out=crop[(*within, 0)], casting="unsafe")
+    crop[(*within, 1)] = content.mask[block]
+    if content.zero_background:
+        # a background that lay amid the foreground's values (z-scores) goes below them before anything is interpolated
+        crop[..., 0] *= crop[..., 1]
+    to_image = np.eye(4)
+    to_image[:3, 3] = [start - margin for start, _, margin in ranges]
+    return torch.from_numpy(crop.T), Grid(shape, image.grid.affine @ to_image)
+
+
+def _resampled(source: Tensor, source_grid: Grid, grid: Grid, sigmas: list[float]) -> Tensor:
+    """Smoothed and sampled on ``grid``, (C, W, H, D)."""
+    to_source = grid.index_to(source_grid)
+    axes = parallel_axes(to_source, grid.shape)
+    sizes = source_grid.shape
+    if axes is not None:
+        ordered = source.permute(0, *(3 - axes[t].axis for t in (2, 1, 0)))
+        matrices = [
+            axis_matrix(n, sizes[a.axis], a.scale, a.offset, sigma=sigmas[a.axis])
+            for n, a in zip(grid.shape, axes, strict=True)
+        ]
+        return separable(ordered, matrices)
+    if max(sigmas) > 0:
+        source = separable(source, [axis_matrix(n, n, 1, 0, sigma=s) for n, s in zip(sizes, sigmas, strict=True)])
+    at = affine_coordinates(to_source, grid.shape, sizes)
+    slices = source[None].expand(at.shape[0], -1, -1, -1, -1)  # grid_sample runs in parallel over the batch only
+    sampled = F.grid_sample(slices, at[:, None], padding_mode="zeros", align_corners=False)
+    return sampled[:, :, 0].transpose(0, 1)
+
+
+def _normalised(values: Tensor, mask: Tensor, zero_background: bool) -> Tensor:
+    """[0, 1], the background's value being 0 already; a flat background stays exactly 0."""
+    foreground = values[mask].numpy()
+    if foreground.size == 0:
+        return torch.zeros_like(values)
+    if zero_background:
+        values = values * mask
+    last = foreground.size - 1
+    white = float(np.partition(foreground, int(_WHITE * last))[int(_WHITE * last)])
+    return (values / max(white, float(np.finfo(np.float32).tiny))).clamp_(0, 1)
+
+
+def _turned(volume: Tensor) -> Tensor:
+    """(W, H, D) → (1, 1, D, H, W), contiguous."""
+    return volume.permute(2, 1, 0).contiguous()[None, None]

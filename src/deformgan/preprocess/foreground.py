@@ -1,0 +1,102 @@
+"""What an image shows: its foreground, apart from its background, and where that lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deformgan.io.image import Image
+from deformgan.spatial.grid import Grid
+
+OUTLIER_FRACTION = 1e-3  # share of the foreground that may stick out at each end of each axis
+_FLAT_BACKGROUND = 0.2  # share of voxels with one and the same lowest (or zero) value that makes it a background
+_COMPACT = 0.75  # borders between foreground and background for each foreground voxel; noise has more
+_WHITE = 0.998  # quantile of the values that bounds the histogram of Otsu's method
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What an image shows, found once: foreground mask, its value range and where it lies."""
+
+    mask: np.ndarray  # (D, H, W) bool
+    box: tuple[slice, slice, slice]  # of all the foreground, in voxels
+    centre_mm: np.ndarray  # centre of mass
+    corners_mm: np.ndarray  # (8, 3) of the box without strays, outer voxel faces
+    zero_background: bool
+    background_value: float  # becomes 0: the background's, or the lowest of the foreground where that lies below
+
+
+def find_content(image: Image) -> Content:
+    """The content of an image that has some (see `deformgan.io.image.load_image`)."""
+    mask, zero_background, background_value = foreground(image)
+    counts = _projections(mask)
+    total = counts[0].sum()
+    centre = np.array([(np.arange(len(c)) * c).sum() / total for c in counts])
+    occupied = [np.flatnonzero(c) for c in counts]
+    box = tuple(slice(int(o[0]), int(o[-1]) + 1) for o in occupied)
+    dense = []
+    for c in counts:
+        share = np.cumsum(c) / total
+        first, last = (
+            np.searchsorted(share, OUTLIER_FRACTION, "right"),
+            np.searchsorted(share, 1 - OUTLIER_FRACTION, "left"),
+        )
+        dense.append((int(first), int(last) + 1))
+    corners = corners_of_box_mm(image.grid, dense)
+    return Content(mask, box, image.grid.to_world(centre), corners, zero_background, background_value)  # type: ignore[arg-type]
+
+
+def corners_of_box_mm(grid: Grid, ranges: list[tuple[int, int]]) -> np.ndarray:
+    """World positions of the 8 corners (outer voxel faces) of a box of voxels ``start ≤ i < stop``, (8, 3)."""
+    faces = [(start - 0.5, stop - 0.5) for start, stop in ranges]
+    return grid.to_world(np.stack(np.meshgrid(*faces, indexing="ij"), -1).reshape(-1, 3))
+
+
+def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
+    """Foreground mask, whether the background is flat, and the value that becomes 0."""
+    data = image.data
+    sample = data[::2, ::2, ::2]
+    for value in dict.fromkeys((0, sample.min())):
+        if _is_flat_background(sample == value):
+            below = value if sample.min() == value else np.quantile(sample[sample != value], OUTLIER_FRACTION)
+            return data != value, True, float(min(value, below))
+    threshold = _otsu(sample)
+    mask = data > threshold
+    return mask, False, float(np.median(sample[sample <= threshold]))
+
+
+def _is_flat_background(candidate: np.ndarray) -> bool:
+    """Whether the voxels are many and what they leave is compact: zeros sprinkled through noisy air do not count."""
+    flat = np.count_nonzero(candidate)
+    if flat < _FLAT_BACKGROUND * candidate.size:
+        return False
+    turned = (candidate, candidate.T, candidate.swapaxes(0, 1))  # each puts another axis first
+    borders = sum(np.count_nonzero(view[1:] != view[:-1]) for view in turned)
+    return bool(borders <= _COMPACT * (candidate.size - flat))
+
+
+def _otsu(sample: np.ndarray, bins: int = 256) -> float:
+    """Otsu's threshold (the split of the histogram with the largest variance between its two classes)."""
+    high = float(np.quantile(sample, _WHITE))
+    low = float(sample.min())
+    if high <= low:
+        high = float(sample.max())
+    counts, edges = np.histogram(sample, bins, (low, high))
+    counts = counts.astype(float)
+    centres = (edges[1:] + edges[:-1]) / 2
+    below, above = np.cumsum(counts)[:-1], np.cumsum(counts[::-1])[::-1][1:]
+    sum_below = np.cumsum(counts * centres)[:-1]
+    mean_below = sum_below / np.maximum(below, 1)
+    mean_above = ((counts * centres).sum() - sum_below) / np.maximum(above, 1)
+    return float(edges[1:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def _projections(mask: np.ndarray) -> list[np.ndarray]:
+    """Number of foreground voxels in each plane across each axis."""
+    plane = mask.sum(axis=2, dtype=np.int32)
+    return [
+        plane.sum(axis=1, dtype=np.int64),
+        plane.sum(axis=0, dtype=np.int64),
+        np.array([np.count_nonzero(mask[:, :, k]) for k in range(mask.shape[2])], np.int64),
+    ]

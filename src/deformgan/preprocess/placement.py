@@ -1,0 +1,90 @@
+"""Two quick starts: with the images as their headers place them, or with their contents' centres together.
+
+Headers of one session are right, and centres are then off wherever the two images cover different parts of the body;
+headers of unrelated scans can be anywhere, and centres then bring the contents together. The images decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.io.image import Image
+from deformgan.losses.joint_histogram import normalised_mutual_information
+from deformgan.spatial.grid import Grid
+from deformgan.spatial.resample import normalising
+
+_APART_MM = 3.0  # between the voxels that are compared
+_COVERAGE = 0.5  # share of the centred pair's common region that the headers must leave in common
+_TRUST = 0.97  # share of the centred pair's agreement that suffices for the headers: they come from the scanner
+_WHITE = 0.998  # quantile of the foreground that becomes 1, as in conform
+
+
+@dataclass(frozen=True, eq=False)
+class Subsampled:
+    """Every so-many-th voxel of an image.
+
+    Args:
+        values: (D, H, W) float32 in [0, 1], 0 outside the foreground.
+        mask: (D, H, W) bool, the foreground.
+        grid: Where these voxels lie.
+        lesion: (D, H, W) bool, where there is nothing to compare, or None.
+    """
+
+    values: Tensor
+    mask: Tensor
+    grid: Grid
+    lesion: Tensor | None = None
+
+
+def subsample(image: Image, mask: np.ndarray, background_value: float, lesion: Image | None = None) -> Subsampled:
+    """Voxels about 3 mm apart, for a quick comparison.
+
+    Args:
+        image: Any orientation, spacing and size.
+        mask: (D, H, W) bool, its foreground.
+        background_value: The value that becomes 0.
+        lesion: On the image's grid, not 0 where there is nothing to compare.
+    """
+    steps = [max(1, round(_APART_MM / spacing)) for spacing in image.grid.spacing]
+    every = tuple(slice(None, None, step) for step in steps)
+    inside = np.ascontiguousarray(mask[every])
+    values = (image.data[every].astype(np.float32) - np.float32(background_value)) * inside
+    white = np.quantile(values[inside], _WHITE) if inside.any() else 0.0
+    values = np.clip(values / max(white, np.finfo(np.float32).tiny), 0, 1)
+    grid = Grid(inside.shape, image.grid.affine @ np.diag([*steps, 1]))
+    away = None if lesion is None else torch.from_numpy(np.ascontiguousarray(lesion.data[every] != 0))
+    return Subsampled(torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(inside), grid, away)
+
+
+def headers_win(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> bool:
+    """Whether the images agree about as well, or better, where their headers place them as after a shift.
+
+    Agreement is mutual information over the fixed foreground inside the moving image's field of view. Headers that
+    leave much less of it than the shift does lose: a sliver agrees by chance.
+
+    Args:
+        fixed, moving: From `subsample`.
+        shift_mm: (3,), fixed to moving position in world mm (RAS+): what brings the contents' centres together.
+    """
+    (by_headers, seen_headers), (by_centres, seen_centres) = (
+        _agreement(fixed, moving, shift) for shift in (np.zeros(3), np.asarray(shift_mm))
+    )
+    return seen_headers >= max(1.0, _COVERAGE * seen_centres) and by_headers >= _TRUST * by_centres
+
+
+def _agreement(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> tuple[float, int]:
+    """Normalised mutual information, and the number of voxels it was taken over."""
+    shift = np.eye(4)
+    shift[:3, 3] = shift_mm
+    # the axes reversed, as grid_sample counts them
+    matrix = (normalising(moving.grid.shape) @ moving.grid.world_to_index @ shift @ fixed.grid.affine)[2::-1]
+    index = torch.nonzero(fixed.mask).double()
+    at = (index @ torch.from_numpy(matrix[:, :3].T.copy()) + torch.from_numpy(matrix[:, 3].copy())).float()
+    inside = (at.abs() <= 1).all(1)
+    moved = F.grid_sample(moving.values[None, None], at[None, None, None], align_corners=False)[0, 0, 0, 0]
+    return normalised_mutual_information(fixed.values[fixed.mask], moved, inside), int(inside.sum())

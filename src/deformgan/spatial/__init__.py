@@ -1,0 +1,1 @@
+"""Grids, displacement fields and sampling: voxel and world coordinates, warping, inversion, Jacobians."""

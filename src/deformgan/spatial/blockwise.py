@@ -1,0 +1,197 @@
+"""Volumes evaluated a few slices at a time: maps on a grid, and images sampled through them.
+
+Layout as in `deformgan.spatial.resample`: (C, W, H, D), the image's last axis first. A slab is a run of slices along
+that axis; it fits the processor's cache, and `grid_sample`, which runs in parallel over its batch only, gets one slice
+an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.spatial.grid import Grid
+from deformgan.spatial.resample import affine_coordinates, axis_matrix, normalising, parallel_axes
+from deformgan.spatial.warp import cubic_sum, cubic_volumes
+
+Slab = tuple[int, int, Tensor]
+
+_SLAB_VOXELS = 1 << 19
+_FIT_POINTS = 32  # along an axis, about
+_LEAST_VOLUME = 0.05  # an affine that shrinks more than that describes a broken field
+_BEYOND = 4  # voxels outside an image; farther is as far
+_NEGLIGIBLE = 1e-6  # of a millimetre, or of an image's width
+
+
+def _ranges(shape: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
+    depth = max(1, _SLAB_VOXELS // (shape[0] * shape[1]))
+    return ((start, min(start + depth, shape[2])) for start in range(0, shape[2], depth))
+
+
+def ramp_slabs(matrix: np.ndarray, onto: Grid) -> Iterator[Slab]:
+    """``matrix · index`` for the voxels of ``onto``: start, stop, (3, stop - start, H, D) float32."""
+    for start, stop in _ranges(onto.shape):
+        slab = torch.zeros(3, stop - start, onto.shape[1], onto.shape[0])
+        yield start, stop, _add_ramp(slab, _Ramp(matrix, onto), start)
+
+
+class _Ramp:
+    """``matrix · index`` split into a plane and a step from slice to slice."""
+
+    def __init__(self, matrix: np.ndarray, onto: Grid) -> None:
+        d, h, w = onto.shape
+        i, j, k = np.arange(d), np.arange(h)[:, None], np.arange(w)
+        plane = [row[0] * i + row[1] * j + row[3] for row in matrix[:3]]
+        self.plane = torch.from_numpy(np.stack(plane).astype(np.float32))  # (3, H, D)
+        self.steps = torch.from_numpy((matrix[:3, 2:3] * k).astype(np.float32))  # (3, W)
+
+
+def _add_ramp(slab: Tensor, ramp: _Ramp, start: int) -> Tensor:
+    steps = ramp.steps[:, start : start + slab.shape[1], None, None]
+    return slab.add_(ramp.plane[:, None]).add_(steps)
+
+
+def resampled_slabs(values: Tensor, own: Grid, onto: Grid, ramp: np.ndarray | None = None) -> Iterator[Slab]:
+    """Linear resampling of ``values`` from its grid to another; beyond it the border value.
+
+    Args:
+        values: (C, w, h, d) on ``own``.
+        ramp: 4×4; ``ramp · index`` of ``onto`` is added (C is 3 then).
+
+    Yields:
+        start, stop, (C, stop - start, H, D) float32, good until the next is asked for.
+    """
+    plan = None
+    if ramp is not None and np.abs(ramp[:3, :3]).max() * max(onto.shape) > _NEGLIGIBLE:
+        plan = _Ramp(ramp, onto)
+    elif ramp is not None:
+        # a constant passes through the interpolation
+        values = values + torch.from_numpy(ramp[:3, 3].astype(np.float32)).view(3, 1, 1, 1)
+    to_own = onto.index_to(own)
+    axes = parallel_axes(to_own, onto.shape)
+    if axes is None:
+        slabs = _oblique_slabs(values, to_own, own, onto)
+    else:
+        ordered = values.permute(0, *(3 - axes[t].axis for t in (2, 1, 0)))
+        matrices = [axis_matrix(n, own.shape[a.axis], a.scale, a.offset) for n, a in zip(onto.shape, axes, strict=True)]
+        slabs = _parallel_slabs(ordered, matrices, onto)
+    for start, stop, slab in slabs:
+        yield start, stop, slab if plan is None else _add_ramp(slab, plan, start)
+
+
+def resampled(values: Tensor, own: Grid, onto: Grid) -> np.ndarray:
+    """A volume (D, H, W) of the grid ``own``, linearly on ``onto``, (D, H, W) float32 with the first axis fastest."""
+    out = np.empty(onto.shape, np.float32, order="F")
+    turned = torch.from_numpy(out.T)
+    for start, stop, slab in resampled_slabs(values.permute(2, 1, 0).contiguous()[None], own, onto):
+        turned[start:stop] = slab[0]
+    return out
+
+
+def _parallel_slabs(values: Tensor, matrices: list[Tensor], onto: Grid) -> Iterator[Slab]:
+    along_d, along_h, along_w = matrices
+    channels, w, h, d = values.shape
+    columns = torch.matmul(along_w, values.reshape(channels, w, h * d)).view(channels, -1, h, d)
+    for start, stop in _ranges(onto.shape):
+        rows = torch.matmul(along_h, columns[:, start:stop].reshape(-1, h, d))
+        slab = torch.mm(rows.view(-1, d), along_d.T)
+        yield start, stop, slab.view(channels, stop - start, onto.shape[1], onto.shape[0])
+
+
+def _oblique_slabs(values: Tensor, to_own: np.ndarray, own: Grid, onto: Grid) -> Iterator[Slab]:
+    matrix = to_own.copy()
+    for start, stop in _ranges(onto.shape):
+        matrix[:3, 3] = to_own[:3, 3] + start * to_own[:3, 2]
+        at = affine_coordinates(matrix, (*onto.shape[:2], stop - start), own.shape)
+        yield start, stop, sample(values, at.permute(3, 0, 1, 2))
+
+
+def unit_to_index(at: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`grid_sample` coordinates (3, …) to voxel indices."""
+    size = torch.tensor(shape, dtype=torch.float32).view(3, *[1] * (at.ndim - 1))
+    return ((at + 1) * size - 1) / 2
+
+
+def sample(source: Tensor, at: Tensor) -> Tensor:
+    """Linear sampling, border value outside: (C, w, h, d) at (3, s, H, D) → (C, s, H, D)."""
+    where = at.permute(1, 2, 3, 0)[:, None]
+    slices = source[None].expand(where.shape[0], -1, -1, -1, -1)
+    return F.grid_sample(slices, where, padding_mode="border", align_corners=False)[:, :, 0].transpose(0, 1)
+
+
+def sample_nearest(source: np.ndarray, at: Tensor) -> np.ndarray:
+    """The nearest voxel's value, border value outside; any dtype: (w, h, d) at (3, s, H, D) → (s, H, D)."""
+    sizes = source.shape[::-1]
+    i, j, k = (((at[c] + 1) * (n / 2)).floor_().clamp_(0, n - 1).long() for c, n in enumerate(sizes))
+    return source.reshape(-1).take(((k * sizes[1] + j) * sizes[0] + i).numpy())
+
+
+def sample_cubic(source: Tensor, at: Tensor) -> Tensor:
+    """Catmull-Rom sampling, border value outside: (w, h, d) at (3, s, H, D) → (s, H, D)."""
+    size = torch.tensor(source.shape[::-1])
+    index = unit_to_index(at, tuple(source.shape[::-1])).clamp_(-_BEYOND, max(source.shape) + _BEYOND)
+    # of the source only the part that the slab looks at, with a voxel's neighbours
+    low = (index.amin((1, 2, 3)).floor().long() - 1).clamp(torch.zeros(3, dtype=torch.long), size - 1)
+    high = (index.amax((1, 2, 3)).floor().long() + 3).clamp(low + 1, size)
+    (i, j, k), (i_end, j_end, k_end) = low.tolist(), high.tolist()
+    volumes = cubic_volumes(source[None, None, k:k_end, j:j_end, i:i_end], "border")[0]
+    index -= low.view(3, 1, 1, 1)
+    within = torch.tensor(volumes.shape[:0:-1]).view(3, 1, 1, 1)
+    return cubic_sum(sample(volumes, (2 * index + 3) / within - 1), index.flip(0))
+
+
+def normalised_index(grid: Grid) -> np.ndarray:
+    """4×4 from world mm to `grid_sample`'s coordinates in ``grid``."""
+    return normalising(grid.shape) @ grid.world_to_index
+
+
+def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """A map ``x + disp(x)`` as ``A(x + rest(x))``, A being the affine nearest to it.
+
+    Args:
+        disp_mm: (D, H, W, 3) float32, world mm, on ``grid``.
+
+    Returns:
+        A, 4×4 in world mm (a shift alone where no sound affine is near), and the rest, shaped as ``disp_mm``, Fortran
+        order. Both maps are the same between the voxels too, for linear interpolation keeps affine maps.
+    """
+    affine = _nearest_affine(disp_mm, grid)
+    # A(x + r) = x + d  ⇔  r = (A⁻¹ - 1) x + A⁻¹ d, where the shift of A⁻¹ goes with x
+    back = np.linalg.inv(affine)
+    rest = torch.tensordot(torch.from_numpy(back[:3, :3].astype(np.float32)), torch.from_numpy(disp_mm.T), 1)
+    for start, stop, ramp in ramp_slabs((back - np.eye(4)) @ grid.affine, grid):
+        rest[:, start:stop] += ramp
+    return affine, rest.numpy().T
+
+
+def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """The 4×4 world map nearest to ``x + disp(x)`` by least squares; a shift alone where no sound affine is near."""
+    matrix = fitted_affine(disp_mm, grid)
+    if np.linalg.det(matrix[:3, :3]) < _LEAST_VOLUME:
+        centre = grid.to_world((np.array(grid.shape) - 1) / 2)
+        matrix[:3, 3] += (matrix[:3, :3] - np.eye(3)) @ centre
+        matrix[:3, :3] = np.eye(3)
+    return matrix
+
+
+def fitted_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """The 4×4 world map nearest to ``x + disp(x)`` by least squares, which may be singular; a shift for one slice."""
+    strides = [max(1, n // _FIT_POINTS) for n in grid.shape]
+    index = np.stack(
+        np.meshgrid(*[np.arange(0, n, s) for n, s in zip(grid.shape, strides, strict=True)], indexing="ij")
+    )
+    displacement = disp_mm[:: strides[0], :: strides[1], :: strides[2]].reshape(-1, 3).astype(np.float64)
+    matrix = np.eye(4)
+    matrix[:3, 3] = displacement.mean(0)
+    if min(grid.shape) < 2:
+        return matrix
+    points = grid.to_world(index.reshape(3, -1).T)
+    centre = points.mean(0)  # far from it rounding would swamp the linear part
+    linear = np.linalg.lstsq(points - centre, displacement - matrix[:3, 3], rcond=None)[0].T + np.eye(3)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] += centre - linear @ centre
+    return matrix

@@ -1,0 +1,1 @@
+"""Maps in world millimetres, and the transform files of other tools."""

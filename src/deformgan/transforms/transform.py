@@ -1,0 +1,300 @@
+"""The complete map from fixed to moving space in world millimetres: an affine fused with a displacement field.
+
+The only module that turns voxel fields into millimetres and back. Volumes are evaluated in slabs, so memory stays near
+the size of what is returned, and without a 64-bit copy of anything large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deformgan.errors import UsageError
+from deformgan.io.image import Image
+from deformgan.spatial import blockwise
+from deformgan.spatial import field as fields
+from deformgan.spatial.grid import Grid
+from deformgan.spatial.scattered import follow, interpolate
+from deformgan.spatial.vectors import mm_to_vox, rotated, vox_to_mm
+from deformgan.transforms.formats import exchange
+
+_INTERPOLATIONS = ("linear", "nearest", "cubic")
+_PROBES = 12  # along an axis, to see where a map goes
+_FINEST = 4  # a composition refines the inner field's grid at most so many times along an axis
+
+
+class Transform:
+    """The pull-back ``x ↦ affine · (x + disp(x))`` from fixed to moving world positions.
+
+    Args:
+        affine: 4×4 ``fixed_to_moving``, world mm (RAS+), invertible.
+        disp_mm: (D, H, W, 3) displacement in world mm, numpy or torch, or None for none; kept as float32. Between
+            voxels it is linear, beyond its grid it keeps its border value.
+        grid: Where the voxels of ``disp_mm`` lie in fixed space; None if and only if ``disp_mm`` is.
+        residual_mm: Of a computed inverse: its largest miss at voxels (not between them) with a source inside, or None.
+    """
+
+    def __init__(
+        self,
+        affine: np.ndarray,
+        disp_mm: np.ndarray | Tensor | None = None,
+        grid: Grid | None = None,
+        *,
+        residual_mm: float | None = None,
+    ) -> None:
+        self.affine = np.array(affine, np.float64)
+        if self.affine.shape != (4, 4) or not abs(np.linalg.det(self.affine)) > 0:
+            raise ValueError("a transform's affine is 4×4 and invertible")
+        if (disp_mm is None) != (grid is None):
+            raise ValueError("a displacement needs its grid, and a grid its displacement")
+        if disp_mm is not None and grid is not None:
+            if isinstance(disp_mm, Tensor):
+                disp_mm = disp_mm.detach().cpu().numpy()
+            if disp_mm.shape != (*grid.shape, 3):
+                raise ValueError(f"a displacement of shape {disp_mm.shape} on a grid of shape {grid.shape}")
+        self.disp_mm: np.ndarray | None = None if disp_mm is None else np.asfortranarray(disp_mm, np.float32)
+        self.grid = grid
+        self.residual_mm = residual_mm
+
+    @classmethod
+    def identity(cls) -> Transform:
+        """The map that moves nothing."""
+        return cls(np.eye(4))
+
+    @classmethod
+    def from_field(
+        cls, fixed_grid: Grid, moving_grid: Grid, field_vox: Tensor, affine_vox: np.ndarray | None = None
+    ) -> Transform:
+        """From a network's field: moving index = ``affine_vox · (i + u(i))`` for the fixed index ``i``.
+
+        Args:
+            fixed_grid, moving_grid: The working grids of the two images, of one shape.
+            field_vox: (1, 3, d, h, w), in voxels of its own grid, which covers the same extent as ``fixed_grid`` and
+                may be coarser.
+            affine_vox: 4×4 from fixed working index to moving working index (full resolution); default: none.
+        """
+        if fixed_grid.shape != moving_grid.shape:
+            raise ValueError(f"working grids of one shape are needed, not {fixed_grid.shape} and {moving_grid.shape}")
+        index_to_index = np.eye(4) if affine_vox is None else np.asarray(affine_vox, np.float64)
+        affine = moving_grid.affine @ index_to_index @ fixed_grid.world_to_index
+        grid = fixed_grid.resized(tuple(field_vox.shape[2:]))  # type: ignore[arg-type]
+        return cls(affine, vox_to_mm(field_vox, grid), grid)
+
+    # -- positions ---------------------------------------------------------------------------------------------------
+
+    def map_points(self, points_mm: np.ndarray) -> np.ndarray:
+        """Where fixed positions come from, (N, 3) → (N, 3): fixed → moving world mm, the way images are pulled."""
+        points = _points(points_mm)
+        return _apply_affine(self.affine, points + self._displacement_at(points))
+
+    def apply_points(self, points_mm: np.ndarray) -> np.ndarray:
+        """Move points with the image: moving → fixed world mm, (N, 3) → (N, 3); the inverse of `map_points`.
+
+        Solved for each point to 1e-4 mm. Where the map folds there may be no solution: the nearest found is returned.
+        """
+        target = _apply_affine(np.linalg.inv(self.affine), _points(points_mm))
+        return target if self.disp_mm is None else follow(self._displacement_at, target)
+
+    def _displacement_at(self, points: np.ndarray) -> np.ndarray:
+        if self.disp_mm is None or self.grid is None:
+            return np.zeros_like(points)
+        return interpolate(self.disp_mm, self.grid.to_index(points))
+
+    def meets(self, moving: Grid, onto: Grid) -> bool:
+        """Whether the voxels of ``onto`` come anywhere near ``moving``, by the box around where they are read."""
+        axes = [np.unique(np.linspace(0, n - 1, min(n, _PROBES)).round()) for n in onto.shape]
+        voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        there = moving.to_index(self.map_points(onto.to_world(voxels)))
+        return bool((there.max(0) >= -0.5).all() and (there.min(0) <= np.array(moving.shape) - 0.5).all())
+
+    # -- volumes -----------------------------------------------------------------------------------------------------
+
+    def displacement(self, onto: Grid) -> np.ndarray:
+        """The complete map minus identity on the voxels of ``onto``: (D, H, W, 3) float32 mm, Fortran order."""
+        out = np.empty((*onto.shape, 3), np.float32, order="F")
+        turned = torch.from_numpy(out.T)  # (3, W, H, D)
+        for start, stop, values in self._slabs(onto, self.affine, relative=True):
+            turned[:, start:stop] = values
+        return out
+
+    def apply(self, image: Image, onto: Grid, interpolation: str = "linear") -> Image:
+        """Pull ``image`` (in moving space) onto ``onto`` (in fixed space).
+
+        As ITK does it: positions beyond the outer voxel faces of ``image`` become 0, those in the outer half voxel take
+        the border value.
+
+        Args:
+            interpolation: ``linear``, ``cubic`` (Catmull-Rom; slower, may overshoot) or ``nearest`` (values kept).
+
+        Returns:
+            float32, or the image's dtype with ``nearest``.
+
+        Raises:
+            UsageError: unknown interpolation.
+        """
+        if interpolation not in _INTERPOLATIONS:
+            raise UsageError(f"unknown interpolation {interpolation!r}", f"use {', '.join(_INTERPOLATIONS)}")
+        nearest = interpolation == "nearest"
+        out = np.zeros(onto.shape, image.data.dtype if nearest else np.float32, order="F")
+        turned, source = out.T, _sampler(image, interpolation)
+        for start, stop, at in self._slabs(onto, blockwise.normalised_index(image.grid) @ self.affine):
+            reach = at.abs().amax(0)
+            if float(reach.min()) > 1:
+                continue
+            turned[start:stop] = source(at)
+            if float(reach.max()) > 1:
+                turned[start:stop][(reach > 1).numpy()] = 0
+        return Image(out, onto, image.name)
+
+    def apply_labels(self, labels: Image, onto: Grid) -> Image:
+        """Pull a label map onto ``onto`` by nearest neighbour; values and dtype are kept."""
+        return self.apply(labels, onto, "nearest")
+
+    def jacobian(self, onto: Grid) -> np.ndarray:
+        """Local volume change of the complete map, (D, H, W) float32: 1 is none, ≤ 0 is folding.
+
+        Central differences on the field's own grid, linear between its voxels. Values describe moving volume over fixed
+        volume.
+        """
+        volume = float(np.linalg.det(self.affine[:3, :3]))
+        if self.disp_mm is None or self.grid is None:
+            return np.full(onto.shape, volume, np.float32, order="F")
+        determinant = fields.jacobian_determinant(mm_to_vox(self.disp_mm, self.grid))[0] * volume
+        values = determinant.permute(2, 1, 0).contiguous()[None]
+        out = np.empty(onto.shape, np.float32, order="F")
+        turned = torch.from_numpy(out.T)
+        for start, stop, slab in blockwise.resampled_slabs(values, self.grid, onto):
+            turned[start:stop] = slab[0]
+        return out
+
+    def _slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[tuple[int, int, Tensor]]:
+        """``matrix · (x + disp(x))`` (minus ``x`` if relative) for the voxels of ``onto``, slab by slab.
+
+        Yields:
+            start, stop, (3, stop - start, H, D) float32.
+        """
+        ramp = (matrix - np.eye(4) if relative else matrix) @ onto.affine
+        if self.disp_mm is None or self.grid is None:
+            yield from blockwise.ramp_slabs(ramp, onto)
+            return
+        linear = torch.from_numpy(matrix[:3, :3].astype(np.float32))
+        values = torch.tensordot(linear, torch.from_numpy(self.disp_mm.T), 1)
+        yield from blockwise.resampled_slabs(values, self.grid, onto, ramp)
+
+    # -- algebra -----------------------------------------------------------------------------------------------------
+
+    def inverse(self) -> Transform:
+        """The map from moving to fixed space; its ``residual_mm`` says how well the field could be inverted."""
+        back = np.linalg.inv(self.affine)
+        if self.disp_mm is None or self.grid is None:
+            return Transform(back)
+        inverse_vox, residual, margin = fields.invert_padded(mm_to_vox(self.disp_mm, self.grid))
+        # x = A⁻¹y + w(A⁻¹y) = A⁻¹(y + A w(A⁻¹y)): the field rides on the moved grid
+        moved = self.grid.padded(margin).moved_by(self.affine)
+        residual *= float(self.grid.spacing.max())
+        return Transform(back, vox_to_mm(inverse_vox, moved), moved, residual_mm=residual)
+
+    def __matmul__(self, inner: Transform) -> Transform:
+        """``(self @ inner)(x) = self(inner(x))``, on a grid that covers both fields at the finer resolution."""
+        affine = self.affine @ inner.affine
+        if self.disp_mm is None or self.grid is None:
+            return Transform(affine, inner.disp_mm, inner.grid)
+        # self(inner(x)) = A_self A_inner (x + d_inner(x) + A_inner⁻¹ d_self(inner(x)))
+        reach = self.grid.moved_by(np.linalg.inv(inner.affine))
+        grid = reach if inner.grid is None else inner.grid.covering(reach, _FINEST)
+        outer = rotated(self.disp_mm, np.linalg.inv(inner.affine[:3, :3]))
+        disp = np.empty((*grid.shape, 3), np.float32, order="F")
+        turned = torch.from_numpy(disp.T)
+        for start, stop, at in inner._slabs(grid, blockwise.normalised_index(self.grid) @ inner.affine):
+            turned[:, start:stop] = blockwise.sample(outer, at)
+        if inner.disp_mm is not None and inner.grid is not None:
+            for start, stop, own in blockwise.resampled_slabs(torch.from_numpy(inner.disp_mm.T), inner.grid, grid):
+                turned[:, start:stop] += own
+        return Transform(affine, disp, grid)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: str | Path,
+        onto: Grid | None = None,
+        *,
+        moving: Grid | None = None,
+        file_format: str | None = None,
+    ) -> None:
+        """Write the map for another tool; the ending of ``path`` says in which format.
+
+        ``.nii.gz``, ``.nii``, ``.mgz``: the complete map (affine fused) as a field, for ITK and ANTs or for FSL; for
+        FreeSurfer. ``.h5``: ITK's composite of both. ``.txt``, ``.tfm``, ``.mat``, ``.lta``: an affine without a field.
+
+        Args:
+            onto: The fixed image's grid. Fields are written on it, by default on the field's own grid; most tools move
+                nothing beyond it.
+            moving: The moving image's grid, for FSL and FreeSurfer.
+            file_format: ``itk``, ``fsl`` (or ``fsl-absolute``) or ``freesurfer`` where the ending leaves a choice.
+
+        Raises:
+            UsageError: a geometry is missing, a field into a format for affines, an unknown ending.
+        """
+        exchange.write(path, self, file_format=file_format, onto=onto, moving=moving)
+
+    def nearest_affine(self, onto: Grid | None = None) -> Transform:
+        """The affine map nearest to this one by least squares over ``onto``, by default over the field's own grid."""
+        onto = onto or self.grid
+        if self.disp_mm is None or onto is None:
+            return Transform(self.affine)
+        return Transform(blockwise.split_affine(self.displacement(onto), onto)[0])
+
+
+def load_transform(
+    path: str | Path, *, fixed: Grid | None = None, moving: Grid | None = None, file_format: str | None = None
+) -> Transform:
+    """Read a transform of ITK, ANTs, FSL or FreeSurfer; ending and contents say which.
+
+    A field is split into the affine map nearest to it and the displacement that is left: within its grid that is the
+    same map, beyond it the affine goes on, and the inverse gets a grid that lies where the moving content is.
+
+    Args:
+        fixed, moving: The grids of the images it was made for; FSL's files do not say them.
+        file_format: ``fsl`` (or ``fsl-relative``, ``fsl-absolute``) for 4-D fields that do not say so themselves.
+
+    Raises:
+        UsageError: the file needs a geometry that is not given, or h5py, which is not installed.
+        InputError: the file is missing, damaged or holds something else.
+    """
+    total = Transform.identity()
+    for part in exchange.read(path, file_format=file_format, fixed=fixed, moving=moving):
+        if isinstance(part, np.ndarray):
+            one = Transform(part)
+        else:
+            affine, rest = blockwise.split_affine(*part)
+            one = Transform(affine, rest, part[1])
+        total = one @ total
+    return total
+
+
+def _sampler(image: Image, interpolation: str) -> Callable[[Tensor], Tensor | np.ndarray]:
+    """A function from `grid_sample` coordinates (3, s, H, D) to the image's values there, (s, H, D)."""
+    if interpolation == "nearest":
+        labels = np.ascontiguousarray(image.data.T)
+        return lambda at: blockwise.sample_nearest(labels, at)
+    # torch wants memory it may write to; for float images in file order this copies nothing
+    source = torch.from_numpy(np.require(image.data.T, np.float32, ["C", "W"]))
+    if interpolation == "cubic":
+        return lambda at: blockwise.sample_cubic(source, at)
+    return lambda at: blockwise.sample(source[None], at)[0]
+
+
+def _points(points_mm: np.ndarray) -> np.ndarray:
+    points = np.asarray(points_mm, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points are (N, 3), these are {points.shape}")
+    return points
+
+
+def _apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -1,0 +1,1 @@
+"""What the product is built and judged with: simulation, data sets, training, evaluation and the demo."""

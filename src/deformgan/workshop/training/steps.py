@@ -1,0 +1,297 @@
+"""One Adam step on D, one on G, one on T: each trains its own network while the other two are frozen.
+
+Images of a batch are in [0, 1]; G and D see them in [-1, 1]. A step reads top to bottom: forward, loss, backward, step.
+It may run under autocast and with networks wrapped for several GPUs; losses are computed in full precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from deformgan import losses
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import warp
+from deformgan.workshop.training.predict import stage_fields
+
+Similarity = Literal["lcc_g+lg", "lcc+lg", "lg", "lcc", "mi", "ngf", "ngf2", "none"]
+Metrics = dict[str, Tensor]
+Backward = Callable[[Tensor], None]
+
+# a difference this small (voxels) counts as none: keeps the gradient of the field error finite where it is zero
+FIELD_EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Pairs to train on, all (B, C, D, H, W) on one grid.
+
+    Args:
+        fixed: (B, 1, D, H, W) in [0, 1].
+        moving: (B, 1, D, H, W) in [0, 1], another modality, not aligned.
+        true_field: (B, 3, D, H, W), the pull-back in voxels that aligns ``moving``, where it is known.
+        mask: (B, 1, D, H, W), where the field error counts; default: everywhere.
+        scale: Resolution of all these relative to the working grid: 1, 0.5 or 0.25.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    true_field: Tensor | None = None
+    mask: Tensor | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The three players; a T trained on a similarity of the images alone needs neither G nor D."""
+
+    transformation: nn.Module
+    generator: nn.Module | None = None
+    discriminator: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What the steps minimise; the defaults are Deform-GAN-2, with ``generator_gradient=0`` it is Deform-GAN-1.
+
+    Args:
+        similarity: Of T: ``lcc_g+lg`` (local correlation of fixed and generated, plus local gradient of fixed and
+            moved), or between fixed and moved: ``lcc+lg`` the same two without a generator, ``lg`` local gradient,
+            ``lcc`` local correlation, ``mi`` mutual information, ``ngf`` normalised gradients, ``ngf2`` their square;
+            ``none`` leaves the images out.
+        smoothness: α, of the field's gradient energy.
+        gradient: β, of the local gradient term of T.
+        l1: λ, of the mean absolute difference (in [-1, 1]) of fixed and generated.
+        generator_gradient: μ, of the local gradient term of G.
+        known_field: Of the mean distance in voxels to the true field, where there is one; 0 trains without any truth.
+        stage_decay: What a coarser stage of T counts for in that distance, relative to the next finer one.
+        window: Voxels along each side of the local windows, odd.
+        adversarial: ``bce`` or ``least_squares``.
+    """
+
+    similarity: Similarity = "lcc_g+lg"
+    smoothness: float = 1.0
+    gradient: float = 2.0
+    l1: float = 100.0
+    generator_gradient: float = 5.0
+    known_field: float = 0.0
+    stage_decay: float = 0.5
+    window: int = 7
+    adversarial: Literal["bce", "least_squares"] = "bce"
+
+
+def discriminator_step(
+    networks: Networks,
+    optimizer: Optimizer,
+    batch: TrainingBatch,
+    weights: LossWeights,
+    *,
+    moved: Tensor | None = None,
+    backward: Backward = Tensor.backward,
+) -> Metrics:
+    """Teach D to tell the fixed image from the generated one.
+
+    Args:
+        networks: All three; only D changes.
+        optimizer: Of D's parameters.
+        batch: ``fixed`` and ``moving`` are used.
+        weights: ``adversarial`` is used.
+        moved: What `moved_image` gives for this batch, if it is at hand; saves a run of T.
+        backward: Takes the loss; a launcher's own (which may also clip gradients), or PyTorch's.
+
+    Returns:
+        0-dim tensors: ``d_loss``, and the mean probability D gives the fixed (``d_real``) and generated (``d_fake``).
+    """
+    generator, discriminator = _needed(networks.generator), _needed(networks.discriminator)
+    condition = to_signed(moved_image(networks, batch) if moved is None else moved)
+    with torch.no_grad():
+        fake = bare(generator)(condition)
+    # one forward of both halves, as wrappers for several GPUs want one forward for each backward
+    logits = discriminator(torch.cat([to_signed(batch.fixed), fake]), torch.cat([condition, condition]))
+    real_logits, fake_logits = logits.float().chunk(2)
+    loss = _adversarial(weights).discriminator(real_logits, fake_logits)
+    _descend(optimizer, loss, backward)
+    return _detached(d_loss=loss, d_real=real_logits.sigmoid().mean(), d_fake=fake_logits.sigmoid().mean())
+
+
+def generator_step(
+    networks: Networks,
+    optimizer: Optimizer,
+    batch: TrainingBatch,
+    weights: LossWeights,
+    *,
+    moved: Tensor | None = None,
+    backward: Backward = Tensor.backward,
+) -> Metrics:
+    """Teach G to turn the moved image into the fixed one's modality: fool D, resemble ``fixed``, keep the edges.
+
+    Arguments as for `discriminator_step`; ``optimizer`` is that of G's parameters, and only G changes.
+
+    Returns:
+        0-dim tensors: ``g_loss``, ``g_adversarial``, ``g_l1``, ``g_lg`` (the terms without their weights).
+    """
+    generator, discriminator = _needed(networks.generator), _needed(networks.discriminator)
+    moved = moved_image(networks, batch) if moved is None else moved
+    condition = to_signed(moved)
+    with frozen(discriminator):
+        fake = generator(condition).float()
+        adversarial = _adversarial(weights).generator(bare(discriminator)(fake, condition))
+        l1 = (fake - to_signed(batch.fixed)).abs().mean()
+        loss = adversarial + weights.l1 * l1
+        edges = torch.zeros((), device=fake.device)
+        if weights.generator_gradient:
+            edges = losses.local_gradient_similarity(to_unit(fake), moved, weights.window)
+            loss = loss - weights.generator_gradient * edges
+        _descend(optimizer, loss, backward)
+    return _detached(g_loss=loss, g_adversarial=adversarial, g_l1=l1, g_lg=edges)
+
+
+def transformation_step(
+    networks: Networks,
+    optimizer: Optimizer,
+    batch: TrainingBatch,
+    weights: LossWeights,
+    *,
+    backward: Backward = Tensor.backward,
+) -> Metrics:
+    """Teach T to align: maximise the similarity, keep the field smooth, follow the known field if that is asked for.
+
+    Arguments as for `discriminator_step`; ``optimizer`` is that of T's parameters, and only T changes. G is used by the
+    similarity ``lcc_g+lg`` alone, D never.
+
+    Returns:
+        0-dim tensors: ``t_loss``, ``t_smoothness``, one for each similarity used (``t_lcc``, ``t_lg``, …), and, where
+        the true field is known, ``t_field_error``: the mean distance to it, voxels.
+    """
+    stages = [field.float() for field in stage_fields(networks.transformation, batch.fixed, batch.moving, batch.scale)]
+    field = stages[-1]
+    with frozen(networks.generator):
+        terms = {}
+        if weights.similarity != "none":
+            moved = warp(batch.moving, resize(field, tuple(batch.fixed.shape[2:])))
+            terms = _similarities(networks, batch.fixed, moved, weights)
+        smoothness = losses.gradient_energy(field)
+        loss = weights.smoothness * smoothness
+        for name, similarity in terms.items():
+            loss = loss - (weights.gradient if name == "lg" else 1.0) * similarity
+        metrics = {f"t_{name}": similarity for name, similarity in terms.items()}
+        if batch.true_field is not None:
+            error = _error_at_own_grid(field, batch)
+            metrics["t_field_error"] = error
+            if weights.known_field:
+                loss = loss + weights.known_field * _staged_error(stages, error, batch, weights.stage_decay)
+        _descend(optimizer, loss, backward)
+    return _detached(t_loss=loss, t_smoothness=smoothness, **metrics)
+
+
+def _staged_error(stages: list[Tensor], last_error: Tensor, batch: TrainingBatch, decay: float) -> Tensor:
+    """Weighted sum of the stages' field errors; the last, already known, counts 1, each coarser one ``decay`` less."""
+    total = last_error
+    for distance, stage in enumerate(reversed(stages[:-1]), start=1):
+        total = total + decay**distance * _error_at_own_grid(stage, batch)
+    return total
+
+
+def _error_at_own_grid(field: Tensor, batch: TrainingBatch) -> Tensor:
+    """`field_error` of a field on a coarser grid, seen there (cheaper than enlarging it), in the batch's voxels."""
+    assert batch.true_field is not None
+    shape = tuple(field.shape[2:])
+    mask = batch.mask if batch.mask is None else F.adaptive_avg_pool3d(batch.mask, shape)  # type: ignore[arg-type]
+    factor = batch.fixed.shape[2] / shape[0]
+    return factor * field_error(field, resize(batch.true_field, shape), mask)
+
+
+def _similarities(networks: Networks, fixed: Tensor, moved: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    """The similarities T's loss is made of, by name, larger is better."""
+    kind, window = weights.similarity, weights.window
+    if kind in ("lcc_g+lg", "lcc+lg"):
+        compared = moved
+        if kind == "lcc_g+lg":
+            compared = to_unit(bare(_needed(networks.generator))(to_signed(moved)).float())
+        return {
+            "lcc": losses.local_cross_correlation(fixed, compared, window),
+            "lg": losses.local_gradient_similarity(fixed, moved, window),
+        }
+    if kind == "lg":
+        return {"lg": losses.local_gradient_similarity(fixed, moved, window)}
+    if kind == "lcc":
+        return {"lcc": losses.local_cross_correlation(fixed, moved, window)}
+    if kind == "mi":
+        return {"mi": losses.mutual_information(fixed, moved)}
+    if kind in ("ngf", "ngf2"):
+        return {kind: losses.ngf_similarity(fixed, moved, squared=kind == "ngf2")}
+    raise ValueError(f"similarity is lcc_g+lg, lcc+lg, lg, lcc, mi, ngf, ngf2 or none, not {kind!r}")
+
+
+def moved_image(networks: Networks, batch: TrainingBatch) -> Tensor:
+    """The moving image after T, (B, 1, D, H, W) in [0, 1], without gradients: what G is given while T is frozen."""
+    with torch.no_grad():
+        field = stage_fields(bare(networks.transformation), batch.fixed, batch.moving, batch.scale)[-1].float()
+        return warp(batch.moving, resize(field, tuple(batch.fixed.shape[2:])))
+
+
+def field_error(field: Tensor, true_field: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean distance in voxels between two fields (B, 3, D, H, W), over the mask (B, 1, D, H, W) if there is one."""
+    distance = ((field - true_field).square().sum(1, keepdim=True) + FIELD_EPSILON**2).sqrt()
+    if mask is None:
+        return distance.mean()
+    weight = mask.to(distance).expand(distance.shape)
+    return (distance * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] → [-1, 1]."""
+    return 2 * image - 1
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """[-1, 1] → [0, 1]."""
+    return (image + 1) / 2
+
+
+@contextmanager
+def frozen(network: nn.Module | None) -> Iterator[None]:
+    """Within, the network's parameters collect no gradients; gradients still flow through it to its input."""
+    parameters = [p for p in network.parameters() if p.requires_grad] if network is not None else []
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network without its wrapper for several GPUs, which would wait for gradients a frozen network never has."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def _needed(network: nn.Module | None) -> nn.Module:
+    if network is None:
+        raise ValueError("this step needs a generator and a discriminator; there are none with these networks")
+    return network
+
+
+def _adversarial(weights: LossWeights) -> losses.AdversarialLoss:
+    pairs = {"bce": losses.bce, "least_squares": losses.least_squares}
+    if weights.adversarial not in pairs:
+        raise ValueError(f"adversarial is bce or least_squares, not {weights.adversarial!r}")
+    return pairs[weights.adversarial]
+
+
+def _descend(optimizer: Optimizer, loss: Tensor, backward: Backward) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    backward(loss)
+    optimizer.step()
+
+
+def _detached(**values: Tensor) -> Metrics:
+    return {name: value.detach() for name, value in values.items()}

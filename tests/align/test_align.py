@@ -1,0 +1,184 @@
+"""The affine stage: known maps of the shipped anatomy are found again, and registration starts from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import PairFiles, Phantom
+from scipy.spatial.transform import Rotation
+from tiny import write_tiny_model
+
+import deformgan
+from deformgan.align.search import search
+from deformgan.align.similarity import make_level, nmi_score
+from deformgan.align.start import find_start
+from deformgan.errors import InputError, UsageError
+from deformgan.io.image import Image
+from deformgan.models.load import Model, load_model
+from deformgan.preprocess import placement
+from deformgan.preprocess.conform import subsampled_pair
+from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats.itk import write_affine
+from deformgan.transforms.transform import Transform
+from deformgan.workshop.simulation.anatomy import load_anatomy
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Image, Image]:
+    """The shipped anatomy at 3 mm in two contrasts that no straight line joins."""
+    anatomy = load_anatomy()
+    labels = anatomy.data[::3, ::3, ::3].astype(int)
+    rng = np.random.default_rng(3)
+    grid = Grid(labels.shape, anatomy.grid.affine @ np.diag([3, 3, 3, 1.0]))
+
+    def contrast(seed: int) -> Image:
+        table = np.random.default_rng(seed).uniform(0.2, 1, labels.max() + 1)
+        return Image(((table[labels] + rng.normal(0, 0.02, labels.shape)) * (labels > 0)).astype(np.float32), grid)
+
+    return contrast(1), contrast(2)
+
+
+def turned(
+    image: Image, rotation: Rotation, scale: float, shift: tuple[float, float, float]
+) -> tuple[Image, np.ndarray]:
+    """The image with another header, and the map from its old place to the new one."""
+    centre = np.eye(4)
+    centre[:3, 3] = image.grid.centre_mm
+    move = np.eye(4)
+    move[:3, :3] = scale * rotation.as_matrix()
+    move[:3, 3] = shift
+    move = centre @ move @ np.linalg.inv(centre)
+    return Image(image.data, image.grid.moved_by(move)), move
+
+
+def miss_mm(found: np.ndarray, truth: np.ndarray, image: Image) -> float:
+    """Mean distance over the brain, in fixed mm."""
+    points = image.grid.to_world(np.argwhere(image.data > 0)[::50])
+    return float(np.linalg.norm(Transform(np.linalg.inv(truth) @ found).map_points(points) - points, axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("degrees", "scale", "shift"),
+    [
+        ((180, 0, 0), 1.0, (0, 0, 0)),
+        ((0, 180, 0), 1.0, (0, 0, 0)),
+        ((0, 0, 180), 1.0, (0, 0, 0)),
+        ((90, 0, 90), 0.8, (300, -200, 900)),
+        ((40, -30, 25), 1.25, (40, 30, -30)),
+    ],
+)
+def test_a_known_map_is_found(
+    pair: tuple[Image, Image], degrees: tuple[int, int, int], scale: float, shift: tuple[float, float, float]
+) -> None:
+    fixed, moving = pair
+    moved, truth = turned(moving, Rotation.from_euler("xyz", degrees, degrees=True), scale, shift)
+    found, score = search(*subsampled_pair(fixed, moved))
+    assert miss_mm(found, truth, fixed) < 2
+    assert np.linalg.det(found) > 0
+    assert 0 < score <= 1
+
+
+def test_a_slab_finds_its_place(pair: tuple[Image, Image]) -> None:
+    fixed, moving = pair
+    slab = np.eye(4)
+    slab[2, 3] = start = moving.data.shape[2] // 2
+    part = Image(moving.data[:, :, start:], Grid(moving.data[:, :, start:].shape, moving.grid.affine @ slab))
+    moved, truth = turned(part, Rotation.from_euler("z", 30, degrees=True), 0.83, (0, 0, 80))
+    assert miss_mm(search(*subsampled_pair(fixed, moved))[0], truth, fixed) < 3
+
+
+def test_joint_leaves_a_good_header_alone(pair: tuple[Image, Image]) -> None:
+    start = find_start(*pair, "joint", None)
+    assert start.matrix is not None
+    np.testing.assert_array_equal(start.matrix, np.eye(4))
+
+
+def test_a_rigid_map_keeps_lengths(pair: tuple[Image, Image]) -> None:
+    moved, truth = turned(pair[1], Rotation.from_euler("y", 50, degrees=True), 1.0, (20, 0, 0))
+    found, _ = search(*subsampled_pair(pair[0], moved), rigid=True)
+    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-5)
+    assert miss_mm(found, truth, pair[0]) < 2
+
+
+def test_the_gradient_of_the_agreement_is_that_of_its_values(pair: tuple[Image, Image]) -> None:
+    subsampled = [placement.subsample(image, image.data > 0, 0.0) for image in pair]
+    centre = pair[0].grid.centre_mm
+    level = make_level(subsampled[0], subsampled[1], 6.0, 1000, (centre, centre))
+    matrix = torch.eye(4)[None, :3].clone()
+    matrix[0, 0, 3] = 2.3
+    matrix.requires_grad_()
+    nmi_score(level, matrix).sum().backward()
+    assert matrix.grad is not None
+    step = torch.zeros(1, 3, 4)
+    step[0, 0, 3] = 0.05
+    with torch.no_grad():
+        expected = (nmi_score(level, matrix + step) - nmi_score(level, matrix - step)) / 0.1
+    assert float(matrix.grad[0, 0, 3]) == pytest.approx(float(expected[0]), rel=0.15)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(write_tiny_model(tmp_path_factory.mktemp("weights") / "tiny"))
+
+
+def test_a_linear_registration_runs_no_network(pair_files: PairFiles, tmp_path: Path) -> None:
+    result = deformgan.register(pair_files.fixed, pair_files.moving, transform="affine", model="no such weights")
+    record = result.save(tmp_path / "out")
+    assert record["model"] == {}
+    assert record["settings"]["transform"] == "affine"
+    assert "align" in record["timings"]
+    assert "predict" not in record["timings"]
+    np.testing.assert_allclose(result.transform.map_points(np.zeros((1, 3))), [[8, 0, 0]], atol=1)
+    warp = deformgan.load_transform(tmp_path / "out" / "warp.nii.gz")
+    affine = deformgan.load_transform(tmp_path / "out" / "affine.txt")
+    points = np.array([[0.0, 0, 0], [20, -30, 10]])
+    np.testing.assert_allclose(warp.map_points(points), affine.map_points(points), atol=1e-3)
+
+
+def test_joint_undoes_a_wrong_header(phantom: Phantom, model: Model) -> None:
+    fixed = nib.Nifti1Image(phantom.t2, phantom.affine)
+    turn = np.diag([-1.0, -1, 1, 1])
+    turn[:3, 3] = (0, 0, 500)
+    result = deformgan.register(
+        fixed, nib.Nifti1Image(phantom.t1, turn @ phantom.affine), transform="joint", model=model, refine_steps=0
+    )
+    assert miss_mm(result.transform.affine, turn, Image(phantom.t2, Grid(phantom.t2.shape, phantom.affine))) < 3
+    assert result.quality.displacement_mean_mm > 450
+
+
+@pytest.mark.parametrize("name", ["start.txt", "start.nii.gz", "start.h5", "start.lta", "start.mat"])
+def test_registration_starts_from_a_given_map(
+    name: str, pair_files: PairFiles, phantom: Phantom, model: Model, tmp_path: Path
+) -> None:
+    shift = np.eye(4)
+    shift[0, 3] = 8
+    grid = Grid(phantom.t2.shape, phantom.affine)
+    kind = "fsl" if name.endswith(".mat") else None
+    Transform(shift).save(tmp_path / name, grid, moving=grid, file_format=kind)
+    result = deformgan.register(pair_files.fixed, pair_files.moving, init=tmp_path / name, model=model, refine_steps=0)
+    points = grid.to_world(np.argwhere(phantom.labels > 0)[::200])
+    np.testing.assert_allclose((result.transform.map_points(points) - points).mean(0), [8, 0, 0], atol=0.5)
+    assert len(result.provenance["inputs"]["init"]["sha256"]) == 64
+
+
+def test_bad_starts_are_refused(pair_files: PairFiles, phantom: Phantom, model: Model, tmp_path: Path) -> None:
+    def run(**options: object) -> None:
+        deformgan.register(pair_files.fixed, pair_files.moving, model=model, **options)  # type: ignore[arg-type]
+
+    with pytest.raises(UsageError, match="unknown transform 'similarity'"):
+        run(transform="similarity")
+    with pytest.raises(InputError, match="does not exist"):
+        run(init=tmp_path / "none.nii.gz")
+    grid = Grid(phantom.t2.shape, phantom.affine)
+    field = Transform(np.eye(4), np.random.default_rng(0).normal(size=(*grid.shape, 3)), grid)
+    with pytest.raises(UsageError, match="holds a field"):
+        run(init=field, transform="affine")
+    far = np.eye(4)
+    far[0, 3] = 1e4
+    write_affine(tmp_path / "far.txt", far)
+    with pytest.raises(InputError, match="leads nowhere"):
+        run(init=tmp_path / "far.txt")

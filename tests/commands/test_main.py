@@ -1,0 +1,345 @@
+"""The command: what it prints where, what it writes, and the code it ends with."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import PairFiles, Phantom
+from tiny import write_tiny_model
+
+import deformgan
+from deformgan.commands.main import COMMANDS, main
+from deformgan.output.folder import OUTPUTS
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+def arguments(pair: PairFiles, out: Path, weights: Path, *more: str) -> list[str]:
+    where = ["-f", str(pair.fixed), "-m", str(pair.moving), "-o", str(out), "--weights", str(weights)]
+    return ["register", *where, "--refine", "0", "--threads", "1", *more]
+
+
+def test_register_writes_the_folder_and_one_line(
+    pair_files: PairFiles, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.csv").write_text("x,y,z,name\n1,2,3,tip\n")
+    extra = ["--moving-labels", str(pair_files.moving_labels), "--points", str(tmp_path / "p.csv"), "--uncertainty"]
+    assert main(arguments(pair_files, tmp_path / "out", weights, *extra)) == 0
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1
+    assert said.out.startswith(f"{tmp_path / 'out'}: similarity 0.")
+    assert said.err == ""
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(OUTPUTS)
+    assert (tmp_path / "out" / "moved_points.csv").read_text().endswith(",tip\n")
+    assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_json_is_one_object_and_equals_the_file(
+    pair_files: PairFiles, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(pair_files, tmp_path / "out", weights, "--json")) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer.pop("status"), answer.pop("exit_code"), answer.pop("out")) == ("ok", 0, str(tmp_path / "out"))
+    assert answer == json.loads((tmp_path / "out" / "registration.json").read_text())
+    assert answer["settings"]["threads"] == 1
+
+
+def test_outputs_can_be_left_out(pair_files: PairFiles, tmp_path: Path, weights: Path) -> None:
+    assert main(arguments(pair_files, tmp_path / "out", weights, "--no-inverse", "--no-jacobian", "--no-report")) == 0
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert written == {"moved.nii.gz", "warp.nii.gz", "affine.txt", "registration.json"}
+
+
+def test_force_replaces_the_whole_set(pair_files: PairFiles, tmp_path: Path, weights: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("moved.nii.gz", "moved_labels.nii.gz", "notes.txt"):
+        (out / name).write_text("old")
+    assert main(arguments(pair_files, out, weights, "--force")) == 0
+    assert not (out / "moved_labels.nii.gz").exists()
+    assert (out / "notes.txt").read_text() == "old"
+    assert nib.load(out / "moved.nii.gz").shape == nib.load(pair_files.fixed).shape
+
+
+def test_a_failed_check_keeps_the_outputs_and_says_4(
+    pair_files: PairFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = write_tiny_model(tmp_path / "wild", bend=3.0)
+    assert main(arguments(pair_files, tmp_path / "out", wild)) == 4
+    said = capsys.readouterr()
+    assert "QUALITY CHECK FAILED" in said.out
+    assert said.err.startswith("deformgan: error: ")
+    assert "folds" in said.err
+    record = json.loads((tmp_path / "out" / "registration.json").read_text())
+    assert record["quality"]["passed"] is False
+    assert (tmp_path / "out" / "moved.nii.gz").exists()
+
+
+def test_a_failed_check_is_in_the_json_too(
+    pair_files: PairFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = write_tiny_model(tmp_path / "wild", bend=3.0)
+    assert main(arguments(pair_files, tmp_path / "out", wild, "--json")) == 4
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["status"], answer["exit_code"]) == ("quality", 4)
+    assert answer["quality"]["reasons"]
+
+
+def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(COMMANDS["info"], "run", broken)
+    assert main(["info", "--json"]) == 1
+    said = capsys.readouterr()
+    assert "ZeroDivisionError: oops" in said.err
+    assert "this is a bug" in said.err
+    assert json.loads(said.out)["exit_code"] == 1
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["register"], ["register", "--nonsense"], ["info", "--threads", "x"]]
+)
+def test_wrong_usage_is_2_and_nothing_on_stdout(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err
+
+
+def test_help_names_every_command_and_every_command_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for name in COMMANDS:
+        assert name in overview
+        assert main([name, "--help"]) == 0
+        assert f"usage: deformgan {name}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"deformgan {deformgan.__version__}\n"
+
+
+def test_help_answers_at_once() -> None:
+    def cpu_seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "deformgan", "register", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    # processor time, and the best of three: a busy machine is not our slowness
+    assert min(cpu_seconds() for _ in range(3)) < 0.5
+
+
+def test_info_reports_versions_devices_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["environment"]["deformgan"] == deformgan.__version__
+    assert answer["devices"]["cpu_threads"] >= 1
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert answer["environment"]["torch"] in text
+    for name, checksum in answer["weights"].items():
+        assert len(checksum) == 64
+        assert name in text
+
+
+def test_simulate_writes_cases_that_register_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--cases", "1", "--shape", "24", "28", "20", "--regime", "small", "--threads", "1", "--json"]
+    assert main(["simulate", "-o", str(tmp_path / "cases"), *small]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    folder = Path(answer["cases"][0]["folder"])
+    assert folder == tmp_path / "cases" / "case_000"
+    fixed, true = (deformgan.load_image(folder / f"{name}.nii.gz") for name in ("fixed", "moving_true"))
+    assert fixed.grid == true.grid
+    moved = deformgan.load_transform(folder / "true_warp.nii.gz").apply(
+        deformgan.load_image(folder / "moving.nii.gz"), fixed.grid
+    )
+    inside = nib.load(folder / "mask.nii.gz").get_fdata() > 0
+    start = deformgan.load_image(folder / "moving.nii.gz").data
+    assert np.abs(moved.data - true.data)[inside].mean() < 0.5 * np.abs(start - true.data)[inside].mean()
+    assert main(["simulate", "-o", str(tmp_path / "cases"), *small]) == 2
+
+
+@pytest.mark.parametrize("extra", [["--cases", "0"], ["--shape", "8", "8", "8"], ["--spacing", "-1"]])
+def test_simulate_refuses_nonsense(tmp_path: Path, extra: list[str]) -> None:
+    assert main(["simulate", "-o", str(tmp_path / "cases"), *extra]) == 2
+    assert not (tmp_path / "cases").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_in_the_middle_nothing_is_left(
+    pair_files: PairFiles, tmp_path: Path, weights: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "results" / "out"
+    words = arguments(pair_files, out, weights)
+    words[words.index("--refine") + 1] = "100000"
+    process = subprocess.Popen([sys.executable, "-m", "deformgan", *words], stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not (out.parent.is_dir() and list(out.parent.iterdir())) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [p.name[:11] for p in out.parent.iterdir()] == [".deformgan-"], "it is at work"
+        time.sleep(1)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert "no unfinished file is left behind" in said
+    assert not out.parent.exists()
+
+
+def test_interrupted_while_writing_old_results_survive(
+    pair_files: PairFiles, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deformgan.transforms.transform import Transform
+
+    out = tmp_path / "out"
+    assert main(arguments(pair_files, out, weights)) == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transform, "jacobian", interrupt)
+    assert main(arguments(pair_files, out, weights, "--force")) == 130
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_a_reader_that_has_gone_is_no_bug(weights: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "deformgan", "info"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+
+
+def test_the_moved_image_of_a_phantom_agrees(
+    pair_files: PairFiles, tmp_path: Path, weights: Path, phantom: Phantom
+) -> None:
+    assert main(arguments(pair_files, tmp_path / "out", weights)) == 0
+    moved = nib.load(tmp_path / "out" / "moved.nii.gz").get_fdata()
+    assert np.corrcoef(moved.ravel(), phantom.t1.ravel())[0, 1] > 0.95
+
+
+def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import deformgan.workshop.demo
+
+    seen: dict[str, object] = {}
+
+    def run_demo(out: Path, **options: object) -> dict[str, object]:
+        seen.update(options, out=out)
+        return {"quality": {"passed": True}}
+
+    monkeypatch.setattr(deformgan.workshop.demo, "run_demo", run_demo)
+    monkeypatch.setattr(deformgan.workshop.demo, "summary", lambda *_: "done")
+    assert main(["demo", "-o", str(tmp_path / "d"), "--refine", "3", "--seed", "7", "--force", "--threads", "1"]) == 0
+    seen.pop("progress")
+    assert seen == {
+        "out": tmp_path / "d",
+        "model": "t1-t2",
+        "refine_steps": 3,
+        "device": "auto",
+        "precision": "auto",
+        "seed": 7,
+        "force": True,
+    }
+
+
+def test_train_answers_with_the_last_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = pytest.importorskip("deformgan.workshop.training.loop")
+
+    def train(config: Path, out: Path, progress: Callable[[int, int, dict[str, float]], None]) -> Path:
+        progress(1, 2, {"t_loss": 3.0})
+        progress(2, 2, {"t_loss": 0.125, "val": float("nan")})
+        return out / "model"
+
+    monkeypatch.setattr(loop, "train", train)
+    words = ["train", "c.toml", "-o", str(tmp_path / "run"), "--threads", "1"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'run' / 'model'}: step 2 of 2, t_loss 0.125")
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["step"], answer["steps"], answer["t_loss"]) == (2, 2, 0.125)
+    # the other processes of a distributed run are silent
+    monkeypatch.setenv("RANK", "1")
+    assert main(words) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_train_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = pytest.importorskip("deformgan.workshop.training.loop")
+
+    def train(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'accelerate'", name="accelerate")
+
+    monkeypatch.setattr(loop, "train", train)
+    assert main(["train", "c.toml", "-o", str(tmp_path / "run")]) == 2
+    assert "pip install 'deformgan[train]'" in capsys.readouterr().err
+
+
+def test_train_without_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tmp_path / "none.toml"), "-o", str(tmp_path / "run")]) == 3
+    assert "none.toml" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_and_the_log_become_notes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def speak(_: object, __: object) -> None:
+        warnings.warn("the header is odd", stacklevel=1)
+        logging.getLogger("deformgan.somewhere").info("a word")
+
+    monkeypatch.setattr(COMMANDS["info"], "run", speak)
+    assert main(["info"]) == 0
+    assert capsys.readouterr().err == "deformgan: warning: the header is odd\ndeformgan: a word\n"
+
+
+def test_a_full_disk_anywhere_is_explained(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+    monkeypatch.setattr(COMMANDS["info"], "run", fill)
+    assert main(["info"]) == 3
+    assert "cannot write some/file: the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")]
+)
+def test_too_little_memory_is_no_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fill(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(COMMANDS["info"], "run", fill)
+    assert main(["info"]) == 3
+    said = capsys.readouterr().err
+    assert "not enough memory" in said
+    assert said.count("\n") == 1

@@ -1,0 +1,270 @@
+"""A browser's word on the report: it opens offline, keys reach everything, and it looks as it did.
+
+Screenshots are compared with those in `screenshots`, as means of luminance over blocks of 8×8 CSS pixels and with a
+font that Matplotlib carries, so that the machine's fonts and its way of smoothing letters do not count. After a change
+that is meant, DEFORMGAN_UPDATE_SCREENSHOTS=1 writes them anew; look at them before you commit them.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import small_report
+from PIL import Image as Picture
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+REFERENCES = Path(__file__).parent / "screenshots"
+BLOCK = 8  # CSS pixels
+UNLIKE, MOST_UNLIKE = 0.1, 0.01  # a block is unlike from this difference on; so many of a page may be
+WIDTHS = {"desktop": 1280, "phone": 390, "print": 718}  # A4 within its margins
+# what breaks a layout, and must be seen
+BROKEN = {
+    "desktop": [
+        ".row{display:block}",
+        ".stack .top{position:static}",
+        "body{max-width:none}",
+        ".stack svg{display:none}.stack img{filter:invert(1)}",
+    ],
+    "phone": [".row{grid-template-columns:repeat(3,1fr)!important}", "#numbers tr{display:table-row!important}"],
+    "print": [".controls,nav,#flicker{display:grid!important}", ".printed{display:none!important}"],
+}
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright: pip install playwright"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as play:
+        try:
+            opened = play.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        except Error as error:
+            if BROWSER is not None:
+                raise
+            pytest.skip(f"no Chromium (make browser): {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, str]:
+    """Of the page with and without the viewer."""
+    folder = tmp_path_factory.mktemp("report <b>&")
+    return {viewer: small_report.write(folder / f"{viewer}.html", viewer=viewer).as_uri() for viewer in (True, False)}
+
+
+@dataclass
+class Opened:
+    """A page, what it complained of, and what it asked for."""
+
+    page: Any
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+
+def open_page(browser: Any, address: str, width: int, *, viewer: bool = True, **options: Any) -> Opened:
+    """The page, when its viewer is ready if it has one."""
+    page = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce", **options).new_page()
+    new = Opened(page)
+    page.on("console", lambda message: new.said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: new.said.append(str(error)))
+    page.on("request", lambda request: new.asked.append(request.url[:200]))
+    page.goto(address)
+    if viewer:
+        page.wait_for_selector("html[data-viewer=ready]", timeout=60_000)
+    return new
+
+
+@pytest.fixture(scope="module")
+def whole(browser: Any, addresses: dict[bool, str]) -> Iterator[Opened]:
+    """The whole page in a window without a network; opening it is slow where software draws the viewer."""
+    new = open_page(browser, addresses[True], 1200, offline=True)
+    yield new
+    new.page.close()
+
+
+def seen(page: Any, selector: str) -> np.ndarray:
+    page.locator(selector).scroll_into_view_if_needed()
+    page.wait_for_timeout(200)
+    return np.asarray(Picture.open(io.BytesIO(page.locator(selector).screenshot())).convert("L"), float) / 255
+
+
+def test_it_opens_offline_and_the_viewers_move_together(whole: Opened, addresses: dict[bool, str]) -> None:
+    page = whole.page
+    assert [url for url in whole.asked if not url.startswith(("data:", "blob:"))] == [addresses[True]]
+    assert page.evaluate("document.images.length && [...document.images].every(i => i.naturalWidth > 0)")
+    before = {side: seen(page, f"#{side}") for side in ("left", "right")}
+    for side, picture in before.items():
+        assert picture.std() > 0.05, f"the {side} canvas is empty"
+    assert not np.allclose(before["left"], before["right"])
+    page.focus("#left")
+    told = page.inner_text("#where")
+    for _ in range(4):
+        page.keyboard.press("PageUp")
+        page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#where") != told
+    for side, picture in before.items():
+        assert np.abs(seen(page, f"#{side}") - picture).max() > 0.3, f"the {side} crosshairs stayed where they were"
+    page.locator("#change").fill("100")
+    # the driver remarks on its own speed
+    assert not [line for line in whole.said if "GL Driver Message" not in line]
+
+
+def test_keys_reach_everything(whole: Opened) -> None:
+    page = whole.page
+    page.evaluate("(top => { top.tabIndex = -1; top.focus(); })(document.querySelector('h1'))")
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        at = page.evaluate("document.activeElement.id || document.activeElement.outerHTML.slice(0, 60)")
+        if at in reached or at.startswith("<body"):
+            break
+        reached.append(at)
+        ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert ring != "none", f"nobody sees that {at} has the focus"
+    wanted = ["play", "swap", "flicker", "blend", "change", "left", "right"]
+    assert [name for name in reached if name in wanted] == wanted
+    assert sum(name.startswith("<a href=") for name in reached) == page.locator("nav a").count() == 10
+    assert any(name.startswith("<summary") for name in reached)
+    for link in page.locator("nav a").all():
+        assert page.locator(str(link.get_attribute("href"))).count() == 1
+
+
+def test_the_flicker_obeys_keys_and_rests_where_motion_is_not_wanted(browser: Any, addresses: dict[bool, str]) -> None:
+    from playwright.sync_api import expect
+
+    page = open_page(browser, addresses[False], 1200, viewer=False).page
+
+    def visible() -> str:
+        shown = [name for name in ("before", "after") if page.locator(f"#flicker .{name}").first.is_visible()]
+        return shown[0] if shown else "fixed"
+
+    assert page.inner_text("#play") == "Play", "it must not move where motion is not wanted"
+    page.focus("#flicker")
+    for key, wanted, words in (
+        ("ArrowLeft", "fixed", "fixed image"),
+        ("ArrowRight", "after", "moved image"),
+        ("ArrowUp", "before", "moving image"),
+        ("ArrowLeft", "fixed", "fixed image"),
+        ("ArrowDown", "after", "moved image"),
+    ):
+        page.keyboard.press(key)
+        assert (visible(), page.inner_text("#shown")) == (wanted, words), key
+    assert page.get_attribute("[data-pair=after]", "aria-pressed") == "true"
+    assert page.get_attribute("#shown", "aria-live") == "polite"
+    page.keyboard.press(" ")
+    assert page.inner_text("#play") == "Pause"
+    assert page.get_attribute("#shown", "aria-live") == "off", "a running flicker must not be read out"
+    first = page.inner_text("#shown")
+    expect(page.locator("#shown")).not_to_have_text(first)
+    page.focus("#play")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#play") == "Play"
+    page.emulate_media(reduced_motion="no-preference")
+    expect(page.locator("#play")).to_have_text("Pause")
+    page.close()
+
+
+def test_the_viewers_stand_side_by_side_where_there_is_room(whole: Opened) -> None:
+    def places(width: int) -> list[dict[str, float]]:
+        whole.page.set_viewport_size({"width": width, "height": 900})
+        return [whole.page.locator(f"#{side}").bounding_box() for side in ("left", "right")]
+
+    left, right = places(1200)
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] < right["x"]
+    assert min(left["width"], left["height"]) > 300
+    left, right = places(390)
+    assert left["x"] == right["x"]
+    assert left["y"] + left["height"] < right["y"]
+    assert min(left["width"], left["height"]) > 300
+    whole.page.set_viewport_size({"width": 1200, "height": 900})
+
+
+def test_nothing_sticks_out_of_a_narrow_window(browser: Any, whole: Opened, tmp_path: Path) -> None:
+    long = {role: {"path": role + "/" + "n" * 240 + ".nii.gz", "sha256": "c" * 64} for role in ("fixed", "moving")}
+    address = small_report.write(tmp_path / "r.html", viewer=False, inputs=long).as_uri()
+    for page in (whole.page, open_page(browser, address, 320, viewer=False).page):
+        for width in (320, 390, 640, 641, 1200):
+            page.set_viewport_size({"width": width, "height": 700})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        small = page.evaluate("[...document.querySelectorAll('button')].filter(b => b.offsetHeight < 24).length")
+        assert small == 0, "a finger misses buttons lower than 24 pixels"
+
+
+@pytest.fixture(scope="module", params=list(WIDTHS))
+def drawn(request: pytest.FixtureRequest, browser: Any, addresses: dict[bool, str]) -> Iterator[tuple[str, Any]]:
+    """A kind of view and its page, in the font of the references; what WebGL draws is the graphics driver's affair."""
+    name = request.param
+    options = {"device_scale_factor": 0.5, "color_scheme": "light", "bypass_csp": True}
+    page = open_page(browser, addresses[False], WIDTHS[name], viewer=False, **options).page
+    if name == "print":
+        page.emulate_media(media="print")
+    font = base64.b64encode((Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf").read_bytes())
+    page.add_style_tag(
+        content=f"@font-face{{font-family:F;src:url(data:font/ttf;base64,{font.decode()})}}*{{font-family:F!important}}"
+    )
+    page.evaluate("document.fonts.ready")
+    yield name, page
+    page.close()
+
+
+def blocks(page: Any) -> np.ndarray:
+    """Mean luminance of the whole page over blocks, (rows, columns) in [0, 1]."""
+    picture = Picture.open(io.BytesIO(page.screenshot(full_page=True))).convert("L")
+    size = [max(1, round(side * 2 / BLOCK)) for side in picture.size]
+    return np.asarray(picture.resize(size, Picture.Resampling.BOX), float) / 255
+
+
+def unlikeness(found: np.ndarray, reference: np.ndarray) -> float:
+    """Share of blocks that are unlike; 1 where the page is narrower, wider or clearly longer or shorter."""
+    if found.shape[1] != reference.shape[1] or abs(len(found) / len(reference) - 1) > 0.02:
+        return 1.0
+    # a row that is a pixel higher moves all below it: the best of small shifts, for each block
+    rows = min(len(found), len(reference))
+    best = np.ones((rows, reference.shape[1]))
+    for shift in (-2, -1, 0, 1, 2):
+        moved = np.roll(found, shift, 0)[:rows]
+        best = np.minimum(best, np.abs(moved - reference[:rows]))
+    return float((best > UNLIKE).mean())
+
+
+def test_it_looks_as_it_did(drawn: tuple[str, Any], tmp_path: Path) -> None:
+    name, page = drawn
+    assert page.pdf()[:5] == b"%PDF-"
+    path, found = REFERENCES / f"{name}.png", blocks(page)
+    if os.environ.get("DEFORMGAN_UPDATE_SCREENSHOTS"):
+        REFERENCES.mkdir(exist_ok=True)
+        Picture.fromarray((found * 255).round().astype(np.uint8)).save(path, optimize=True)
+    reference = np.asarray(Picture.open(path), float) / 255
+    unlike = unlikeness(found, reference)
+    if unlike > MOST_UNLIKE:
+        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+    assert unlike <= MOST_UNLIKE, f"{unlike:.1%} of the page changed, see {tmp_path / name}.png beside {path}"
+
+
+def test_a_broken_layout_is_seen(drawn: tuple[str, Any]) -> None:
+    name, page = drawn
+    reference = np.asarray(Picture.open(REFERENCES / f"{name}.png"), float) / 255
+    for style in BROKEN[name]:
+        tag = page.add_style_tag(content=style)
+        assert unlikeness(blocks(page), reference) > 2 * MOST_UNLIKE, f"{style} passed for the page as it was"
+        tag.evaluate("node => node.remove()")
+    assert unlikeness(blocks(page), reference) <= MOST_UNLIKE

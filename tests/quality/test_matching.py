@@ -1,0 +1,183 @@
+"""Edge matching, measures of a field, and the models that turn them into a verdict and an expected error."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import Phantom
+
+from deformgan.losses import ngf_similarity
+from deformgan.preprocess.conform import Conformed
+from deformgan.quality import measures
+from deformgan.quality.assess import COMPLAINTS, Evidence, error_map, examine, judge, local_features
+from deformgan.quality.calibration import Calibration, Linear, shipped
+from deformgan.quality.matching import EPSILON, WINDOW, match
+from deformgan.quality.result import Quality
+from deformgan.spatial.field import affine_field
+from deformgan.spatial.grid import Grid
+
+
+def smooth_noise(generator: torch.Generator, size: int = 28) -> torch.Tensor:
+    coarse = torch.rand(1, 1, size // 4, size // 4, size // 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(size,) * 3, mode="trilinear")
+
+
+def everywhere(image: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(image)
+
+
+def test_inverted_contrast_agrees_and_a_shift_is_found(generator: torch.Generator) -> None:
+    image = smooth_noise(generator)
+    inner = (slice(9, -9),) * 3
+    same = match(image, 1 - image, everywhere(image), 3.0)
+    assert same.agreement[inner].min() > 0.8
+    assert same.gain[inner].max() == pytest.approx(0, abs=1e-6)
+    assert same.pinning[inner].min() > 0.05
+    off = match(image, 1 - image.roll(2, 2), everywhere(image), 3.0)
+    assert off.gain[inner].min() > 0.2
+    assert off.shift_mm[inner].mean() > 5.9 > 2 * same.shift_mm[inner].mean()
+
+
+def test_agreement_is_the_squared_normalised_gradient_product(generator: torch.Generator) -> None:
+    """One block that sees the whole volume: the sum of the products over the sum for the image with itself."""
+    a, b = (torch.rand(1, 1, WINDOW, WINDOW, WINDOW, generator=generator) for _ in range(2))
+    middle = WINDOW // 2
+    ours = match(a, b, everywhere(a), 3.0, strides=()).agreement[middle, middle, middle]
+    norms = torch.stack(torch.gradient(a[0, 0])).square().sum(0)[1:-1, 1:-1, 1:-1]
+    weight = (norms / (norms + EPSILON**2)).sum() / WINDOW**3
+    assert float(ours) == pytest.approx(float(ngf_similarity(a, b, EPSILON, squared=True) / weight), rel=1e-4)
+
+
+def test_where_there_are_no_edges_nothing_holds_the_field() -> None:
+    flat = torch.full((1, 1, 20, 20, 20), 0.5)
+    found = match(flat, flat, everywhere(flat), 3.0)
+    assert found.pinning.abs().max() == 0
+    assert found.agreement.abs().max() == 0
+    assert found.shift_mm.min() > 6  # every shift is as likely
+
+
+def test_a_field_and_its_inverse_are_consistent() -> None:
+    matrix = torch.tensor([[[1.0, 0, 0, 2], [0, 1, 0, 0], [0, 0, 1, 0]]])
+    forward, backward = affine_field(matrix, (12, 12, 12)), -affine_field(matrix, (12, 12, 12))
+    spacing = torch.tensor([3.0, 1.0, 1.0]).view(1, 3, 1, 1, 1)
+    assert measures.inconsistency(forward, backward, spacing).abs().max() < 1e-5
+    assert measures.inconsistency(forward, forward, spacing).mean() == pytest.approx(12, rel=1e-5)
+
+
+def test_overlap_and_surfaces_of_shifted_cubes() -> None:
+    a = torch.zeros(20, 20, 20, dtype=torch.bool)
+    a[5:15, 5:15, 5:15] = True
+    b = a.roll(2, 0)
+    assert measures.dice(a, b) == pytest.approx(0.8)
+    assert measures.surface_distance_mm(a, a, (2.0, 2.0, 2.0)) == 0
+    assert 0 < measures.surface_distance_mm(a, b, (2.0, 2.0, 2.0)) < 4
+    assert measures.surface_distance_mm(a, torch.zeros_like(a), (1.0, 1.0, 1.0)) == math.inf
+    whole = torch.ones(10, 10, 10, dtype=torch.bool)
+    shift = torch.zeros(1, 3, 10, 10, 10)
+    shift[:, 0] = 4
+    assert measures.coverage(shift, whole) == pytest.approx(0.6)
+
+
+def test_roughness_is_that_of_a_parabola() -> None:
+    x = torch.arange(15.0).view(15, 1, 1).expand(15, 15, 15)
+    field = torch.zeros(1, 3, 15, 15, 15)
+    mask = torch.ones(15, 15, 15, dtype=torch.bool)
+    field[0, 0] = 3 * x
+    assert measures.roughness(field, mask) == pytest.approx(0, abs=1e-3)
+    field[0, 0] = 0.5 * x**2  # second derivative 1 in one of three components
+    assert measures.roughness(field, mask) == pytest.approx(math.sqrt(1 / 3), rel=1e-3)
+
+
+def test_a_linear_model_by_hand() -> None:
+    model = Linear(("a", "b"), (1.0, 0.0), (2.0, 1.0), (0.5, -1.0), 0.25)
+    assert model.parts({"a": 3.0, "b": 2.0}) == {"a": 0.5, "b": -2.0}
+    assert model.parts({"a": 1e9, "b": None}) == {"a": 2.0, "b": 0.0}
+    maps = model.maps({"a": torch.tensor([3.0, math.nan]), "b": torch.tensor([2.0, 0.0])})
+    assert maps.tolist() == pytest.approx([0.25 + 0.5 - 2.0, 0.25])
+
+
+def test_the_shipped_calibration_is_sound() -> None:
+    calibration = shipped()
+    assert 0 < calibration.look <= calibration.fail < 1
+    assert set(calibration.failure.names) <= set(COMPLAINTS)
+    at, error = np.array(calibration.knots).T
+    assert (np.diff(at) > 0).all()
+    assert (np.diff(error) >= 0).all()
+    assert error[0] > 0
+    assert 0 < calibration.share68 < calibration.share95
+
+
+def test_the_expected_error_follows_the_knots() -> None:
+    model = Linear(("x",), (0.0,), (1.0,), (1.0,), 0.0)
+    calibration = Calibration(model, 0.2, 0.8, model, ((0.0, 1.0), (2.0, 3.0)), 1.0, 2.0)
+    found = calibration.expected_error_mm({"x": torch.tensor([-3.0, 0.0, 1.0, 3.0])})
+    assert found.tolist() == pytest.approx([1, 1, 2, 3])
+    assert calibration.failure_probability({"x": 0.0}) == pytest.approx(0.5)
+
+
+def test_the_three_verdicts() -> None:
+    numbers = (0.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.2)
+    assert Quality(*numbers, ()).verdict == "pass"
+    look = Quality(*numbers, (), doubts=("edges",))
+    assert (look.verdict, look.passed) == ("look", True)
+    assert look.with_inverse(9.0).verdict == "fail"
+    assert look.as_dict()["doubts"] == ["edges"]
+
+
+def evidence_of(phantom: Phantom, spacing: float, shift: float = 0.0) -> Evidence:
+    pair = []
+    for data in (phantom.t2, phantom.t1):
+        tensor = torch.from_numpy(data)[None, None]
+        pair.append(Conformed(tensor, Grid.centred(data.shape, spacing, np.zeros(3)), (tensor > 0).float()))
+    field = torch.zeros(1, 3, *phantom.t2.shape)
+    field[:, 0] = shift
+    found = examine(*pair, field, torch.zeros_like(field), -field)
+    assert found is not None
+    return found
+
+
+def judged_by(bias: float) -> Calibration:
+    model = Linear(("pinning",), (0.0,), (1.0,), (0.0,), bias)
+    return Calibration(model, 0.3, 0.8, model, ((0.0, 1.0), (1.0, 1.0)), 1.0, 2.0)
+
+
+@pytest.mark.parametrize(("bias", "word"), [(-3.0, "pass"), (0.0, "look"), (3.0, "fail")])
+def test_the_probability_decides_where_no_rule_does(phantom: Phantom, bias: float, word: str) -> None:
+    quality = judge(evidence_of(phantom, 4.0), judged_by(bias))
+    assert quality.verdict == word
+    assert quality.failure_probability == pytest.approx(1 / (1 + math.exp(-bias)))
+    said = quality.reasons if word == "fail" else quality.doubts
+    assert [COMPLAINTS["pinning"] in text for text in said] == [True] * (word != "pass")
+
+
+def test_images_unlike_those_of_the_calibration_are_left_to_the_rules(phantom: Phantom) -> None:
+    small = judge(evidence_of(phantom, 1.0), judged_by(3.0))
+    assert (small.verdict, small.failure_probability) == ("pass", None)
+
+
+def test_the_evidence_of_a_shift_has_its_known_values(phantom: Phantom) -> None:
+    found = evidence_of(phantom, 4.0, shift=2.0)
+    quality = judge(found, judged_by(-3.0))
+    assert quality.displacement_p95_mm == pytest.approx(8)
+    assert quality.roughness_voxels == pytest.approx(0, abs=1e-5)
+    assert quality.inconsistency_mean_mm == pytest.approx(0, abs=1e-4)
+    assert quality.foreground_dice is not None
+    assert 0.8 < quality.foreground_dice < 1
+    assert quality.edge_agreement_before is not None
+    assert quality.edge_agreement_after is not None
+    assert quality.edge_agreement_after < quality.edge_agreement_before
+    log_change = local_features(found)["log_change"]
+    assert log_change is not None
+    assert log_change.exp().mean() == pytest.approx(8, rel=1e-5)
+
+
+def test_a_shift_is_expected_to_be_wrong(phantom: Phantom) -> None:
+    right, wrong = evidence_of(phantom, 4.0), evidence_of(phantom, 4.0, shift=2.0)
+    onto = right.fixed.grid
+    inside = phantom.labels > 0
+    at_best, off = (error_map(found, onto).data[inside].mean() for found in (right, wrong))
+    assert 0 < at_best < 0.5 * off
+    assert error_map(right, onto).data[0, 0, 0] == 0

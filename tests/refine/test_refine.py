@@ -1,0 +1,187 @@
+"""Refinement finds small known deformations, leaves good ones, and never hands back something worse."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_phantom
+from torch import Tensor
+
+from deformgan.losses.gradient import GradientSimilarity
+from deformgan.refine import DEFAULT_SETTINGS, DEFAULT_STEPS, RefineSettings, _better, _folding, refine
+from deformgan.spatial.field import affine_field, fit_affine, identity_positions, resize
+from deformgan.spatial.warp import warp
+from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent
+from deformgan.workshop.simulation.deformation import DeformationConfig, sample_deformation
+
+SHAPE = (40, 44, 36)
+HALF = (20, 22, 18)
+WILD = RefineSettings(rate=60.0, affine_rate=60.0, bending=0.0)
+CHECKED = pytest.mark.parametrize("seed", [1, 2])
+
+
+@cache
+def case(seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One structured object in two contrasts, the second deformed by a voxel or two, its way back, the mask; (1, …).
+
+    Structure everywhere: ellipsoids alone could be turned without anyone noticing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.from_numpy(make_phantom().labels > 0)[None, None].float()
+    structure = torch.rand(1, 1, *(n // 4 for n in SHAPE), generator=generator)
+    structure = F.interpolate(structure, size=SHAPE, mode="trilinear", align_corners=False) * mask
+    config = DeformationConfig(3.5, (1.5, 2.0), (6.0, 8.0), 1.0, (2.0, 2.0, 4.0), 0.03, 0.01)
+    known = sample_deformation(SHAPE, config, generator, mask)
+    return structure, warp((1 - structure) * mask, known.inverse), known.forward, mask
+
+
+def error(field: Tensor, seed: int = 1) -> float:
+    _, _, truth, mask = case(seed)
+    return float(endpoint_error(resize(field, SHAPE), truth, mask).mean())
+
+
+def still(shape: tuple[int, ...] = HALF) -> Tensor:
+    return torch.zeros(1, 3, *shape)
+
+
+def similarity(fixed: Tensor, moving: Tensor, field: Tensor) -> float:
+    """What the result is judged by: at half resolution, in the fixed image and a margin around it."""
+    size = 2 * DEFAULT_SETTINGS.margin + 1
+    inside = F.max_pool3d((fixed > 0).float(), size, 1, DEFAULT_SETTINGS.margin)
+    f, m, mask = (F.avg_pool3d(i, 2) for i in (fixed, moving, inside))
+    return float(GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=mask)(warp(m, field)))
+
+
+@CHECKED
+def test_a_small_deformation_is_found(seed: int) -> None:
+    fixed, moving, _, mask = case(seed)
+    found = refine(fixed, moving, still(), 60)
+    assert found.shape == (1, 3, *HALF)
+    assert not found.requires_grad
+    assert error(found, seed) < 0.5 * error(still(), seed)
+    assert folding_percent(found, F.avg_pool3d(mask, 2)) == 0
+    assert similarity(fixed, moving, found) > similarity(fixed, moving, still())
+
+
+def test_without_moving_control_points_the_result_is_affine() -> None:
+    fixed, moving, _, _ = case()
+    found = refine(fixed, moving, still(), 30, settings=RefineSettings(rate=0.0))
+    inner = found[:, :, 2:-2, 2:-2, 2:-2]  # beyond the outermost control points a field keeps its value
+    torch.testing.assert_close(affine_field(fit_affine(inner), tuple(inner.shape[2:])), inner, atol=1e-4, rtol=0)
+    assert found.abs().max() > 0.2
+    assert error(found) < error(still())
+
+
+def test_without_steps_the_start_comes_back() -> None:
+    fixed, moving, _, _ = case()
+    start = torch.randn(1, 3, 5, 5, 5)
+    assert refine(fixed, moving, start, 0) is start
+
+
+@CHECKED
+@pytest.mark.parametrize("settings", [DEFAULT_SETTINGS, WILD], ids=["default", "wild"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_result_is_never_worse_than_the_start(seed: int, settings: RefineSettings, steps: int) -> None:
+    fixed, moving, truth, mask = case(seed)
+    noise = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(seed)) * mask
+    half_mask = F.avg_pool3d(mask, 2)
+    for image in (moving, noise):
+        for start in (still(), resize(truth, HALF)):
+            found = refine(fixed, image, start, steps, settings=settings)
+            assert similarity(fixed, image, found) >= similarity(fixed, image, start) - 1e-6
+            assert folding_percent(found, half_mask) <= max(folding_percent(start, half_mask), 0.02)
+
+
+def test_a_wild_run_gives_the_start_back() -> None:
+    fixed, moving, truth, _ = case()
+    assert torch.equal(refine(fixed, moving, truth, 4, settings=WILD), resize(truth, HALF))
+
+
+def test_folds_are_refused_even_where_they_cost_no_similarity() -> None:
+    """An empty moving image looks the same through every field."""
+    half = [F.avg_pool3d(image, 2) for image in (case()[0], case()[3])]
+    empty = torch.zeros_like(half[0])
+    shifted = still() + 0.5
+    assert _better(half[0], empty, half[1], shifted, still(), DEFAULT_SETTINGS) is shifted
+    folded = still()
+    folded[:, 0, 10:] = -3.0
+    start = still()
+    assert _better(half[0], empty, half[1], folded, start, DEFAULT_SETTINGS) is start
+    assert _better(half[0], empty, half[1], shifted, folded, DEFAULT_SETTINGS) is shifted
+    assert _better(half[0], empty, half[1], still() + float("nan"), start, DEFAULT_SETTINGS) is start
+
+
+def test_the_fold_penalty_sees_folds_alone() -> None:
+    assert _folding(still()) == 0
+    assert _folding(0.3 * torch.sin(identity_positions(HALF) / 2)) == 0
+    folded = still()
+    folded[:, 1, :, 11:] = -2.0  # one layer of determinant -1
+    layer = 1 / (HALF[1] - 1)
+    assert float(_folding(folded)) == pytest.approx((0.25 + 1) ** 2 * layer, rel=1e-5)
+
+
+def test_progress_counts_every_step_once() -> None:
+    fixed, moving, _, _ = case()
+    seen: list[tuple[int, int]] = []
+    refine(fixed, moving, still(), 7, progress=lambda done, steps: seen.append((done, steps)))
+    assert seen == [(n, 7) for n in range(1, 8)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_few_steps_are_all_done(steps: int) -> None:
+    fixed, moving, _, _ = case()
+    seen: list[int] = []
+    refine(fixed, moving, still(), steps, progress=lambda done, _: seen.append(done))
+    assert len(seen) == steps
+
+
+def test_inputs_stay_as_they_are_and_any_mode_will_do() -> None:
+    fixed, moving, _, _ = case()
+    inputs = [fixed.clone(), moving.clone(), still()]
+    expected = refine(*inputs, 3)
+    assert torch.equal(inputs[0], fixed)
+    assert torch.equal(inputs[1], moving)
+    assert torch.equal(inputs[2], still())
+    with torch.inference_mode():
+        inferred = [i.clone() for i in inputs]
+        assert torch.equal(refine(*inferred, 3), expected)
+    with torch.no_grad():
+        assert torch.equal(refine(*inputs, 3), expected)
+
+
+def test_a_mask_chooses_what_counts() -> None:
+    fixed, moving, _, mask = case()
+    part = mask.clone()
+    part[:, :, :20] = 0
+    assert not torch.equal(refine(fixed, moving, still(), 9, mask=part), refine(fixed, moving, still(), 9))
+    assert torch.equal(refine(fixed, moving, still(), 9, mask=mask), refine(fixed, moving, still(), 9))
+
+
+def test_the_start_may_be_on_any_grid_over_the_extent() -> None:
+    fixed, moving, truth, _ = case()
+    for shape in ((10, 11, 9), HALF, SHAPE):
+        found = refine(fixed, moving, resize(truth, shape), 2)
+        assert found.shape == (1, 3, *HALF)
+        assert error(found) < 0.5
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("side", [40, 39])
+def test_mirrored_images_have_the_mirrored_field(side: int, factor: int) -> None:
+    """Also where a level does not divide the side: its voxels cover the whole image, none is cut off at one end."""
+    settings = RefineSettings(levels=((factor, 1.0),), rate=0.0, affine_rate=0.7)
+    pair = [image[:, :, :side] for image in case()[:2]]
+    start = torch.full((1, 3, side // 2, *HALF[1:]), 0.3)  # at whole voxels the interpolated image has no derivative
+    mirror = torch.tensor([-1.0, 1.0, 1.0]).view(1, 3, 1, 1, 1)
+    found = refine(*pair, start, 6, settings=settings)
+    other = refine(*(image.flip(2) for image in pair), start * mirror, 6, settings=settings)
+    torch.testing.assert_close(other.flip(2) * mirror, found, atol=1e-4, rtol=0)
+    assert (found - start).abs().max() > 0.1
+
+
+def test_defaults_make_sense() -> None:
+    assert DEFAULT_STEPS > 0
+    assert sum(share for _, share in DEFAULT_SETTINGS.levels) == pytest.approx(1)
