@@ -260,7 +260,7 @@ def test_the_origin_names_inputs_weights_and_settings() -> None:
 
 def test_the_viewer_is_the_one_that_is_named_and_brings_its_licences(shown: Shown) -> None:
     tool = (REPOSITORY / "tools" / "vendor_niivue.py").read_text()
-    assets = REPOSITORY / "src" / "deformgan" / "report" / "assets"
+    assets = REPOSITORY / "src" / "deformgan" / "output" / "report" / "assets"
     assert f'VERSION = "@niivue/niivue", "{page_module.NIIVUE_VERSION}"' in tool
     bundle = gzip.decompress((assets / "niivue.umd.js.gz").read_bytes())
     assert hashlib.sha256(bundle).hexdigest() == page_module.NIIVUE_SHA256
