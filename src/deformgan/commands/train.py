@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from deformgan.commands.console import Console, Progress, success
 from deformgan.commands.options import Json, OutFolder, Threads
 from deformgan.errors import UsageError
-
-if TYPE_CHECKING:
-    from deformgan.workshop.training.config import TrainingConfig
 
 _NEEDED = ("accelerate",)
 
@@ -41,27 +38,33 @@ class Train:
         Raises:
             UsageError: The libraries for training are not installed, or the checkpoint is of another configuration.
         """
-        try:
-            from deformgan.workshop.training.loop import train
-        except ModuleNotFoundError as error:
-            raise _missing(error) from error
         self.compute.set_threads()
         with console.progress() as progress:
             latest = _Latest(progress)
             try:
-                model = train(self._configuration(), self.out, progress=latest)
+                model = self._train(latest)
             except ModuleNotFoundError as error:
                 raise _missing(error) from error
         if os.environ.get("RANK", "0") == "0":  # one answer, however many processes train
             console.result(f"{model}: {latest.text}", success({"model": str(model), **latest.record}))
 
-    def _configuration(self) -> Path | TrainingConfig:
-        if self.data is None:
-            return self.config
-        from deformgan.workshop.training.config import load_config
+    def _train(self, latest: _Latest) -> Path:
+        from deformgan.workshop.training.anatomy import train_anatomy
+        from deformgan.workshop.training.anatomy_config import AnatomyConfig
+        from deformgan.workshop.training.config import TrainingConfig, read_toml
+        from deformgan.workshop.training.loop import train
 
-        config = load_config(self.config)
-        return replace(config, data=replace(config.data, root=str(self.data)))
+        values = read_toml(self.config)
+        network = values.get("network")
+        if isinstance(network, dict) and network.get("kind") == "anatomy":
+            anatomy = AnatomyConfig.from_dict(values)
+            return train_anatomy(
+                anatomy if self.data is None else replace(anatomy, root=str(self.data)), self.out, latest
+            )
+        config = TrainingConfig.from_dict(values)
+        if self.data is not None:
+            config = replace(config, data=replace(config.data, root=str(self.data)))
+        return train(config, self.out, progress=latest)
 
 
 class _Latest:

@@ -11,6 +11,7 @@ from deformgan.losses.adversarial import (
 )
 from deformgan.losses.boxes import box_sum
 from deformgan.losses.correlation import LocalCorrelation, local_cross_correlation
+from deformgan.losses.dice import soft_dice
 from deformgan.losses.gradient import GradientSimilarity, image_gradient, local_gradient_similarity, ngf_similarity
 from deformgan.losses.information import mutual_information
 from deformgan.losses.mind import mind_similarity, mind_ssc
@@ -36,4 +37,5 @@ __all__ = [
     "mind_ssc",
     "mutual_information",
     "ngf_similarity",
+    "soft_dice",
 ]

@@ -1,4 +1,4 @@
-"""The networks: T (the paper's U-Net and the default pyramid), the generator G and the discriminator D."""
+"""The networks: T (the paper's U-Net and the default pyramid), G, D, and S, which knows anatomy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _KINDS = {
     "pyramid": ("deformgan.networks.pyramid", "PyramidNetwork"),
     "unet": ("deformgan.networks.unet", "TransformationUNet"),
     "generator": ("deformgan.networks.unet", "Generator"),
+    "anatomy": ("deformgan.networks.anatomy", "AnatomyNet"),
     "discriminator": ("deformgan.networks.discriminator", "Discriminator"),
 }
 

@@ -72,7 +72,7 @@ def saved(tmp_path: Path, config: TrainingConfig) -> tuple[Path, Pair]:
 def test_everything_comes_back(saved: tuple[Path, Pair], config: TrainingConfig) -> None:
     folder, pair = saved
     assert find_checkpoint(folder)
-    assert read_state(folder) == (2, config)
+    assert read_state(folder, TrainingConfig) == (2, config)
     other = players(2)
     restore(folder, *other)
     assert equal(pair, other)
@@ -106,7 +106,7 @@ def test_a_newer_checkpoint_takes_the_place_of_the_older(saved: tuple[Path, Pair
     folder, pair = saved
     step(pair)
     save_checkpoint(folder, config, 3, *pair)
-    assert read_state(folder)[0] == 3
+    assert read_state(folder, TrainingConfig)[0] == 3
     other = players(2)
     restore(folder, *other)
     assert equal(pair, other)
@@ -140,10 +140,10 @@ def test_a_crash_while_saving_leaves_a_whole_checkpoint(
         save_checkpoint(folder, config, 3, *pair)
     monkeypatch.undo()
     assert find_checkpoint(folder)
-    assert read_state(folder)[0] == (3 if survived == 2 else 2)
+    assert read_state(folder, TrainingConfig)[0] == (3 if survived == 2 else 2)
     restore(folder, *players(2))
     save_checkpoint(folder, config, 4, *pair)
-    assert read_state(folder)[0] == 4
+    assert read_state(folder, TrainingConfig)[0] == 4
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
 
 
@@ -176,7 +176,7 @@ def change_state(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], No
 def test_a_damaged_state_is_refused(saved: tuple[Path, Pair], damage: Callable[[Path], Any]) -> None:
     damage(saved[0])
     with pytest.raises(InputError, match=r"checkpoint .* is damaged.*start anew"):
-        read_state(saved[0])
+        read_state(saved[0], TrainingConfig)
 
 
 def cut(path: Path) -> None:
@@ -219,9 +219,9 @@ def test_an_interruption_leaves_the_old_checkpoint_and_no_half_of_a_new_one(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = read_state(folder)[0]
+    before = read_state(folder, TrainingConfig)[0]
     monkeypatch.setattr(module, "_flat", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(folder, config, 9, *pair)
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
-    assert read_state(folder)[0] == before
+    assert read_state(folder, TrainingConfig)[0] == before

@@ -111,7 +111,7 @@ def synthesise(
     if labels.ndim != 3:
         raise ValueError(f"labels are (D, H, W), these have shape {tuple(labels.shape)}")
     flat = labels.reshape(-1)
-    means = _label_means(int(flat.max()), modality, generator).to(labels.device)
+    means = label_means(int(flat.max()), modality, generator).to(labels.device)
     image = means.index_select(0, flat.long()).view(1, 1, *labels.shape)
     if partial_volume > 0:
         image = _mix_neighbours(image, partial_volume)
@@ -132,7 +132,7 @@ def normalise(image: Tensor, mask: Tensor, percentile: float = 99.8) -> Tensor:
     return (image * mask / top.clamp(min=1e-6)).clamp_(0, 1)
 
 
-def _label_means(largest: int, modality: str, generator: torch.Generator) -> Tensor:
+def label_means(largest: int, modality: str, generator: torch.Generator) -> Tensor:
     """Mean intensity of every id up to ``largest`` (of at least the listed ones) for one drawn patient and scan."""
     size = max(largest, *_TISSUE_OF) + 1
     tissue = torch.tensor([_TISSUES[name] for name in _NAMES])

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,26 +22,42 @@ from torch.optim import Optimizer
 from deformgan.errors import InputError, UsageError
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.output.folder import staged_folder
-from deformgan.workshop.training.config import TrainingConfig
 
 _STATE = "state.json"
 
 
+class Settings(Protocol):
+    """The configuration of a run, as a checkpoint keeps it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        ...
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        ...
+
+
+C = TypeVar("C", bound=Settings)
+
+
 def save_checkpoint(
     folder: Path,
-    config: TrainingConfig,
+    config: Settings,
     step: int,
     networks: Mapping[str, nn.Module],
     optimizers: Mapping[str, Optimizer],
 ) -> None:
-    """Write ``folder`` whole: beside it first, then swapped in. ``networks`` and ``optimizers`` are named alike."""
+    """Write ``folder`` whole: beside it first, then swapped in. An optimiser has the name of its network."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         for name, network in networks.items():
             save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial / f"{name}.safetensors")
-            save_file(_flat(optimizers[name]), partial / f"{name}.optimizer.safetensors")
+            if name in optimizers:
+                save_file(_flat(optimizers[name]), partial / f"{name}.optimizer.safetensors")
         (partial / _STATE).write_text(json.dumps({"step": step, "config": config.to_dict()}, indent=1))
     except BaseException:
         # a Ctrl-C leaves no half of a checkpoint lying about either
@@ -74,15 +90,15 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(folder.name + ".previous")
 
 
-def read_state(folder: Path) -> tuple[int, TrainingConfig]:
-    """Steps done and the configuration of a checkpoint.
+def read_state(folder: Path, kind: type[C]) -> tuple[int, C]:
+    """Steps done and the configuration, of class ``kind``, of a checkpoint.
 
     Raises:
         InputError: It is damaged.
     """
     try:
         state = parse_json(read_small(folder / _STATE))
-        return int(state["step"]), TrainingConfig.from_dict(state["config"])
+        return int(state["step"]), kind.from_dict(state["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, UsageError) as error:
         raise InputError(f"the checkpoint {folder} is damaged: {error}", "remove the folder to start anew") from error
 
@@ -96,7 +112,8 @@ def restore(folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping
     try:
         for name, network in networks.items():
             network.load_state_dict(load_file(folder / f"{name}.safetensors"))
-            _fill(optimizers[name], load_file(folder / f"{name}.optimizer.safetensors"))
+            if name in optimizers:
+                _fill(optimizers[name], load_file(folder / f"{name}.optimizer.safetensors"))
     except (OSError, RuntimeError, LookupError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

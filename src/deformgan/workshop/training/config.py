@@ -167,7 +167,7 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
         """The inverse of `to_dict`; unknown or missing keys and values of the wrong type raise `UsageError`."""
-        return _read(cls, values, "the configuration")
+        return read_settings(cls, values, "the configuration")
 
 
 def load_config(path: str | Path) -> TrainingConfig:
@@ -177,19 +177,35 @@ def load_config(path: str | Path) -> TrainingConfig:
         InputError: The file is missing or is not TOML.
         UsageError: A key is unknown or missing, or a value cannot be.
     """
+    return TrainingConfig.from_dict(read_toml(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        InputError: The file is missing or is not TOML.
+    """
     path = Path(path)
     try:
-        values = tomllib.loads(read_small(path).decode("utf-8").replace("\r\n", "\n"))
+        return tomllib.loads(read_small(path).decode("utf-8").replace("\r\n", "\n"))
     except OSError as error:
         raise InputError(
             f"cannot read the configuration {path}: {error.strerror}", "give the path of a .toml file"
         ) from error
     except (ValueError, RecursionError) as error:  # TOML's own errors are of the first kind
         raise InputError(f"{path} is not a TOML file: {error}", "correct the line it names") from error
-    return TrainingConfig.from_dict(values)
 
 
-def _read(cls: type[T], values: dict[str, Any], where: str) -> T:
+def read_settings(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """A dataclass of settings out of plain values, its inner dataclasses too.
+
+    Args:
+        where: What messages call it.
+
+    Raises:
+        UsageError: A key is unknown or missing, or a value is of the wrong type.
+    """
     hints = get_type_hints(cls)
     unknown = set(values) - set(hints)
     if unknown:
@@ -200,13 +216,14 @@ def _read(cls: type[T], values: dict[str, Any], where: str) -> T:
     for key, value in values.items():
         hint = hints[key]
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            value = _read(hint, value, f"{where}, {key}")  # type: ignore[arg-type]
+            value = read_settings(hint, value, f"{where}, {key}")  # type: ignore[arg-type]
         elif hint == dict[str, DeformationConfig] and isinstance(value, dict):
             value = {
-                k: _read(DeformationConfig, v, f"{where}, {k}") if isinstance(v, dict) else v for k, v in value.items()
+                k: read_settings(DeformationConfig, v, f"{where}, {k}") if isinstance(v, dict) else v
+                for k, v in value.items()
             }
         elif hint == tuple[Stage, ...] and isinstance(value, list | tuple):
-            value = tuple(_read(Stage, v, f"{where}, {key}") if isinstance(v, dict) else v for v in value)
+            value = tuple(read_settings(Stage, v, f"{where}, {key}") if isinstance(v, dict) else v for v in value)
         elif isinstance(value, list):
             value = tuple(value)
         if not _fits(value, hint):

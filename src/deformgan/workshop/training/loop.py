@@ -80,7 +80,7 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     }
     checkpoint, done = out / "checkpoint", 0
     if find_checkpoint(checkpoint):
-        done, before = read_state(checkpoint)
+        done, before = read_state(checkpoint, TrainingConfig)
         _same_run(before, config)
         restore(checkpoint, networks, optimizers)
         logger.info("resuming %s at step %d", out, done)
