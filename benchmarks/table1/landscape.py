@@ -31,7 +31,7 @@ from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.cases import find_cases, read_case, select_cases
 from deformgan.workshop.evaluation.metrics import endpoint_error
-from deformgan.workshop.training.steps import LossWeights, to_signed, to_unit
+from deformgan.workshop.training.objective import LossWeights, to_signed, to_unit
 
 STEP = 1450  # of the snapshots: the end of the stage at half resolution
 

@@ -31,7 +31,7 @@ from deformgan.workshop.datasets.patients import Source, grid_of
 from deformgan.workshop.evaluation.cases import read_meta
 from deformgan.workshop.training.checkpoint import read_state
 from deformgan.workshop.training.config import TrainingConfig, load_config
-from deformgan.workshop.training.steps import LossWeights
+from deformgan.workshop.training.objective import LossWeights
 from fuzz import formats
 from fuzz import mutations as m
 

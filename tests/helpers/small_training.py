@@ -11,7 +11,7 @@ from conftest import make_phantom, write_nifti
 from deformgan.workshop.datasets.config import DataConfig
 from deformgan.workshop.simulation.deformation import DeformationConfig
 from deformgan.workshop.training.config import AugmentationConfig, TrainingConfig
-from deformgan.workshop.training.steps import LossWeights
+from deformgan.workshop.training.objective import LossWeights
 
 PYRAMID = {"kind": "pyramid", "widths": [8, 8, 16], "stage_width": 8, "iterations": 1}
 UNET = {"kind": "unet", "widths": [4, 8]}

@@ -12,6 +12,7 @@ _KINDS = {
     "unet": ("deformgan.networks.unet", "TransformationUNet"),
     "generator": ("deformgan.networks.unet", "Generator"),
     "anatomy": ("deformgan.networks.anatomy", "AnatomyNet"),
+    "local-generator": ("deformgan.networks.local_generator", "LocalGenerator"),
     "discriminator": ("deformgan.networks.discriminator", "Discriminator"),
 }
 

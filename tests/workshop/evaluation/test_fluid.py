@@ -10,11 +10,11 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from deformgan.losses import mutual_information
+from deformgan.losses import local_cross_correlation, mutual_information
 from deformgan.spatial.field import compose, identity_positions, jacobian_determinant
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.fluid import FluidSettings, _Flow, register_fluid
-from deformgan.workshop.evaluation.fluid_force import InformationForce
+from deformgan.workshop.evaluation.fluid_force import SimilarityForce, information
 from deformgan.workshop.evaluation.fluid_solver import FluidSolver
 from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent
 from deformgan.workshop.simulation.artefacts import gaussian_blur
@@ -107,7 +107,7 @@ def test_the_force_is_the_numerical_derivative_of_mutual_information(generator: 
     shape = (9, 8, 10)
     a, b = (smooth_noise(shape, 1.5, generator).double().mul(0.4).add(0.5) for _ in range(2))
     mask = torch.rand(1, 1, *shape, generator=generator) if masked else None
-    force = InformationForce(a, mask, bins=16).measure(b)[1]()
+    force = SimilarityForce(a, mask, information(16)).measure(b)[1]()
     step = 1e-5  # either side of a voxel centre the slope of the linear image is another; their mean is central
     for _ in range(3):
         direction = smooth_noise(shape, 2.0, generator, 3).double()
@@ -239,3 +239,23 @@ def test_a_squeezed_grid_is_renewed_and_never_folds() -> None:
         assert jacobian_determinant(flow.total).min() > 0
         if sign < 0:
             assert jacobian_determinant(naive).min() < 0
+
+
+def test_another_similarity_drives_the_fluid() -> None:
+    """A ball of the same contrast is found by its local correlation, and the fluid asks nothing else."""
+    positions = identity_positions((24, 24, 24))
+    ball = torch.sigmoid(6.5 - (positions - 11.5).square().sum(1, keepdim=True).sqrt())
+    shift = torch.zeros(1, 3, 24, 24, 24)
+    shift[:, 0] = 2.0
+    moving = warp(ball, -shift)
+    asked: list[bool] = []
+
+    def correlation(fixed: torch.Tensor, moved: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        asked.append(mask is not None)
+        return local_cross_correlation(fixed, moved, 5)
+
+    field = register_fluid(ball, moving, settings=FluidSettings(levels=((2, 30), (1, 30))), similarity=correlation)
+    assert asked
+    assert all(asked)
+    before, after = ((warp(moving, f) - ball).square().mean() for f in (torch.zeros_like(shift), field))
+    assert float(after) < 0.2 * float(before)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from small_training import DISCRIMINATOR, GENERATOR, PYRAMID, UNET, data_config, training_config, write_people
 
 from deformgan.commands.main import main
-from deformgan.errors import InputError, UsageError
+from deformgan.errors import InputError, QualityError, UsageError
 from deformgan.models.load import load_generator, load_model
 from deformgan.networks import build
 from deformgan.networks.pyramid import halve
@@ -25,10 +25,10 @@ from deformgan.workshop.training import samples
 from deformgan.workshop.training.config import Stage, TrainingConfig
 from deformgan.workshop.training.data import PairDataset
 from deformgan.workshop.training.loop import _enter_stage, learning_rate, train
+from deformgan.workshop.training.objective import LossWeights
 from deformgan.workshop.training.pairs import KeptPairs
 from deformgan.workshop.training.predict import stage_fields
 from deformgan.workshop.training.record import read_metrics
-from deformgan.workshop.training.steps import LossWeights
 
 accelerate_state = pytest.importorskip("accelerate.state")
 
@@ -413,3 +413,37 @@ def test_kept_pairs_are_made_once_and_read_back_the_same(config: TrainingConfig,
         PairDataset(subjects, config.data, config.augmentation, scale, seed, 4) for scale, seed in ((0.25, 3), (0.5, 4))
     )
     assert len({KeptPairs(other, tmp_path).folder for other in others} | {kept.folder}) == 3
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_stage_trains_the_networks_it_names(config: TrainingConfig, tmp_path: Path) -> None:
+    stages = (Stage(0.5, 2, 1, ("D", "G"), misalignment=2.0), Stage(0.5, 2, 1, ("T",)))
+    snapshots = (1, 2, 4)
+    config = replace(config, **ADVERSARIAL, stages=stages, snapshots=snapshots, schedule="constant")
+    train(config, tmp_path / "run")
+    at = {step: tensors(tmp_path / "run" / "snapshots" / f"step-{step:06d}") for step in snapshots}
+    for name, before, after, changed in (("T", 1, 2, False), ("G", 1, 2, True), ("T", 2, 4, True), ("G", 2, 4, False)):
+        same = [torch.equal(at[before][key], at[after][key]) for key in at[before] if key.startswith(f"{name}.")]
+        assert same
+        assert all(same) != changed, (name, before, after)
+    rows = list(read_metrics(tmp_path / "run"))
+    assert [{"g_loss", "t_loss"} & set(row) for row in rows] == [{"g_loss"}] * 2 + [{"t_loss"}] * 2
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_t_does_not_learn_through_a_generator_that_fails_the_gate(config: TrainingConfig, tmp_path: Path) -> None:
+    config = replace(config, **ADVERSARIAL, validation=("two",), validation_pairs=2, gate=1.01)
+    with pytest.raises(QualityError, match="in 101%"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+    passing = replace(config, gate=0.0)
+    train(passing, tmp_path / "open")
+    last = list(read_metrics(tmp_path / "open"))[-1]
+    assert 0 <= last["val_gate"] <= 1
+    assert last["val_gate"] == pytest.approx(sum(last[f"val_gate_{size}"] for size in "1248") / 4)
+
+
+def test_stages_that_cannot_be_are_refused() -> None:
+    for wrong in ({"train": ()}, {"train": ("T", "T")}, {"misalignment": -1.0}):
+        with pytest.raises(UsageError):
+            Stage(0.5, 2, **wrong)

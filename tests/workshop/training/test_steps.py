@@ -21,11 +21,9 @@ from deformgan.losses import (
 )
 from deformgan.networks.discriminator import Discriminator
 from deformgan.networks.unet import Generator, TransformationUNet
+from deformgan.workshop.training.objective import LossWeights, Networks, bare
 from deformgan.workshop.training.steps import (
-    LossWeights,
-    Networks,
     TrainingBatch,
-    bare,
     discriminator_step,
     field_error,
     frozen,

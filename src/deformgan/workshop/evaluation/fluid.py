@@ -18,7 +18,7 @@ from torch import Tensor
 from deformgan.losses._common import check_pair
 from deformgan.spatial.field import compose, determinant, jacobian_matrix, resize
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.fluid_force import InformationForce
+from deformgan.workshop.evaluation.fluid_force import Similarity, SimilarityForce, information
 from deformgan.workshop.evaluation.fluid_solver import FluidSolver
 
 _ROUNDING = 1e-6  # nats; what mutual information in float32 is not certain of
@@ -37,9 +37,9 @@ class FluidSettings:
         margin: Voxels by which the content of the fixed image is widened to where images are compared; below 0 they
             are compared everywhere.
         largest_step: Voxels of the level that the fastest spot moves in a step.
-        smallest_step: A step is halved while it does not raise mutual information; the level ends below this.
+        smallest_step: A step is halved while it does not raise the similarity; the level ends below this.
         regrid: Least Jacobian determinant of the displacement since the last regridding.
-        patience: Steps over which mutual information must rise by ``tolerance``, or the level ends.
+        patience: Steps over which the similarity must rise by ``tolerance``, or the level ends.
         tolerance: The same, as a share of its value.
     """
 
@@ -66,18 +66,20 @@ def register_fluid(
     *,
     mask: Tensor | None = None,
     settings: FluidSettings = DEFAULT_SETTINGS,
+    similarity: Similarity | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The displacement that a fluid finds when mutual information drives it.
+    """The displacement that a fluid finds when mutual information, or another similarity, drives it.
 
     Args:
         fixed, moving: (1, 1, D, H, W) in [0, 1] on one grid, background 0.
         mask: (1, 1, D, H, W), where the images are compared; default: see `FluidSettings.margin`.
         settings: See there.
+        similarity: What drives the fluid; default: mutual information with as many bins as the settings say.
         progress: Called with the steps done and their largest number; levels that end early skip theirs.
 
     Returns:
-        (1, 3, D, H, W) float32, pull-back, voxels: ``warp(moving, field)`` lies on ``fixed``. Mutual information is
+        (1, 3, D, H, W) float32, pull-back, voxels: ``warp(moving, field)`` lies on ``fixed``. The similarity is
         never below that of the images as they came.
 
     Raises:
@@ -89,17 +91,18 @@ def register_fluid(
     fixed, moving = fixed.float(), moving.float()
     where = _compared(fixed, settings.margin) if mask is None else mask.to(fixed)
     total, done = sum(steps for _, steps in settings.levels), 0
+    driven_by = similarity or information(settings.bins)
     field = fixed.new_zeros(1, 3, 2, 2, 2)
     for factor, steps in settings.levels:
         shape = tuple(max(2, round(n / factor)) for n in fixed.shape[2:])
-        force = InformationForce(_reduced(fixed, shape), _reduced(where, shape), settings.bins)
+        force = SimilarityForce(_reduced(fixed, shape), _reduced(where, shape), driven_by)
         reduced = _reduced(moving, shape)
         start = _better(force, reduced, resize(field, shape))
         field = _flowed(start, force, reduced, steps, settings, _shifted(progress, done, total))
         done += steps
         if progress is not None:
             progress(done, total)
-    return _better(InformationForce(fixed, where, settings.bins), moving, resize(field, tuple(fixed.shape[2:])))
+    return _better(SimilarityForce(fixed, where, driven_by), moving, resize(field, tuple(fixed.shape[2:])))
 
 
 def _reduced(image: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -112,8 +115,8 @@ def _compared(fixed: Tensor, margin: int) -> Tensor:
     return F.max_pool3d((fixed > 0).float(), 2 * margin + 1, 1, margin)
 
 
-def _better(force: InformationForce, moving: Tensor, field: Tensor) -> Tensor:
-    """The field, unless no displacement at all gives more mutual information."""
+def _better(force: SimilarityForce, moving: Tensor, field: Tensor) -> Tensor:
+    """The field, unless no displacement at all is more similar."""
     return field if force.measure(warp(moving, field))[0] >= force.measure(moving)[0] else torch.zeros_like(field)
 
 
@@ -169,31 +172,31 @@ class _Flow:
 
 def _flowed(
     start: Tensor,
-    force: InformationForce,
+    force: SimilarityForce,
     moving: Tensor,
     steps: int,
     settings: FluidSettings,
     progress: Callable[[int], None],
 ) -> Tensor:
-    """One level: the displacement after at most ``steps`` steps, each of which raises mutual information."""
+    """One level: the displacement after at most ``steps`` steps, each of which raises the similarity."""
     flow = _Flow.started(start)
     solver = FluidSolver(tuple(moving.shape[2:]), settings.ratio, settings.smoothing, settings.widening)
     length = settings.largest_step
-    information, exerted = force.measure(warp(moving, flow.total))
-    history = [float(information)]
+    reached, exerted = force.measure(warp(moving, flow.total))
+    history = [float(reached)]
     for step in range(steps):
         velocity = solver(exerted())
         while True:
             trial = flow.stepped(velocity, length, settings.regrid)
-            information, exerted = force.measure(warp(moving, trial.total))
-            if float(information) > history[-1] + _ROUNDING:
+            reached, exerted = force.measure(warp(moving, trial.total))
+            if float(reached) > history[-1] + _ROUNDING:
                 break
             length /= 2
             if length < settings.smallest_step:
                 return flow.total
         flow = trial
         length = min(1.5 * length, settings.largest_step)
-        history.append(float(information))
+        history.append(float(reached))
         progress(step + 1)
         recent = history[-1 - settings.patience :]
         if len(recent) > settings.patience and recent[-1] - recent[0] < settings.tolerance * recent[-1]:

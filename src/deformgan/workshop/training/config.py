@@ -14,7 +14,7 @@ from deformgan.errors import InputError, UsageError
 from deformgan.io.untrusted import read_small
 from deformgan.workshop.datasets.config import DataConfig
 from deformgan.workshop.simulation.deformation import DeformationConfig
-from deformgan.workshop.training.steps import LossWeights
+from deformgan.workshop.training.objective import LossWeights
 
 T = TypeVar("T")
 
@@ -63,13 +63,22 @@ class Stage:
         scale: Resolution of its images relative to the working grid: 0.25, 0.5 or 1.
         steps: Its steps.
         batch: Pairs a step.
+        train: The networks that learn in it, of ``D``, ``G`` and ``T``; the others stay as they are.
+        misalignment: If given, G and D see the moving image through the known field plus a smooth error of at most
+            this mean length (voxels of the working grid), and not through T: what G learns first.
     """
 
     scale: float
     steps: int
     batch: int = 1
+    train: tuple[Literal["D", "G", "T"], ...] = ("D", "G", "T")
+    misalignment: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.train or len(set(self.train)) < len(self.train):
+            raise UsageError("a stage trains one network or more, each named once", _MEND)
+        if self.misalignment is not None and self.misalignment < 0:
+            raise UsageError("misalignment is 0 or more", _MEND)
         if self.scale not in SCALES:
             raise UsageError(f"scale is 0.25, 0.5 or 1, not {self.scale}", _MEND)
         if min(self.steps, self.batch) < 1:
@@ -103,6 +112,8 @@ class TrainingConfig:
         validation: Patients (as in ``data.patients``) for the validation pass.
         keep_pairs: Whether pairs are kept on disk, in 8-bit, for other runs with the same data to read.
         snapshots: Steps after which T and G are kept as they are, to be looked at.
+        gate: Share of comparisons in which T's loss must be lower at the true field than at wrong ones, on the held-out
+            pairs, for T to be trained (see `training.gate`); 0 trains it in any case.
     """
 
     name: str
@@ -129,6 +140,7 @@ class TrainingConfig:
     validation: tuple[str, ...] = ()
     keep_pairs: bool = False
     snapshots: tuple[int, ...] = ()
+    gate: float = 0.0
 
     def __post_init__(self) -> None:
         if self.stages:
@@ -147,6 +159,8 @@ class TrainingConfig:
         coarsest = max(round(1 / stage.scale) for stage in self.parts)
         if (self.generator is None) != (self.discriminator is None):
             raise UsageError("a generator and a discriminator are trained against each other", "give both or neither")
+        if self.gate and not self.validation:
+            raise UsageError("a gate needs held-out pairs", "name patients in validation")
         if self.generator is None and self.loss.similarity == "lcc_g+lg":
             raise UsageError("the similarity lcc_g+lg needs a generator", "add [generator] and [discriminator]")
         if self.network.get("kind") == "pyramid":

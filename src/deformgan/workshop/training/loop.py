@@ -27,16 +27,12 @@ from deformgan.workshop.datasets.subjects import Subject, load_subjects
 from deformgan.workshop.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint, save_snapshot
 from deformgan.workshop.training.config import TrainingConfig, load_config
 from deformgan.workshop.training.data import PairDataset
+from deformgan.workshop.training.gate import gate, require, transformation_loss
+from deformgan.workshop.training.objective import Networks
 from deformgan.workshop.training.pairs import KeptPairs
 from deformgan.workshop.training.record import Record
-from deformgan.workshop.training.steps import (
-    Networks,
-    TrainingBatch,
-    discriminator_step,
-    generator_step,
-    moved_image,
-    transformation_step,
-)
+from deformgan.workshop.training.steps import TrainingBatch
+from deformgan.workshop.training.turn import take_turn
 from deformgan.workshop.training.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -93,7 +89,8 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     wrapped = {name: accelerator.prepare(network) for name, network in networks.items()}
     prepared = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
     players = Networks(wrapped["T"], wrapped.get("G"), wrapped.get("D"))
-    backward = _clipped_backward(accelerator, wrapped["T"], config.clip)
+    backward: dict[str, Callable[[Tensor], None]] = {"D": accelerator.backward, "G": accelerator.backward}
+    backward["T"] = _clipped_backward(accelerator, wrapped["T"], config.clip)
     record = Record(out, accelerator.is_main_process)
 
     with closing(record):
@@ -109,21 +106,15 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
                 _loader(subjects, config, number, accelerator.num_processes, skip=step - start)
             )
             held_out = _held_out(validation, config, stage.scale)
+            if config.gate and "T" in stage.train:
+                loss = transformation_loss(_unwrapped(networks), config.loss)
+                require(gate(loss, held_out, stage.scale), config.gate)
             clock, fresh = time.perf_counter(), step
             for items in loader:
                 batch = TrainingBatch(items["fixed"], items["moving"], items["field"], items["mask"], stage.scale)
-                metrics: dict[str, Tensor] = {}
+                _set_learning_rate(optimizers["T"], config, step)
                 with accelerator.autocast():
-                    if players.discriminator is not None:
-                        moved = moved_image(players, batch)
-                        metrics |= discriminator_step(
-                            players, prepared["D"], batch, config.loss, moved=moved, backward=accelerator.backward
-                        )
-                        metrics |= generator_step(
-                            players, prepared["G"], batch, config.loss, moved=moved, backward=accelerator.backward
-                        )
-                    _set_learning_rate(optimizers["T"], config, step)
-                    metrics |= transformation_step(players, prepared["T"], batch, config.loss, backward=backward)
+                    metrics = take_turn(players, prepared, batch, config, stage, step, backward)
                 step += 1
                 values = {name: float(value) for name, value in metrics.items()}
                 if "t_field_error" in values:
@@ -189,7 +180,13 @@ def _validated(
 ) -> dict[str, float]:
     regimes, bf16 = list(config.augmentation.regimes), config.precision == "bf16"
     found = validate(networks["T"], held_out, regimes, scale, bf16, networks.get("G"), config.loss.window)
+    if config.loss.similarity != "none":
+        found |= gate(transformation_loss(_unwrapped(networks), config.loss), held_out, scale)
     return {f"val_{name}": value for name, value in found.items()}
+
+
+def _unwrapped(networks: dict[str, nn.Module]) -> Networks:
+    return Networks(networks["T"], networks.get("G"), networks.get("D"))
 
 
 def _memory_mb() -> float:

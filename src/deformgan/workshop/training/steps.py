@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +18,9 @@ from torch.optim import Optimizer
 from deformgan import losses
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
+from deformgan.workshop.training.objective import LossWeights, Networks, bare, needed, similarities, to_signed, to_unit
 from deformgan.workshop.training.predict import stage_fields
 
-Similarity = Literal["lcc_g+lg", "lcc+lg", "lg", "lcc", "mi", "ngf", "ngf2", "none"]
 Metrics = dict[str, Tensor]
 Backward = Callable[[Tensor], None]
 
@@ -48,45 +47,6 @@ class TrainingBatch:
     scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class Networks:
-    """The three players; a T trained on a similarity of the images alone needs neither G nor D."""
-
-    transformation: nn.Module
-    generator: nn.Module | None = None
-    discriminator: nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """What the steps minimise; the defaults are Deform-GAN-2, with ``generator_gradient=0`` it is Deform-GAN-1.
-
-    Args:
-        similarity: Of T: ``lcc_g+lg`` (local correlation of fixed and generated, plus local gradient of fixed and
-            moved), or between fixed and moved: ``lcc+lg`` the same two without a generator, ``lg`` local gradient,
-            ``lcc`` local correlation, ``mi`` mutual information, ``ngf`` normalised gradients, ``ngf2`` their square;
-            ``none`` leaves the images out.
-        smoothness: α, of the field's gradient energy.
-        gradient: β, of the local gradient term of T.
-        l1: λ, of the mean absolute difference (in [-1, 1]) of fixed and generated.
-        generator_gradient: μ, of the local gradient term of G.
-        known_field: Of the mean distance in voxels to the true field, where there is one; 0 trains without any truth.
-        stage_decay: What a coarser stage of T counts for in that distance, relative to the next finer one.
-        window: Voxels along each side of the local windows, odd.
-        adversarial: ``bce`` or ``least_squares``.
-    """
-
-    similarity: Similarity = "lcc_g+lg"
-    smoothness: float = 1.0
-    gradient: float = 2.0
-    l1: float = 100.0
-    generator_gradient: float = 5.0
-    known_field: float = 0.0
-    stage_decay: float = 0.5
-    window: int = 7
-    adversarial: Literal["bce", "least_squares"] = "bce"
-
-
 def discriminator_step(
     networks: Networks,
     optimizer: Optimizer,
@@ -109,7 +69,7 @@ def discriminator_step(
     Returns:
         0-dim tensors: ``d_loss``, and the mean probability D gives the fixed (``d_real``) and generated (``d_fake``).
     """
-    generator, discriminator = _needed(networks.generator), _needed(networks.discriminator)
+    generator, discriminator = needed(networks.generator), needed(networks.discriminator)
     condition = to_signed(moved_image(networks, batch) if moved is None else moved)
     with torch.no_grad():
         fake = bare(generator)(condition)
@@ -128,29 +88,36 @@ def generator_step(
     weights: LossWeights,
     *,
     moved: Tensor | None = None,
+    deformation: Tensor | None = None,
     backward: Backward = Tensor.backward,
 ) -> Metrics:
     """Teach G to turn the moved image into the fixed one's modality: fool D, resemble ``fixed``, keep the edges.
 
     Arguments as for `discriminator_step`; ``optimizer`` is that of G's parameters, and only G changes.
+    ``deformation`` (B, 3, D, H, W), voxels, is what G must commute with where ``weights.commutation`` is not 0.
 
     Returns:
-        0-dim tensors: ``g_loss``, ``g_adversarial``, ``g_l1``, ``g_lg`` (the terms without their weights).
+        0-dim tensors: ``g_loss``, ``g_adversarial``, ``g_l1``, ``g_lg``, ``g_commutation`` (the terms without their
+        weights; a term that is not used is 0).
     """
-    generator, discriminator = _needed(networks.generator), _needed(networks.discriminator)
+    generator, discriminator = needed(networks.generator), needed(networks.discriminator)
     moved = moved_image(networks, batch) if moved is None else moved
     condition = to_signed(moved)
     with frozen(discriminator):
         fake = generator(condition).float()
         adversarial = _adversarial(weights).generator(bare(discriminator)(fake, condition))
         l1 = (fake - to_signed(batch.fixed)).abs().mean()
-        loss = adversarial + weights.l1 * l1
-        edges = torch.zeros((), device=fake.device)
+        loss = weights.adversarial_weight * adversarial + weights.l1 * l1
+        edges = commutation = torch.zeros((), device=fake.device)
         if weights.generator_gradient:
             edges = losses.local_gradient_similarity(to_unit(fake), moved, weights.window)
             loss = loss - weights.generator_gradient * edges
+        if weights.commutation and deformation is not None:
+            warped = to_signed(warp(moved, deformation))
+            commutation = (generator(warped).float() - to_signed(warp(to_unit(fake), deformation))).abs().mean()
+            loss = loss + weights.commutation * commutation
         _descend(optimizer, loss, backward)
-    return _detached(g_loss=loss, g_adversarial=adversarial, g_l1=l1, g_lg=edges)
+    return _detached(g_loss=loss, g_adversarial=adversarial, g_l1=l1, g_lg=edges, g_commutation=commutation)
 
 
 def transformation_step(
@@ -176,7 +143,7 @@ def transformation_step(
         terms = {}
         if weights.similarity != "none":
             moved = warp(batch.moving, resize(field, tuple(batch.fixed.shape[2:])))
-            terms = _similarities(networks, batch.fixed, moved, weights)
+            terms = similarities(networks, batch.fixed, moved, weights)
         smoothness = losses.gradient_energy(field)
         loss = weights.smoothness * smoothness
         for name, similarity in terms.items():
@@ -208,28 +175,6 @@ def _error_at_own_grid(field: Tensor, batch: TrainingBatch) -> Tensor:
     return factor * field_error(field, resize(batch.true_field, shape), mask)
 
 
-def _similarities(networks: Networks, fixed: Tensor, moved: Tensor, weights: LossWeights) -> dict[str, Tensor]:
-    """The similarities T's loss is made of, by name, larger is better."""
-    kind, window = weights.similarity, weights.window
-    if kind in ("lcc_g+lg", "lcc+lg"):
-        compared = moved
-        if kind == "lcc_g+lg":
-            compared = to_unit(bare(_needed(networks.generator))(to_signed(moved)).float())
-        return {
-            "lcc": losses.local_cross_correlation(fixed, compared, window),
-            "lg": losses.local_gradient_similarity(fixed, moved, window),
-        }
-    if kind == "lg":
-        return {"lg": losses.local_gradient_similarity(fixed, moved, window)}
-    if kind == "lcc":
-        return {"lcc": losses.local_cross_correlation(fixed, moved, window)}
-    if kind == "mi":
-        return {"mi": losses.mutual_information(fixed, moved)}
-    if kind in ("ngf", "ngf2"):
-        return {kind: losses.ngf_similarity(fixed, moved, squared=kind == "ngf2")}
-    raise ValueError(f"similarity is lcc_g+lg, lcc+lg, lg, lcc, mi, ngf, ngf2 or none, not {kind!r}")
-
-
 def moved_image(networks: Networks, batch: TrainingBatch) -> Tensor:
     """The moving image after T, (B, 1, D, H, W) in [0, 1], without gradients: what G is given while T is frozen."""
     with torch.no_grad():
@@ -246,16 +191,6 @@ def field_error(field: Tensor, true_field: Tensor, mask: Tensor | None = None) -
     return (distance * weight).sum() / weight.sum().clamp_min(1.0)
 
 
-def to_signed(image: Tensor) -> Tensor:
-    """[0, 1] → [-1, 1]."""
-    return 2 * image - 1
-
-
-def to_unit(image: Tensor) -> Tensor:
-    """[-1, 1] → [0, 1]."""
-    return (image + 1) / 2
-
-
 @contextmanager
 def frozen(network: nn.Module | None) -> Iterator[None]:
     """Within, the network's parameters collect no gradients; gradients still flow through it to its input."""
@@ -267,17 +202,6 @@ def frozen(network: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def bare(network: nn.Module) -> nn.Module:
-    """The network without its wrapper for several GPUs, which would wait for gradients a frozen network never has."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-
-
-def _needed(network: nn.Module | None) -> nn.Module:
-    if network is None:
-        raise ValueError("this step needs a generator and a discriminator; there are none with these networks")
-    return network
 
 
 def _adversarial(weights: LossWeights) -> losses.AdversarialLoss:

@@ -11,8 +11,8 @@ from deformgan.losses import local_gradient_similarity
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.metrics import dice, endpoint_error, folding_percent, rmse_percent
+from deformgan.workshop.training.objective import to_signed, to_unit
 from deformgan.workshop.training.predict import stage_fields
-from deformgan.workshop.training.steps import to_signed, to_unit
 
 
 def validate(

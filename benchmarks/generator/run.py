@@ -1,0 +1,155 @@
+"""What is a generator worth? The classical fluid, driven with and without its translation of the moving image.
+
+    python benchmarks/generator/run.py RUN CASES [--threads N]
+
+RUN holds the weights of a trained generator (``RUN/model``, as `deformgan train` leaves it), CASES known deformations
+of T1 images that are registered onto T2 (``deformgan evaluate`` makes them). The solver, its steps and its levels are
+the same in every row; one thing changes: the similarity, or the image that is moved: the moving image itself, or what
+the generator makes of it before anything is warped. The figures of the gate (`deformgan.workshop.training.gate`) are
+measured on the same cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan import losses
+from deformgan.io.atomic import atomic
+from deformgan.models.load import Translator, load_generator
+from deformgan.output.provenance import environment
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import warp
+from deformgan.workshop.evaluation.cases import TestCase, find_cases, read_case
+from deformgan.workshop.evaluation.fluid import register_fluid
+from deformgan.workshop.evaluation.fluid_force import Similarity
+from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent, rmse_percent
+from deformgan.workshop.training.gate import gate
+
+WINDOW = 5
+RESULTS = Path(__file__).parent / "results"
+
+
+def correlation(fixed: Tensor, moved: Tensor, mask: Tensor | None) -> Tensor:
+    """Squared local correlation."""
+    return losses.local_cross_correlation(fixed, moved, WINDOW, mask=mask)
+
+
+def gradients(fixed: Tensor, moved: Tensor, mask: Tensor | None) -> Tensor:
+    """Squared normalised-gradient product, what refinement maximises."""
+    return losses.ngf_similarity(fixed, moved, squared=True, mask=mask)
+
+
+# name → the similarity (None: mutual information), and whether the moving image is translated first
+ROWS: dict[str, tuple[Similarity | None, bool]] = {
+    "MI": (None, False),
+    "MI, translated": (None, True),
+    "LCC": (correlation, False),
+    "LCC, translated": (correlation, True),
+    "NGF²": (gradients, False),
+    "NGF², translated": (gradients, True),
+}
+
+
+def translated(case: TestCase, translator: Translator) -> Tensor:
+    """The moving image in the fixed image's contrast, at the case's resolution, 0 outside the content."""
+    drawn = F.interpolate(
+        translator.translate(case.moving), size=case.shape, mode="trilinear", align_corners=False
+    ).clamp(0, 1)
+    return drawn * (case.moving > 0)
+
+
+def scores(case: TestCase, translator: Translator, names: list[str]) -> list[dict[str, Any]]:
+    """One row for each method, and one for no registration."""
+    rows = []
+    fields = {"none": torch.zeros_like(case.field)}
+    moving = {False: case.moving, True: translated(case, translator)}
+    for name in names:
+        similarity, translate = ROWS[name]
+        fields[name] = register_fluid(case.fixed, moving[translate], similarity=similarity)
+    for name, field in fields.items():
+        rows.append(
+            {
+                "method": name,
+                "case": case.name,
+                "subject": case.meta["subject"],
+                "regime": case.meta["regime"],
+                "error": float(endpoint_error(field, case.field, case.mask).mean()),
+                "rmse": rmse_percent(warp(case.moving, field), case.moving_true, case.mask),
+                "folding": folding_percent(field, case.mask),
+            }
+        )
+    return rows
+
+
+def gates(cases: list[TestCase], translator: Translator) -> dict[str, dict[str, float]]:
+    """The gate's figures of each similarity at half resolution, smoothness left out."""
+    found = {}
+    for name, (similarity, translate) in ROWS.items():
+
+        def loss(fixed: Tensor, moving: Tensor, field: Tensor, similarity: Similarity | None = similarity) -> float:
+            moved, inside = warp(moving, field), (fixed > 0).float()
+            measure = similarity or (lambda f, m, w: losses.mutual_information(f, m, 24, mask=w))
+            return -float(measure(fixed, moved, inside))
+
+        pairs = []
+        for case in cases:
+            image = translated(case, translator) if translate else case.moving
+            fixed, moving = (F.avg_pool3d(one, 2)[0] for one in (case.fixed, image))
+            pairs.append({"fixed": fixed, "moving": moving, "field": resize(case.field, tuple(fixed.shape[1:]))[0]})
+        found[name] = gate(loss, pairs, 0.5)
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean error in voxels and RMSE in % for each regime, in Markdown."""
+    regimes = [r for r in ("small", "medium", "large") if any(row["regime"] == r for row in rows)]
+    lines = ["| method | " + " | ".join(regimes) + " |", "|---|" + "---:|" * len(regimes)]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        cells = []
+        for regime in regimes:
+            mine = [row for row in rows if (row["method"], row["regime"]) == (name, regime)]
+            cells.append(f"{fmean(row['error'] for row in mine):.2f} / {fmean(row['rmse'] for row in mine):.1f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Measure every row on every case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("cases", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    translator = load_generator(given.run / "model")
+    if translator is None:
+        parser.error(f"{given.run}/model holds no generator")
+    cases = [read_case(folder) for folder in find_cases(given.cases)]
+    rows = []
+    for case in cases:
+        rows += scores(case, translator, given.rows)
+        sys.stderr.write(table(rows) + "\n")
+    found = {"machine": environment(), "cases": len(cases), "gate": gates(cases, translator), "rows": rows}
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S")
+    RESULTS.mkdir(exist_ok=True)
+    with atomic(RESULTS / f"{stamp}-generator.json") as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(table(rows))
+    for name, shares in found["gate"].items():
+        sys.stdout.write(f"gate, {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in shares.items()) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
