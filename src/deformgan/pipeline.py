@@ -28,6 +28,7 @@ from deformgan.preprocess.masks import read_selection
 from deformgan.quality import error_map, examine, judge
 from deformgan.refine import DEFAULT_SETTINGS, DEFAULT_STEPS, refine
 from deformgan.spatial.field import affine_field, fit_affine
+from deformgan.transforms.compact import compact
 from deformgan.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def register(
     with watch.stage("transform"):
         linear = None if network else start.matrix
         found = start.completed(_transform(fixed_c, moving_c, field) if linear is None else Transform(linear))
+        found = compact(found, fixed.grid, fixed_c.mask[0, 0].numpy(), fixed_c.grid)
         moved = found.apply(moving, fixed.grid)
         moved_labels = None if labels is None else found.apply_labels(labels, fixed.grid)
         moved_points = None if points is None else points.at(found.apply_points(points.positions_mm))

@@ -11,6 +11,9 @@ from grids import PLAIN, SLANTED, inner_points, inner_voxels, some_image, some_t
 
 from deformgan.commands.main import main
 from deformgan.errors import UsageError
+from deformgan.output.fields import saved_grid, write_field
+from deformgan.spatial.grid import Grid
+from deformgan.transforms.compact import compact
 from deformgan.transforms.formats import bids
 from deformgan.transforms.transform import Transform, load_transform
 
@@ -30,6 +33,7 @@ def convert(folder: Path, *words: str) -> int:
     return main(["convert", "--threads", "1", *full])
 
 
+FINE = Grid.centred((60, 64, 48), 1.5, np.array([1.0, 2.0, -3.0]))
 IMAGES = ("--fixed", "fixed.nii.gz", "--moving", "moving.nii.gz")
 
 
@@ -53,6 +57,23 @@ def test_fields_in_every_format_and_back(files: Path, out: str, more: tuple[str,
     assert convert(files, out, "again.nii.gz", *again) == 0
     again = load_transform(files / "again.nii.gz")
     np.testing.assert_allclose(again.map_points(voxels), some_transform().map_points(voxels), atol=1e-3)
+
+
+@pytest.mark.parametrize(("out", "more"), [("out.nii.gz", ("--to-format", "fsl")), ("out.mgz", ())])
+def test_a_field_on_a_coarse_grid_gets_the_fixed_images(files: Path, out: str, more: tuple[str, ...]) -> None:
+    """FSL and FreeSurfer take a field for one on the image's voxels, whatever grid ours has."""
+    transform = compact(some_transform(), FINE, np.ones(FINE.shape, bool), FINE)
+    write_field(files / "own.nii.gz", transform, saved_grid(transform, FINE, full=False))
+    write_field(files / "full.nii.gz", transform, saved_grid(transform, FINE, full=True))
+    some_image(FINE).save(files / "fine.nii.gz")
+    images = ("--fixed", "fine.nii.gz", "--moving", "moving.nii.gz")
+    assert convert(files, "own.nii.gz", out, *more, *images) == 0
+    assert convert(files, "full.nii.gz", f"full-{out}", *more, *images) == 0
+    read = [load_transform(files / name, moving=SLANTED if more else None) for name in (out, f"full-{out}")]
+    assert all(one.grid == FINE for one in read)
+    voxels = inner_voxels(FINE, step=3)
+    np.testing.assert_allclose(read[0].map_points(voxels), read[1].map_points(voxels), atol=2e-3)
+    np.testing.assert_allclose(read[0].map_points(voxels), transform.map_points(voxels), atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +131,7 @@ def test_the_inverse_of_a_flirt_matrix_takes_the_images_as_they_are_for_the_resu
         (("affine.txt", "out.mat", "--to-format", "fsl"), 2, "geometry of the fixed image"),
         (("affine.txt", "out.lta", "--fixed", "fixed.nii.gz"), 2, "geometry of the moving image"),
         (("warp.nii.gz", "out.mgz"), 2, "geometry of the moving image"),
+        (("warp.nii.gz", "out.mgz", "--moving", "moving.nii.gz"), 2, "geometry of the fixed image"),
         (("warp.nii.gz", "out.xfm"), 2, "unknown ending"),
         (("warp.nii.gz", "affine.txt"), 2, "is there"),
         (("none.h5", "out.txt"), 3, "does not exist"),

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import PairFiles, Phantom
+from grids import inner_points
 from tiny import write_tiny_model
 
 import deformgan
@@ -64,6 +65,21 @@ def test_outputs_can_be_left_out(pair_files: PairFiles, tmp_path: Path, weights:
     assert main(arguments(pair_files, tmp_path / "out", weights, "--no-inverse", "--no-jacobian", "--no-report")) == 0
     written = {p.name for p in (tmp_path / "out").iterdir()}
     assert written == {"moved.nii.gz", "warp.nii.gz", "affine.txt", "registration.json"}
+
+
+def test_the_fields_can_have_the_images_voxels(pair_files: PairFiles, tmp_path: Path, weights: Path) -> None:
+    for name, more in (("own", ()), ("full", ("--full-grid",))):
+        assert main(arguments(pair_files, tmp_path / name, weights, "--no-report", *more)) == 0
+    for name, image in (("warp.nii.gz", pair_files.fixed), ("inverse_warp.nii.gz", pair_files.moving)):
+        grid = deformgan.load_image(image).grid
+        own, full = (nib.load(tmp_path / one / name) for one in ("own", "full"))
+        assert full.shape == (*grid.shape, 1, 3)
+        assert own.shape != full.shape
+        points = inner_points(grid)
+        maps = [deformgan.load_transform(tmp_path / one / name) for one in ("own", "full")]
+        # where the finer grid has no voxel it is the coarser one, linear between both: a smooth map differs little
+        voxels = grid.to_world(np.rint(grid.to_index(points)))
+        np.testing.assert_allclose(maps[0].map_points(voxels), maps[1].map_points(voxels), atol=2e-3)
 
 
 def test_force_replaces_the_whole_set(pair_files: PairFiles, tmp_path: Path, weights: Path) -> None:

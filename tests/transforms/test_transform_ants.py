@@ -13,13 +13,23 @@ import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
 from grids import CASES, SLANTED, THICK, some_image, some_transform
 
 from deformgan.io.image import Image
+from deformgan.output.fields import saved_grid, write_field
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.compact import compact, compact_inverse
 from deformgan.transforms.transform import Transform, load_transform
 
 TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 cases = pytest.mark.parametrize(("fixed", "moving"), CASES.values(), ids=CASES.keys())
+grids = pytest.mark.parametrize("full", [False, True], ids=["own grid", "full grid"])
+
+
+def _register_writes(folder: Path, fixed: Grid, full: bool) -> Transform:
+    """The map that a registration keeps, and warp.nii.gz as it writes that."""
+    transform = compact(some_transform(), fixed, np.ones(fixed.shape, bool), fixed)
+    write_field(folder / "warp.nii.gz", transform, saved_grid(transform, fixed, full))
+    return transform
 
 
 def _blob(grid: Grid) -> Image:
@@ -50,9 +60,9 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> float:
 
 
 @cases
-def test_ants_reproduces_moved_from_the_warp_alone(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
-    transform, image = some_transform(), some_image(moving)
-    transform.save(tmp_path / "warp.nii.gz", fixed)
+@grids
+def test_ants_reproduces_moved_from_the_warp_alone(tmp_path: Path, fixed: Grid, moving: Grid, full: bool) -> None:
+    transform, image = _register_writes(tmp_path, fixed, full), some_image(moving)
     ours = transform.apply(image, fixed).data
     theirs = _ants_apply(tmp_path, "warp.nii.gz", some_image(fixed), image, "linear")
     assert (ours > 0).mean() > 0.3
@@ -61,10 +71,11 @@ def test_ants_reproduces_moved_from_the_warp_alone(tmp_path: Path, fixed: Grid, 
 
 
 @cases
-def test_ants_brings_labels_back_with_the_inverse_warp(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
+@grids
+def test_ants_brings_labels_back_with_the_inverse_warp(tmp_path: Path, fixed: Grid, moving: Grid, full: bool) -> None:
     transform, labels = some_transform(), _blob(fixed)
-    inverse = transform.inverse()
-    inverse.save(tmp_path / "inverse_warp.nii.gz", moving)
+    inverse = compact_inverse(transform, moving)
+    write_field(tmp_path / "inverse_warp.nii.gz", inverse, saved_grid(inverse, moving, full))
     theirs = _ants_apply(tmp_path, "inverse_warp.nii.gz", _blob(moving), labels, "genericLabel")
     ours = inverse.apply_labels(labels, moving).data
     assert set(np.unique(theirs)) == {0, 3, 41}
@@ -77,17 +88,17 @@ def test_ants_brings_labels_back_with_the_inverse_warp(tmp_path: Path, fixed: Gr
 
 
 @cases
-def test_nearest_neighbour_agrees_with_ants(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
-    transform, labels = some_transform(), _blob(moving)
-    transform.save(tmp_path / "warp.nii.gz", fixed)
+@grids
+def test_nearest_neighbour_agrees_with_ants(tmp_path: Path, fixed: Grid, moving: Grid, full: bool) -> None:
+    transform, labels = _register_writes(tmp_path, fixed, full), _blob(moving)
     theirs = _ants_apply(tmp_path, "warp.nii.gz", some_image(fixed), labels, "nearestNeighbor")
     assert _agreement(transform.apply_labels(labels, fixed).data, theirs, 0) > 0.998
 
 
 @cases
-def test_points_go_the_same_way(tmp_path: Path, fixed: Grid, moving: Grid) -> None:
-    transform = some_transform()
-    transform.save(tmp_path / "warp.nii.gz", fixed)
+@grids
+def test_points_go_the_same_way(tmp_path: Path, fixed: Grid, moving: Grid, full: bool) -> None:
+    _register_writes(tmp_path, fixed, full)
     saved = load_transform(tmp_path / "warp.nii.gz")
     inner = np.array(fixed.shape) - 9
     points = fixed.to_world(np.random.default_rng(1).uniform(4, inner + 4, (30, 3)))
@@ -115,6 +126,14 @@ def test_a_mark_in_the_image_and_its_point_end_up_together(fixed: Grid, moving: 
     expected = transform.apply_points(point)[0]
     assert np.linalg.norm(seen - expected) < 1.0
     assert np.linalg.norm(point[0] - expected) > 2.0
+
+
+def test_ants_takes_an_affine_map_as_eight_vectors(tmp_path: Path) -> None:
+    affine = Transform(some_transform().affine)
+    write_field(tmp_path / "warp.nii.gz", affine, saved_grid(affine, SLANTED, full=False))
+    image = some_image(THICK)
+    theirs = _ants_apply(tmp_path, "warp.nii.gz", some_image(SLANTED), image, "linear")
+    assert _agreement(affine.apply(image, SLANTED).data, theirs, 0.01) > 0.995
 
 
 def test_affine_file_in_ants(tmp_path: Path) -> None:

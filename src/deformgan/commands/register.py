@@ -54,6 +54,8 @@ class Register:
     """Do not write inverse_warp.nii.gz."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write jacobian.nii.gz."""
+    full_grid: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Write the fields on the images' own voxels; else on a grid as coarse as keeps them to 0.02 mm."""
     uncertainty: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Write uncertainty.nii.gz, the expected error in mm."""
     no_report: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -108,7 +110,13 @@ class Register:
                 progress=progress,
             )
             result = replace(result, provenance={**result.provenance, "arguments": given(self)})
-            record = result.write(folder, inverse=not self.no_inverse, jacobian=not self.no_jacobian, progress=progress)
+            record = result.write(
+                folder,
+                inverse=not self.no_inverse,
+                jacobian=not self.no_jacobian,
+                full_grid=self.full_grid,
+                progress=progress,
+            )
             if not self.no_report and result.pair is not None:
                 from deformgan.output.report.page import report_of
 

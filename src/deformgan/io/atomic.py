@@ -74,14 +74,29 @@ def write_nifti(
         UsageError: another file ending, or the folder is missing.
         InputError: the folder is read-only or the disk is full.
     """
-    path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise UsageError(f"cannot write {path}: unknown ending", "use .nii or .nii.gz")
     data = storable(data)
     header = nifti_header(data.shape, data.dtype, affine)
     header["intent_code"] = intent
     header["descrip"] = description.encode()[:79]
-    write_stream(path, header_bytes(header), fortran_chunks(data, sign))
+    _write_nifti(path, header, fortran_chunks(data, sign))
+
+
+def write_nifti_slices(
+    path: str | Path, shape: tuple[int, int, int], affine: np.ndarray, slices: Iterable[np.ndarray]
+) -> None:
+    """`write_nifti` for a float32 volume of ``shape`` (D, H, W) that is never there as a whole.
+
+    Args:
+        slices: (n, H, D) float32, C-contiguous: the volume's slices along its last axis, a few at a time.
+    """
+    _write_nifti(path, nifti_header(shape, np.dtype(np.float32), affine), slices)
+
+
+def _write_nifti(path: str | Path, header: Any, chunks: Iterable[np.ndarray]) -> None:
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise UsageError(f"cannot write {path}: unknown ending", "use .nii or .nii.gz")
+    write_stream(path, header_bytes(header), chunks)
 
 
 def write_stream(path: str | Path, start: bytes, chunks: Iterable[np.ndarray]) -> None:

@@ -13,11 +13,13 @@ from deformgan.io.atomic import atomic
 from deformgan.io.image import Image
 from deformgan.io.points import Points
 from deformgan.output import provenance
+from deformgan.output.fields import describe_field, saved_grid, write_field, write_jacobian
 from deformgan.output.folder import OUTPUTS, RECORD, staged_folder
 from deformgan.output.provenance import Progress, Stopwatch, no_progress
 from deformgan.quality import Quality, inverse_residual
 from deformgan.spatial.affine import affine_figures
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.compact import compact_inverse
 from deformgan.transforms.formats import itk
 from deformgan.transforms.transform import Transform
 
@@ -63,9 +65,20 @@ class Registration:
             return self.write(folder)
 
     def write(
-        self, folder: Path, *, inverse: bool = True, jacobian: bool = True, progress: Progress = no_progress
+        self,
+        folder: Path,
+        *,
+        inverse: bool = True,
+        jacobian: bool = True,
+        full_grid: bool = False,
+        progress: Progress = no_progress,
     ) -> dict[str, Any]:
-        """Write the files of `save` into an existing folder, several at a time."""
+        """Write the files of `save` into an existing folder, several at a time.
+
+        Args:
+            inverse, jacobian: Whether to write these files.
+            full_grid: Write the fields on the images' voxels; default: as coarse as they keep their values.
+        """
         watch, quality = Stopwatch(progress), self.quality
         with watch.stage("write"), ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
             jobs: list[Future[None]] = [pool.submit(self.moved.save, folder / "moved.nii.gz")]
@@ -78,14 +91,14 @@ class Registration:
                     self.moved_points.save(folder / "moved_points.csv")
                 itk.write_affine(folder / "affine.txt", self.transform.affine)
                 fixed_grid = self.moved.grid
-                jobs.append(pool.submit(self.transform.save, folder / "warp.nii.gz", fixed_grid))
-                if inverse:
-                    back = self.transform.inverse()
-                    jobs.append(pool.submit(back.save, folder / "inverse_warp.nii.gz", self.moving_grid))
-                    quality = quality.with_inverse(inverse_residual(self.transform, back, self.moved.data, fixed_grid))
                 if jacobian:
-                    volume = Image(self.transform.jacobian(fixed_grid), fixed_grid)
-                    jobs.append(pool.submit(volume.save, folder / "jacobian.nii.gz"))
+                    jobs.append(pool.submit(write_jacobian, folder / "jacobian.nii.gz", self.transform, fixed_grid))
+                maps = {"warp.nii.gz": (self.transform, saved_grid(self.transform, fixed_grid, full_grid))}
+                if inverse:
+                    back = compact_inverse(self.transform, self.moving_grid)
+                    maps["inverse_warp.nii.gz"] = back, saved_grid(back, self.moving_grid, full_grid)
+                    quality = quality.with_inverse(inverse_residual(self.transform, back, self.moved.data, fixed_grid))
+                jobs += [pool.submit(write_field, folder / name, *of) for name, of in maps.items()]
                 for job in jobs:
                     job.result()
             finally:
@@ -101,6 +114,7 @@ class Registration:
             "peak_memory_mb": provenance.peak_memory_mb(),
             "affine": affine_figures(self.transform.affine, self.moved.grid.centre_mm),
             "quality": quality.as_dict(),
+            "fields": {name: describe_field(*of) for name, of in maps.items()},
             "outputs": outputs,
             "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},
         }

@@ -87,10 +87,25 @@ def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarr
         content: (D, H, W), 0 where it does not matter.
         grid: Its grid, in fixed space. Positions lie between the voxels, where interpolation does its worst.
     """
-    index = np.flatnonzero(content)
-    index = index[:: max(1, len(index) // RESIDUAL_POINTS)]
+    index = _spread(content, RESIDUAL_POINTS)
     if index.size == 0:
         return 0.0
-    points = grid.to_world(np.stack(np.unravel_index(index, content.shape), -1) + 0.5)
+    points = grid.to_world(index + 0.5)
     back = inverse.map_points(transform.map_points(points))
     return float(np.quantile(np.linalg.norm(back - points, axis=1), 0.999))
+
+
+def _spread(content: np.ndarray, count: int) -> np.ndarray:
+    """Voxel indices (N, 3) of about ``count`` of the voxels of (D, H, W) that are not 0, spread evenly over them.
+
+    Slice by slice: a list of all of them would be larger than the image.
+    """
+    step = max(1, np.count_nonzero(content) // count)
+    found, skip = [], 0
+    for k in range(content.shape[2]):
+        here = np.flatnonzero(content[:, :, k].T)  # the first axis runs fastest
+        chosen = here[skip::step]
+        j, i = np.divmod(chosen, content.shape[0])
+        found.append(np.stack([i, j, np.full(len(i), k)], -1))
+        skip = (skip - len(here)) % step
+    return np.concatenate(found)

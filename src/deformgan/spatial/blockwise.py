@@ -7,7 +7,7 @@ an entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -121,6 +121,22 @@ def sample(source: Tensor, at: Tensor) -> Tensor:
     where = at.permute(1, 2, 3, 0)[:, None]
     slices = source[None].expand(where.shape[0], -1, -1, -1, -1)
     return F.grid_sample(slices, where, padding_mode="border", align_corners=False)[:, :, 0].transpose(0, 1)
+
+
+def sampler(data: np.ndarray, interpolation: str) -> Callable[[Tensor], Tensor | np.ndarray]:
+    """A function from `grid_sample` coordinates (3, s, H, D) to the values of (D, H, W) data there, (s, H, D).
+
+    Args:
+        interpolation: ``linear``, ``nearest`` or ``cubic``.
+    """
+    if interpolation == "nearest":
+        labels = np.ascontiguousarray(data.T)
+        return lambda at: sample_nearest(labels, at)
+    # torch wants memory it may write to; for float images in file order this copies nothing
+    source = torch.from_numpy(np.require(data.T, np.float32, ["C", "W"]))
+    if interpolation == "cubic":
+        return lambda at: sample_cubic(source, at)
+    return lambda at: sample(source[None], at)[0]
 
 
 def sample_nearest(source: np.ndarray, at: Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ the size of what is returned, and without a 64-bit copy of anything large.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ class Transform:
         disp_mm: (D, H, W, 3) displacement in world mm, numpy or torch, or None for none; kept as float32. Between
             voxels it is linear, beyond its grid it keeps its border value.
         grid: Where the voxels of ``disp_mm`` lie in fixed space; None if and only if ``disp_mm`` is.
-        residual_mm: Of a computed inverse: its largest miss at voxels (not between them) with a source inside, or None.
+        residual_mm: Of a computed inverse: its largest miss at voxels (not between them) with a source inside.
+        added_error_mm: Of a map moved to another grid (`deformgan.transforms.compact`): what that added at most.
     """
 
     def __init__(
@@ -45,20 +46,19 @@ class Transform:
         grid: Grid | None = None,
         *,
         residual_mm: float | None = None,
+        added_error_mm: float | None = None,
     ) -> None:
-        self.affine = np.array(affine, np.float64)
+        self.affine, self.residual_mm, self.added_error_mm = np.array(affine, np.float64), residual_mm, added_error_mm
         if self.affine.shape != (4, 4) or not abs(np.linalg.det(self.affine)) > 0:
             raise ValueError("a transform's affine is 4×4 and invertible")
         if (disp_mm is None) != (grid is None):
             raise ValueError("a displacement needs its grid, and a grid its displacement")
         if disp_mm is not None and grid is not None:
-            if isinstance(disp_mm, Tensor):
-                disp_mm = disp_mm.detach().cpu().numpy()
+            disp_mm = disp_mm.detach().cpu().numpy() if isinstance(disp_mm, Tensor) else disp_mm
             if disp_mm.shape != (*grid.shape, 3):
                 raise ValueError(f"a displacement of shape {disp_mm.shape} on a grid of shape {grid.shape}")
         self.disp_mm: np.ndarray | None = None if disp_mm is None else np.asfortranarray(disp_mm, np.float32)
         self.grid = grid
-        self.residual_mm = residual_mm
 
     @classmethod
     def identity(cls) -> Transform:
@@ -140,7 +140,7 @@ class Transform:
             raise UsageError(f"unknown interpolation {interpolation!r}", f"use {', '.join(_INTERPOLATIONS)}")
         nearest = interpolation == "nearest"
         out = np.zeros(onto.shape, image.data.dtype if nearest else np.float32, order="F")
-        turned, source = out.T, _sampler(image, interpolation)
+        turned, source = out.T, blockwise.sampler(image.data, interpolation)
         for start, stop, at in self._slabs(onto, blockwise.normalised_index(image.grid) @ self.affine):
             reach = at.abs().amax(0)
             if float(reach.min()) > 1:
@@ -160,16 +160,20 @@ class Transform:
         Central differences on the field's own grid, linear between its voxels. Values describe moving volume over fixed
         volume.
         """
-        volume = float(np.linalg.det(self.affine[:3, :3]))
-        if self.disp_mm is None or self.grid is None:
-            return np.full(onto.shape, volume, np.float32, order="F")
-        determinant = fields.jacobian_determinant(mm_to_vox(self.disp_mm, self.grid))[0] * volume
-        values = determinant.permute(2, 1, 0).contiguous()[None]
         out = np.empty(onto.shape, np.float32, order="F")
-        turned = torch.from_numpy(out.T)
-        for start, stop, slab in blockwise.resampled_slabs(values, self.grid, onto):
-            turned[start:stop] = slab[0]
+        for start, stop, slab in self.jacobian_slabs(onto):
+            out.T[start:stop] = slab
         return out
+
+    def jacobian_slabs(self, onto: Grid) -> Iterator[tuple[int, int, np.ndarray]]:
+        """`jacobian` a few slices at a time: start, stop, (stop - start, H, D), good until the next is asked for."""
+        volume = float(np.linalg.det(self.affine[:3, :3]))
+        own, values = Grid((2, 2, 2), onto.affine), torch.full((1, 2, 2, 2), volume)
+        if self.disp_mm is not None and self.grid is not None:
+            determinant = fields.jacobian_determinant(mm_to_vox(self.disp_mm, self.grid))[0] * volume
+            own, values = self.grid, determinant.permute(2, 1, 0).contiguous()[None]
+        for start, stop, slab in blockwise.resampled_slabs(values, own, onto):
+            yield start, stop, slab[0].numpy()
 
     def _slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[tuple[int, int, Tensor]]:
         """``matrix · (x + disp(x))`` (minus ``x`` if relative) for the voxels of ``onto``, slab by slab.
@@ -232,8 +236,8 @@ class Transform:
         FreeSurfer. ``.h5``: ITK's composite of both. ``.txt``, ``.tfm``, ``.mat``, ``.lta``: an affine without a field.
 
         Args:
-            onto: The fixed image's grid. Fields are written on it, by default on the field's own grid; most tools move
-                nothing beyond it.
+            onto: The fixed image's grid. Fields are written on it; those for ITK by default on the field's own grid.
+                Most tools move nothing beyond it.
             moving: The moving image's grid, for FSL and FreeSurfer.
             file_format: ``itk``, ``fsl`` (or ``fsl-absolute``) or ``freesurfer`` where the ending leaves a choice.
 
@@ -275,18 +279,6 @@ def load_transform(
             one = Transform(affine, rest, part[1])
         total = one @ total
     return total
-
-
-def _sampler(image: Image, interpolation: str) -> Callable[[Tensor], Tensor | np.ndarray]:
-    """A function from `grid_sample` coordinates (3, s, H, D) to the image's values there, (s, H, D)."""
-    if interpolation == "nearest":
-        labels = np.ascontiguousarray(image.data.T)
-        return lambda at: blockwise.sample_nearest(labels, at)
-    # torch wants memory it may write to; for float images in file order this copies nothing
-    source = torch.from_numpy(np.require(image.data.T, np.float32, ["C", "W"]))
-    if interpolation == "cubic":
-        return lambda at: blockwise.sample_cubic(source, at)
-    return lambda at: blockwise.sample(source[None], at)[0]
 
 
 def _points(points_mm: np.ndarray) -> np.ndarray:

@@ -180,7 +180,7 @@ def write(
 
     Args:
         file_format: One of `FORMATS` where the ending leaves a choice.
-        onto: The fixed image's grid, on which fields are written; default: the field's own.
+        onto: The fixed image's grid, on which fields are written; default for ITK: the field's own.
         moving: The moving image's grid, for FSL and FreeSurfer.
 
     Raises:
@@ -188,7 +188,9 @@ def write(
         InputError: the folder cannot be written to.
     """
     kind = target(path, file_format)
-    of = _Geometry(Path(path), onto or transform.grid, moving)
+    # FSL and FreeSurfer take a field for one on the voxels of the image, which the map's own grid need not be
+    own = transform.grid if kind in ("itk-field", "itk-h5") else None
+    of = _Geometry(Path(path), onto or own, moving)
     if kind in _AFFINE_WRITERS:
         if transform.disp_mm is not None:
             hint = "use .nii.gz, .h5 or .mgz, or write its affine part alone: --affine-part, nearest_affine()"
@@ -197,11 +199,12 @@ def write(
     elif kind == "itk-h5":
         itk_h5.write_h5(path, _composite(transform, onto))
     else:
+        if kind != "itk-field":
+            of.need("moving")
+            of.need("fixed")
         if of.fixed is None:
             hint = "name the fixed image (onto= in Python, --fixed in convert), or use .txt"
             raise UsageError(f"cannot write {path}: an affine has no grid of its own", hint)
-        if kind != "itk-field":
-            of.need("moving")
         _FIELD_WRITERS[kind](path, transform.displacement(of.fixed), of.fixed, of)
 
 
