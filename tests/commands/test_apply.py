@@ -8,11 +8,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage as ndi
 from conftest import Phantom, write_nifti
 
-from deformgan.commands.apply import looks_like_labels
 from deformgan.commands.main import main
+from deformgan.io.label_maps import looks_like_labels
+from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats.itk import write_affine
+from deformgan.transforms.transform import Transform
 
 
 @pytest.fixture
@@ -130,6 +133,94 @@ def test_label_maps_are_told_from_images(phantom: Phantom, rng: np.random.Genera
     assert not looks_like_labels(phantom.t1)
     assert not looks_like_labels((phantom.t1 * 255).astype(np.uint8))
     assert not looks_like_labels(rng.integers(0, 60, (20, 20, 20)).astype(np.uint8))
+
+
+def _pieces(ids: np.ndarray, shape: tuple[int, int, int] = (40, 44, 36)) -> np.ndarray:
+    """Blocks of 2×2×4 voxels, each with an id of its own, in a frame of 0."""
+    i, j, k = np.indices(shape)
+    block = (i // 2 * (shape[1] // 2) + j // 2) * (shape[2] // 4) + k // 4
+    inside = (np.minimum(i, shape[0] - 1 - i) > 3) & (np.minimum(j, shape[1] - 1 - j) > 3) & (np.minimum(k, 35 - k) > 3)
+    return np.where(inside, ids[block % len(ids)], 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype"),
+    [
+        (np.arange(1, 1001), "uint16"),
+        (np.arange(1, 1901), "int32"),
+        (614454000 + 7 * np.arange(300), "float64"),
+        (2**52 + np.arange(500), "float64"),
+        (2**62 + np.arange(100), "int64"),
+    ],
+)
+def test_labels_are_never_blended_and_ids_are_exact(
+    files: Path, phantom: Phantom, ids: np.ndarray, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = _pieces(np.random.default_rng(0).permutation(ids)).astype(dtype)
+    nib.Nifti1Image(labels, phantom.affine, dtype=dtype).to_filename(files / "many.nii.gz")
+    turn = np.array([[0.9, -0.1, 0, 3], [0.1, 0.95, 0.05, -2], [0, 0, 1, 1.3], [0, 0, 0, 1]])
+    write_affine(files / "turn.txt", turn)
+    assert apply(files, "-t", str(files / "turn.txt"), str(files / "many.nii.gz"), str(files / "out.nii.gz")) == 0
+    assert "was taken for a label map" in capsys.readouterr().err
+    found = np.unique(np.asarray(nib.load(files / "out.nii.gz").dataobj))
+    assert len(found) > 60
+    assert set(found.tolist()) <= {0, *np.asarray(ids).tolist()}
+
+
+def test_labels_with_an_intercept_are_exact(files: Path, phantom: Phantom) -> None:
+    stored = _pieces(np.arange(1, 400)).astype(np.int16)
+    path = write_nifti(files / "many.nii", stored, phantom.affine)
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([1, 3e7], "<f4").tobytes()
+    path.write_bytes(content)
+    assert apply(files, "-t", str(files / "x.txt"), str(path), str(files / "out.nii.gz")) == 0
+    moved = np.asarray(nib.load(files / "out.nii.gz").dataobj)
+    np.testing.assert_array_equal(moved[:-1], (stored.astype(np.int64) + 30_000_000)[1:])
+
+
+def test_whole_numbers_that_are_interpolated_are_told(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transform = ["-t", str(files / "x.txt")]
+    assert apply(files, *transform, str(files / "image.nii.gz"), str(files / "out.nii.gz")) == 0
+    assert "holds whole numbers and was taken for an image" in capsys.readouterr().err
+    words = [*transform, "--interpolation", "linear", str(files / "labels.nii.gz"), str(files / "out2.nii.gz")]
+    assert apply(files, *words) == 0
+    assert "warning" in (said := capsys.readouterr().err)
+    assert "looks like a label map and was interpolated" in said
+
+
+def test_a_series_counts_in_millimetres_as_its_affine_does(files: Path, phantom: Phantom) -> None:
+    series = nib.Nifti1Image(np.stack([(phantom.t1 * 900).astype(np.int16)] * 2, -1), phantom.affine)
+    series.header.set_xyzt_units("micron", "msec")
+    affine = np.diag([1e3, 1e3, 1e3, 1]) @ phantom.affine
+    series.set_sform(affine, 1)
+    series.set_qform(affine, 1)
+    series.to_filename(files / "series.nii.gz")
+    assert apply(files, "-t", str(files / "x.txt"), str(files / "series.nii.gz"), str(files / "out.nii.gz")) == 0
+    out = nib.load(files / "out.nii.gz")
+    assert out.header.get_xyzt_units() == ("mm", "msec")
+    np.testing.assert_allclose(out.affine, phantom.affine)
+
+
+def test_a_chain_of_fields_is_resampled_once(files: Path, phantom: Phantom) -> None:
+    """Against SimpleITK, on voxels of 4 mm: a field resampled between would be 0.2 mm and more off."""
+    sitk = pytest.importorskip("SimpleITK")
+    grid = Grid(phantom.t1.shape, phantom.affine)
+    rng, names = np.random.default_rng(3), []
+    for number in range(2):
+        disp = ndi.gaussian_filter(rng.standard_normal((*grid.shape, 3)), (3, 3, 3, 0)) * 120
+        Transform(np.eye(4), disp.astype(np.float32), grid).save(files / f"w{number}.nii.gz")
+        names += ["-t", str(files / f"w{number}.nii.gz")]
+    image = ndi.gaussian_filter(phantom.t1, 1).astype(np.float32)
+    write_nifti(files / "float.nii.gz", image, phantom.affine)
+    assert apply(files, *names, str(files / "float.nii.gz"), str(files / "out.nii.gz")) == 0
+    fields = [sitk.ReadImage(str(files / f"w{number}.nii.gz"), sitk.sitkVectorFloat64) for number in range(2)]
+    # the last added is applied to a position first
+    chain = sitk.CompositeTransform([sitk.DisplacementFieldTransform(one) for one in reversed(fields)])
+    moving = sitk.ReadImage(str(files / "float.nii.gz"))
+    expected = sitk.GetArrayFromImage(sitk.Resample(moving, moving, chain, sitk.sitkLinear)).T
+    ours = nib.load(files / "out.nii.gz").get_fdata()
+    inner = (slice(8, -8),) * 3  # beyond a field's grid ITK moves nothing
+    np.testing.assert_allclose(ours[inner], expected[inner], atol=1e-4)
 
 
 def test_patients_images_and_outlines_are_told_apart(shared_data: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deformgan.errors import InputError
-from deformgan.io.image import Image, load_image, load_labels
+from deformgan.io.image import Image, load_grid, load_image, load_labels, load_mask
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
@@ -18,6 +18,12 @@ AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 3, -72], [0, 0, 0
 
 def _data(dtype: str = "int16") -> np.ndarray:
     return (np.random.default_rng(1).random((6, 7, 8)) * 100).astype(dtype)
+
+
+def _with_a_hole() -> np.ndarray:
+    data = _data("float32")
+    data[2, 3, 4] = np.nan
+    return data
 
 
 def _write(path: Path, data: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:
@@ -117,7 +123,9 @@ def test_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
         (_data().astype(np.complex64), "complex"),
         (np.zeros((6, 7, 8), np.int16), "empty"),
         (np.full((6, 7, 8), 3.0), "constant"),
-        (np.where(_data() > 50, np.nan, 1.0), "NaN"),
+        (_with_a_hole(), "NaN inside its content"),
+        (np.full((6, 7, 8), np.nan), "NaN alone"),
+        (np.where(_data() > 50, 1e30, 1.0), "values up to 1e"),
         (np.where(_data() > 50, -np.inf, 1.0), "NaN or infinite"),
         (np.where(_data() > 50, 1e200, 1.0), "NaN or infinite"),
     ],
@@ -226,12 +234,142 @@ def test_labels(tmp_path: Path) -> None:
     assert load_labels(_write(tmp_path / "l.nii.gz", np.zeros((6, 7, 8), np.uint8))).data.max() == 0
 
 
-@pytest.mark.parametrize(("value", "says"), [(0.5, "fractions"), (np.nan, "NaN"), (1e12, "fractions")])
+@pytest.mark.parametrize(("value", "says"), [(0.5, "fractions"), (np.nan, "NaN"), (1e12, "may have been rounded")])
 def test_what_is_no_label_map(tmp_path: Path, value: float, says: str) -> None:
     data = np.zeros((6, 7, 8), np.float32)
     data[2, 3, 4] = value
     with pytest.raises(InputError, match=says):
         load_labels(_write(tmp_path / "l.nii.gz", data))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32", "uint32", "int64"])
+def test_large_ids_are_exact(tmp_path: Path, dtype: str) -> None:
+    """Ids as Allen's atlas has them: 32-bit floats round them to the nearest 64."""
+    ids = 614454000 + 7 * np.arange(6 * 7 * 8).reshape(6, 7, 8)
+    path = tmp_path / "l.nii.gz"
+    nib.Nifti1Image(ids.astype(dtype), AFFINE, dtype=dtype).to_filename(path)
+    labels = load_labels(path)
+    np.testing.assert_array_equal(labels.data, ids)
+    moved = Transform.identity().apply_labels(labels, labels.grid)
+    moved.save(tmp_path / "moved.nii.gz")
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "moved.nii.gz").dataobj), ids)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 1_000_003), (2, -7), (0.1, 0)])
+def test_scaled_ids_are_exact(tmp_path: Path, slope: float, intercept: float) -> None:
+    stored = (np.arange(6 * 7 * 8).reshape(6, 7, 8) * (10 if slope == 0.1 else 1)).astype(np.int16)
+    path = _write(tmp_path / "l.nii", stored)
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([slope, intercept], "<f4").tobytes()
+    path.write_bytes(content)
+    expected = np.rint(stored.astype(np.float64) * slope + intercept).astype(np.int64)
+    np.testing.assert_array_equal(load_labels(path).data, expected)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", 2.0**25), ("float64", 2.0**53)])
+def test_ids_that_may_have_been_rounded_are_refused(tmp_path: Path, dtype: str, value: float) -> None:
+    data = np.zeros((6, 7, 8), dtype)
+    data[2, 3, 4] = value
+    with pytest.raises(InputError, match="may have been rounded"):
+        load_labels(_write(tmp_path / "l.nii.gz", data))
+
+
+def test_nan_outside_the_content_is_background(tmp_path: Path) -> None:
+    data = _data("float32")
+    data[:2] = np.nan
+    with pytest.warns(UserWarning, match="NaN outside its content"):
+        image = load_image(_write(tmp_path / "a.nii.gz", data))
+    np.testing.assert_array_equal(image.data, np.nan_to_num(data))
+    data[2:4] = -1024
+    with pytest.warns(UserWarning, match="is read as -1024"):
+        image = load_image(_write(tmp_path / "b.nii.gz", data))
+    assert (image.data[:4] == -1024).all()
+
+
+def test_masks_of_any_type(tmp_path: Path) -> None:
+    data = _data("float32") / 100
+    assert (load_mask(_write(tmp_path / "a.nii.gz", data)).data == (data >= 0.5)).all()
+    for dtype in ("uint8", "int16", "float64"):
+        whole = _data(dtype).round() - 20
+        assert (load_mask(_write(tmp_path / "a.nii.gz", whole)).data == (whole != 0)).all()
+
+
+def _patched(path: Path, **fields: float | tuple[int, float]) -> Path:
+    """A file whose header says something else: a number, or the one at an index."""
+    _with_forms(path, None, AFFINE)
+    content = bytearray(path.read_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]), check=False)
+    for name, value in fields.items():
+        if isinstance(value, tuple):
+            header[name][value[0]] = value[1]
+        else:
+            header[name] = value
+    content[:348] = header.binaryblock
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(1, 1e3), (3, 1e-3)])
+def test_units_are_read_as_itk_reads_them(tmp_path: Path, unit: int, factor: float) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    path = _write(tmp_path / "a.nii", _data(), np.diag([1 / factor, 1 / factor, 1 / factor, 1]) @ AFFINE)
+    content = bytearray(path.read_bytes())
+    content[123] = unit
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="its header counts in"):
+        grid = load_grid(path)
+    image = sitk.ReadImage(str(path))
+    np.testing.assert_allclose(grid.spacing, image.GetSpacing(), rtol=1e-5)
+    corner = np.array(image.TransformIndexToPhysicalPoint((5, 6, 7))) * (-1, -1, 1)
+    np.testing.assert_allclose(grid.to_world(np.array([5, 6, 7])), corner, rtol=1e-5)
+
+
+def test_a_quaternion_a_little_too_long(tmp_path: Path) -> None:
+    long = 1 + 1e-5
+    path = _patched(tmp_path / "a.nii", quatern_b=0.6 * long, quatern_c=0.8 * long, quatern_d=0.0)
+    right = _patched(tmp_path / "b.nii", quatern_b=0.6, quatern_c=0.8, quatern_d=0.0)
+    np.testing.assert_allclose(load_image(path).grid.affine, load_image(right).grid.affine, atol=0.02)
+
+
+def test_voxel_sizes_below_zero_are_read_as_nibabel_reads_them(tmp_path: Path) -> None:
+    path = _patched(tmp_path / "a.nii", pixdim=(2, -1.5))
+    with pytest.warns(UserWarning, match="without their sign"):
+        np.testing.assert_allclose(load_image(path).grid.affine, nib.load(path).affine, atol=1e-5)
+
+
+def test_a_fourth_axis_of_length_zero_is_none(tmp_path: Path) -> None:
+    path = _patched(tmp_path / "a.nii", dim=(0, 4))
+    content = bytearray(path.read_bytes())
+    content[48:50] = b"\0\0"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(load_image(path).data, _data())
+
+
+def test_a_sheared_image_warns_and_is_written_without_a_qform(tmp_path: Path) -> None:
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 0.4
+    path = _with_forms(tmp_path / "a.nii", sheared, None)
+    with pytest.warns(UserWarning, match="is sheared, which ITK, ANTs and Slicer cannot hold"):
+        image = load_image(path)
+    image.save(tmp_path / "b.nii")
+    header = nib.load(tmp_path / "b.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 1)
+    np.testing.assert_allclose(header.get_sform(), sheared, rtol=1e-6)
+
+
+def test_without_forms_the_warning_says_where_itk_is(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    path = _with_forms(tmp_path / "a.nii", None, None)
+    content = bytearray(path.read_bytes())
+    content[76:80] = np.float32(1).tobytes()
+    path.write_bytes(content)
+    image = sitk.ReadImage(str(path))
+    index = np.array(np.meshgrid((0, 5), (0, 6), (0, 7))).reshape(3, -1).T
+    theirs = np.array([image.TransformIndexToPhysicalPoint(tuple(map(int, i))) for i in index]) * (-1, -1, 1)
+    with pytest.warns(UserWarning, match="no orientation") as said:
+        ours = load_image(path).grid.to_world(index)
+    apart = np.linalg.norm(ours - theirs, axis=1).max()
+    assert f"up to {apart:.0f} mm from there" in str(said[0].message)
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ WRONG = {
     "empty": (BRAIN, lambda p: (np.zeros(SHAPE, np.uint8), p.affine), "is empty"),
     "empty lesion": (TUMOUR, lambda p: (np.zeros(SHAPE, np.uint8), p.affine), "is empty"),
     "nan": (BRAIN, lambda p: (np.where(p.labels > 0, np.nan, 0).astype(np.float32), p.affine), "NaN"),
-    "fractions": (BRAIN, lambda p: (p.t2, p.affine), "holds fractions"),
+    "small fractions": (BRAIN, lambda p: (p.t2 / 3, p.affine), "is empty"),
     "another shape": (BRAIN, lambda p: ((p.labels > 0)[:-1].astype(np.uint8), p.affine), "its shape is"),
     "elsewhere": (BRAIN, lambda p: ((p.labels > 0).astype(np.uint8), moved_header(p)), "5.2 mm apart"),
     "4-D": (BRAIN, lambda p: (np.stack([p.labels] * 2, -1), p.affine), "4-D"),

@@ -16,6 +16,7 @@ from deformgan.io.image import Image
 from deformgan.spatial import blockwise
 from deformgan.spatial.field import affine_field, jacobian_determinant
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.chain import Chain, chained
 from deformgan.transforms.formats.itk import write_displacement
 from deformgan.transforms.transform import Transform, load_transform
 
@@ -265,7 +266,7 @@ def test_inverse_undoes_the_map(seed: int, size: float) -> None:
     transform = _transform(seed, size)
     inverse = transform.inverse()
     assert inverse.residual_mm is not None
-    assert inverse.residual_mm < 0.1
+    assert inverse.residual_mm < 1.0  # between voxels and at the border of a rough field
     back = inverse.map_points(transform.map_points(_points()))
     # both are linear between their voxels, so they are inverse to within the curvature of the field
     np.testing.assert_allclose(back, _points(), atol=0.35)
@@ -339,6 +340,104 @@ def test_inverse_of_a_folding_map_says_so() -> None:
     assert residual > 1.0
 
 
+@pytest.mark.parametrize("size", [0.5, 3.0])
+def test_the_stated_residual_is_the_measured_one(size: float) -> None:
+    transform = _transform(5, size)
+    inverse = transform.inverse()
+    everywhere = WORKING.to_world(np.random.default_rng(0).uniform(0, np.array(SHAPE) - 1, (5000, 3)))
+    missed = np.linalg.norm(inverse.map_points(transform.map_points(everywhere)) - everywhere, axis=1).max()
+    assert inverse.residual_mm is not None
+    assert missed <= 1.1 * inverse.residual_mm
+
+
+def test_a_field_that_leaves_its_grid_far_behind_is_not_said_to_be_inverted() -> None:
+    grid = Grid.centred((6, 7, 8), 1e-3, np.zeros(3))
+    disp = np.random.default_rng(0).choice([-9e5, 9e5], (6, 7, 8, 3)).astype(np.float32)
+    residual = Transform(np.eye(4), disp, grid).inverse().residual_mm
+    assert residual is not None
+    assert residual > 1e5
+
+
+def test_two_fields_far_apart_are_refused_before_memory_is_taken() -> None:
+    near, far = (Grid.centred((4, 4, 4), 1e-2, np.full(3, place)) for place in (0.0, 1e4))
+    one, two = (Transform(np.eye(4), np.zeros((4, 4, 4, 3), np.float32), grid) for grid in (near, far))
+    with pytest.raises(InputError, match="of memory"):
+        two @ one
+    assert np.allclose(chained([one, two]).map_points(np.ones((1, 3))), 1)  # kept apart they take none
+
+
+def _chain() -> tuple[list[Transform], Chain]:
+    maps = [_transform(seed, 1.5, _affine(seed, 0.05)) for seed in (21, 22, 23)]
+    chain = chained(maps)
+    assert isinstance(chain, Chain)
+    return maps, chain
+
+
+@ONTO
+def test_a_chain_takes_positions_through_each_map_in_turn(onto: Grid) -> None:
+    maps, chain = _chain()
+    points = onto.to_world(_voxels(onto))
+    expected = maps[2].map_points(maps[1].map_points(maps[0].map_points(points)))
+    np.testing.assert_allclose(chain.map_points(points), expected, atol=1e-9)
+    moved = chain.displacement(onto).reshape(-1, 3) + points
+    np.testing.assert_allclose(moved, expected, atol=1e-3)
+    np.testing.assert_allclose(chain.apply_points(expected), points, atol=0.01)
+    image = _image()
+    pulled = chain.apply(image, onto).data
+    at = image.grid.to_index(expected)
+    inside = ((at >= 0) & (at <= np.array(image.grid.shape) - 1)).all(1)
+    exact = ndi.map_coordinates(image.data, at.T, order=1)
+    np.testing.assert_allclose(pulled.reshape(-1)[inside], exact[inside], atol=1e-3)
+
+
+def test_a_chains_jacobian_and_inverse() -> None:
+    _, chain = _chain()
+    inner = WORKING.padded((-5, -5, -5))
+    step, points = 0.01, inner.to_world(_voxels(inner))
+    edges = [
+        (chain.map_points(points + step * e) - chain.map_points(points - step * e)) / (2 * step) for e in np.eye(3)
+    ]
+    numeric = np.linalg.det(np.stack(edges, -1))
+    assert np.abs(chain.jacobian(inner).reshape(-1) - numeric).mean() < 0.05
+    back = chain.inverse()
+    assert np.abs(back.map_points(chain.map_points(points)) - points).mean() < 0.3
+    assert back.residual_mm is not None
+    assert np.allclose(chain.flattened().map_points(points), chain.map_points(points), atol=1.0)
+
+
+def test_maps_without_fields_are_made_one() -> None:
+    assert isinstance(chained([Transform(_affine(1)), _transform(2), Transform(_affine(3))]), Transform)
+    assert isinstance(chained([]), Transform)
+
+
+def test_a_chain_keeps_its_parts_in_h5(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    _, chain = _chain()
+    chain.save(tmp_path / "c.h5")
+    loaded = load_transform(tmp_path / "c.h5")
+    assert isinstance(loaded, Chain)
+    np.testing.assert_allclose(loaded.map_points(_points()), chain.map_points(_points()), atol=1e-4)
+    chain.save(tmp_path / "w.nii.gz", WORKING)
+    points = WORKING.to_world(_voxels(WORKING))
+    np.testing.assert_allclose(
+        load_transform(tmp_path / "w.nii.gz").map_points(points), chain.map_points(points), atol=1e-3
+    )
+
+
+def test_images_are_taken_as_people_have_them(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    image, transform = _image(), _transform(6)
+    theirs = nib.Nifti1Image(image.data, image.grid.affine)
+    onto = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), WORKING.affine)
+    expected = transform.apply(image, WORKING).data
+    # their headers hold 32-bit floats
+    np.testing.assert_allclose(transform.apply(theirs, onto).data, expected, atol=1e-5)
+    nib.save(theirs, tmp_path / "a.nii.gz")
+    nib.save(onto, tmp_path / "b.nii.gz")
+    np.testing.assert_allclose(transform.apply(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz").data, expected, atol=1e-5)
+
+
 # -- files ------------------------------------------------------------------------------------------
 
 
@@ -362,7 +461,7 @@ def test_the_inverse_of_a_loaded_map_lies_where_the_moving_content_is(tmp_path: 
     np.testing.assert_allclose(back, _points(), atol=0.35)
     assert np.abs(back - _points()).mean() < 0.06
     assert inverse.residual_mm is not None
-    assert inverse.residual_mm < 0.1
+    assert inverse.residual_mm < 1.0  # between voxels and at the border of a rough field
 
 
 def test_a_broken_field_still_loads(tmp_path: Path) -> None:

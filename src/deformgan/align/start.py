@@ -11,6 +11,7 @@ from deformgan.align.search import score_of, search
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
 from deformgan.preprocess.conform import subsampled_pair
+from deformgan.transforms.chain import Chain, single
 from deformgan.transforms.transform import Transform, load_transform
 
 TRANSFORMS = ("rigid", "affine", "joint", "deform")
@@ -49,7 +50,7 @@ def find_start(
     fixed: Image,
     moving: Image,
     transform: str,
-    init: str | Path | Transform | None,
+    init: str | Path | Transform | Chain | None,
     lesions: tuple[Image | None, Image | None] = (None, None),
 ) -> Start:
     """Take up the given map and run the affine stage where ``transform`` has one.
@@ -65,6 +66,8 @@ def find_start(
     """
     if isinstance(init, str | Path):
         init = load_transform(init, fixed=fixed.grid, moving=moving.grid)
+    if init is not None:
+        init = single(init)
     if init is not None and not init.meets(moving.grid, fixed.grid):
         raise InputError(f"--init leads nowhere into {moving.name}", "give the map from fixed to moving")
     start, outer = np.eye(4), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,14 @@ from deformgan.errors import InputError, UsageError
 from deformgan.output.folder import staged_files
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from deformgan.io.image import Image
     from deformgan.spatial.grid import Grid
+    from deformgan.transforms.chain import Chain
     from deformgan.transforms.transform import Transform
 
 KINDS = {"nearest": "a label map (nearest neighbour)", "linear": "an image (linear interpolation)"}
-MOST_LABELS = 512  # FreeSurfer's finest maps hold some 200; scans hold thousands of values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,8 @@ class Apply:
             for (source, target), path in zip(pairs, staged, strict=True):
                 progress(f"applying to {source.name}")
                 done.append({"in": str(source), "out": str(target), **self._apply(transform, source, path, onto)})
-        for one in done if self.interpolation == "auto" else ():
-            if one["how"] in KINDS:
-                console.note(f"{one['in']} was taken for {KINDS[one['how']]}; --interpolation says otherwise")
+        for note in (note for one in done for note in one.get("notes", ())):
+            console.note(note)
         console.result("\n".join(f"{one['out']}: {one['how']}" for one in done), success({"outputs": done}))
 
     def _pairs(self) -> list[tuple[Path, Path]]:
@@ -87,9 +87,11 @@ class Apply:
                 raise UsageError("no reference was given", "name the image whose grid the outputs get with -r")
         return pairs
 
-    def _chain(self) -> Transform:
-        """The whole map, from reference to input: `a @ b` is ``a(b(x))``, and the first transform meets x first."""
-        total = None
+    def _chain(self) -> Transform | Chain:
+        """The whole map, from reference to input: the first transform meets a position first."""
+        from deformgan.transforms.chain import Chain, chained
+
+        maps = []
         for number, name in enumerate(self.transform):
             first, last = number == 0, number == len(self.transform) - 1
             grids = {
@@ -97,9 +99,8 @@ class Apply:
                 "moving": self._moving_grid if last else partial(_between, name),
             }
             one = load(name, grids)
-            total = one if total is None else one @ total
-        assert total is not None
-        return total
+            maps += one.maps if isinstance(one, Chain) else [one]
+        return chained(maps)
 
     def _fixed_grid(self) -> Grid:
         if self.reference is None:
@@ -124,7 +125,7 @@ class Apply:
         assert self.reference is not None
         return load_grid(self.reference)
 
-    def _apply(self, transform: Transform, source: Path, target: Path, onto: Grid | None) -> dict[str, Any]:
+    def _apply(self, transform: Transform | Chain, source: Path, target: Path, onto: Grid | None) -> dict[str, Any]:
         if onto is None or is_points(source):
             from deformgan.io.points import read_points
 
@@ -135,26 +136,59 @@ class Apply:
 
         if is_series(source):
             return self._apply_series(transform, source, target, onto)
-        image = _load(source)
-        how = self._how([image.data])
-        _require_meeting(transform, image, onto)
-        transform.apply(image, onto, interpolation=how).save(target)
-        return {"how": how}
+        from deformgan.io.image import load_exact
 
-    def _apply_series(self, transform: Transform, source: Path, target: Path, onto: Grid) -> dict[str, Any]:
+        image = load_exact(source)
+        how, notes = self._how(source, [image.data])
+        _require_meeting(transform, image, onto)
+        transform.apply(_as_needed(image, how), onto, interpolation=how).save(target)
+        return {"how": how, "notes": notes}
+
+    def _apply_series(self, transform: Transform | Chain, source: Path, target: Path, onto: Grid) -> dict[str, Any]:
         from deformgan.io.time_series import load_series, write_series
 
         series = load_series(source)
-        how = self._how(volume.data for volume in series)
+        how, notes = self._how(source, (volume.data for volume in series))
         _require_meeting(transform, next(iter(series)), onto)
-        moved = (transform.apply(volume, onto, interpolation=how) for volume in series)
+        moved = (transform.apply(_as_needed(volume, how), onto, interpolation=how) for volume in series)
         write_series(target, moved, len(series), series.header)
-        return {"how": how, "volumes": len(series)}
+        return {"how": how, "volumes": len(series), "notes": notes}
 
-    def _how(self, volumes: Iterable[Any]) -> str:
+    def _how(self, source: Path, volumes: Iterable[np.ndarray]) -> tuple[str, list[str]]:
+        """The interpolation, and what is to be told of it: what was guessed, and that whole numbers are blended."""
+        from deformgan.io.label_maps import is_whole, looks_like_labels
+
+        if self.interpolation == "nearest":
+            return "nearest", []
+        whole = labels = True
+        for volume in volumes:
+            whole = whole and is_whole(volume)
+            labels = labels and whole and looks_like_labels(volume)
+            if not whole:
+                break
+        how = self.interpolation if self.interpolation != "auto" else "nearest" if labels else "linear"
         if self.interpolation != "auto":
-            return self.interpolation
-        return "nearest" if all(map(looks_like_labels, volumes)) else "linear"
+            if not whole:
+                return how, []
+            kind = "looks like a label map" if labels else "holds whole numbers"
+            blended = f"{source} {kind} and was interpolated: if these are labels, give --interpolation nearest"
+            return how, [f"warning: {blended}" if labels else blended]
+        told = f"{source} was taken for {KINDS[how]}; --interpolation says otherwise"
+        if how == "linear" and whole:
+            kind = f"holds whole numbers and was taken for {KINDS[how]}"
+            told = f"{source} {kind}: if these are labels, give --interpolation nearest"
+        return how, [told]
+
+
+def _as_needed(image: Image, how: str) -> Image:
+    """An exact image in the type it is resampled in: its own where values are kept, else 32-bit."""
+    from deformgan.io.image import Image, require_computable
+    from deformgan.io.values import exact_or_rounded, rounded
+
+    if how == "nearest":
+        return Image(exact_or_rounded(image.data), image.grid, image.name)
+    require_computable(image)
+    return Image(rounded(image.data), image.grid, image.name)
 
 
 def _between(name: str) -> Grid:
@@ -164,7 +198,7 @@ def _between(name: str) -> Grid:
     )
 
 
-def _require_meeting(transform: Transform, image: Image, onto: Grid) -> None:
+def _require_meeting(transform: Transform | Chain, image: Image, onto: Grid) -> None:
     if not transform.meets(image.grid, onto):
         raise InputError(
             f"{image.name} and the reference do not overlap through this transform",
@@ -172,42 +206,6 @@ def _require_meeting(transform: Transform, image: Image, onto: Grid) -> None:
         )
 
 
-def _load(source: Path) -> Image:
-    """An image, or a label map that may be empty: a case without a lesion is no error."""
-    from deformgan.io.image import load_image, load_labels
-
-    try:
-        return load_image(source)
-    except InputError:
-        with suppress(InputError):
-            return load_labels(source)
-        raise
-
-
 def is_points(path: Path) -> bool:
     """Whether a file holds points, by its name."""
     return path.suffix.lower() == ".csv"
-
-
-def looks_like_labels(data: Any) -> bool:
-    """Whether (D, H, W) values are labels: whole numbers, few different ones, most of them equal to a neighbour's.
-
-    The type of the file does not tell: scanners store intensities as integers, and label maps are found as floats.
-    Neighbouring intensities differ almost everywhere; neighbouring labels almost nowhere. The most common value, the
-    background's (0, or air at -1024), does not count.
-    """
-    import numpy as np
-
-    if data.dtype == bool:
-        return True
-    if not np.issubdtype(data.dtype, np.integer) and not np.array_equal(data, np.rint(data)):
-        return False
-    values, counts = np.unique(data, return_counts=True)
-    if len(values) > MOST_LABELS:
-        return False
-    here = data != values[counts.argmax()]
-    alike = np.zeros(data.shape, bool)
-    for axis in range(3):
-        same = np.diff(data, axis=axis) == 0
-        alike[tuple(slice(0, -1) if a == axis else slice(None) for a in range(3))] |= same
-    return bool(alike[here].mean() > 0.7) if here.any() else True

@@ -10,6 +10,7 @@ import tyro
 
 if TYPE_CHECKING:
     from deformgan.spatial.grid import Grid
+    from deformgan.transforms.chain import Chain
     from deformgan.transforms.transform import Transform
 
 INVERSE = ",inverse"
@@ -17,7 +18,9 @@ FileFormat = Literal["itk", "fsl", "fsl-relative", "fsl-absolute", "freesurfer"]
 Geometry = Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")]
 
 
-def load(name: str, grids: Mapping[str, Callable[[], Grid | None]], file_format: str | None = None) -> Transform:
+def load(
+    name: str, grids: Mapping[str, Callable[[], Grid | None]], file_format: str | None = None
+) -> Transform | Chain:
     """Read ``FILE[,inverse]``.
 
     Args:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from deformgan.errors import DeformganError, UsageError, unwritable
+from deformgan.io.nifti_header import is_sheared
 
 _CHUNK_BYTES = 4 << 20
 _UNITS_MM_SECOND = 10
@@ -135,14 +136,15 @@ def _write_all(file: Any, header: bytes, chunks: Iterable[np.ndarray]) -> None:
 
 
 def nifti_header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray) -> Any:
-    """A nibabel header for unscaled data: the affine as sform and qform with code 1, millimetres and seconds."""
+    """A nibabel header for unscaled data, mm and seconds: the affine as sform and, unless it is sheared, as qform."""
     import nibabel as nib
 
     # NIfTI-1 stores sizes in 16 bits
     header = (nib.Nifti1Header if max(shape) < 2**15 else nib.Nifti2Header)()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
-    header.set_qform(affine, code=1)
+    # a qform knows no shear: one of another place would mislead those who take it first
+    header.set_qform(affine, code=0 if is_sheared(affine, shape[:3]) else 1)  # type: ignore[arg-type]
     header.set_sform(affine, code=1)
     header["xyzt_units"] = _UNITS_MM_SECOND
     header["magic"] = header.single_magic

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,16 +11,18 @@ import numpy as np
 
 from deformgan.errors import InputError
 from deformgan.io.atomic import storable, write_nifti
+from deformgan.io.label_maps import is_whole
 from deformgan.io.nibabel_formats import is_nibabel_format, nibabel_voxels, open_nibabel
+from deformgan.io.nifti_header import header_affine
 from deformgan.io.untrusted import MAX_VOXELS, read_nifti, read_nifti_header
-from deformgan.spatial.grid import Grid, Shape
+from deformgan.io.values import MOST, as_labels, finite, rounded, scaled
+from deformgan.spatial.grid import Grid
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
     ImageLike: TypeAlias = "str | Path | SpatialImage | Image"
 
-_FORMS_AGREE_MM = 0.1
 _VOXEL_MM = (1e-6, 1e3)  # from a nanometre to a metre
 _MOST_MM = 1e6  # from the origin: a kilometre
 
@@ -57,8 +58,8 @@ def load_image(source: ImageLike, name: str | None = None, *, volume: int | None
 
     Orientation: the affine is the sform where its code is above 0, else the qform where its code is, else voxel sizes
     alone with world 0 at the middle of the volume and the first axis pointing left (as nibabel does), the last with a
-    warning. Where sform and qform are both
-    set and disagree by more than 0.1 mm anywhere in the volume, a warning says so: other tools may take the qform.
+    warning. Where sform and qform are both set and disagree by more than 0.1 mm anywhere in the volume, a warning says
+    so: other tools may take the qform; so does one where the header counts in another unit than millimetres.
 
     Args:
         source: A path (NIfTI, ``.mgz``, ``.mgh``, or a pair of ``.hdr`` and ``.img``), a nibabel image or an `Image`.
@@ -67,34 +68,60 @@ def load_image(source: ImageLike, name: str | None = None, *, volume: int | None
 
     Raises:
         InputError: missing, not an image, truncated, not 3-D (trailing axes of length 1 are dropped), coloured or
-            complex, empty or constant, NaN or infinite somewhere, or with a singular affine.
+            complex, empty or constant, infinite somewhere or NaN inside its content (see `finite`), values beyond
+            10¹⁸, or with a singular affine.
     """
-    image = _read(source, name, volume)
+    if isinstance(source, Image):
+        image = source
+    else:
+        image = load_exact(source, name, volume=volume)
+        image = Image(rounded(image.data), image.grid, image.name)
     low, high = image.data.min(), image.data.max()
-    # min and max carry NaN and infinity with them: one pass, no temporary
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"{image.name} holds NaN or infinite values", "replace them, for example by 0")
+    require_computable(image)
     if low == high:
         what = "is empty (all zero)" if low == 0 else f"is constant (all {low:g})"
         raise InputError(f"{image.name} {what}", "give an image that shows anatomy")
     return image
 
 
-def load_labels(source: ImageLike, name: str | None = None) -> Image:
-    """Read a label map: `load_image`'s checks, integers only (whole-numbered floats become int32); empty is allowed.
+def require_computable(image: Image) -> None:
+    """Raise `InputError` where values are so large that computing with them overflows."""
+    most = max(abs(float(image.data.min())), abs(float(image.data.max())))
+    if not most <= MOST:
+        raise InputError(f"{image.name} holds values up to {most:.2g}", f"scale it below {MOST:g}, or mask them out")
+
+
+def load_exact(source: ImageLike, name: str | None = None, *, volume: int | None = None) -> Image:
+    """Read an image without rounding a value: 64-bit floats stay, scaled values become such. It may be constant.
 
     Raises:
-        InputError: as `load_image`, or values that are not whole numbers.
+        InputError: as `load_image`, but for empty, constant and very large ones.
     """
-    image = _read(source, name)
-    if image.data.dtype.kind in "iu":
-        return image
-    low, high = image.data.min(), image.data.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(f"{image.name} holds NaN or infinite values", "a label map holds whole numbers only")
-    if max(abs(low), abs(high)) >= 2**31 or not np.array_equal(np.rint(image.data), image.data):
-        raise InputError(f"{image.name} is not a label map: it holds fractions", "give whole-numbered labels")
-    return Image(image.data.astype(np.int32), image.grid, image.name)
+    image = _read(source, name, volume)
+    return Image(finite(image.data, image.name), image.grid, image.name)
+
+
+def load_labels(source: ImageLike, name: str | None = None) -> Image:
+    """Read a label map, exactly: integers in their own type, whole-numbered floats as `as_labels`; empty is allowed.
+
+    Raises:
+        InputError: as `load_exact`, values that are not whole numbers, or ids too large to be exact in their file.
+    """
+    image = load_exact(source, name)
+    return Image(as_labels(image.data, image.name), image.grid, image.name)
+
+
+def load_mask(source: ImageLike, name: str | None = None) -> Image:
+    """Read a mask of any type as uint8: 1 where it is not 0, or at least 0.5 where it holds fractions.
+
+    Raises:
+        InputError: as `load_exact`.
+    """
+    image = load_exact(source, name)
+    inside = image.data != 0 if is_whole(image.data) else image.data >= 0.5
+    return Image(inside.astype(np.uint8), image.grid, image.name)
 
 
 def load_grid(path: str | Path) -> Grid:
@@ -132,13 +159,7 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
     if volume is not None:
         data = _one_volume(data, volume, name)
     data = _real_3d(data, name)
-    slope, intercept = header_scaling(header)
-    if (slope, intercept) != (1.0, 0.0):
-        with np.errstate(over="ignore", invalid="ignore"):
-            data = data.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    elif data.dtype.kind == "f" and data.dtype != np.float32:
-        with np.errstate(over="ignore"):  # what overflows turns infinite and is reported as such
-            data = data.astype(np.float32)
+    data = scaled(data, header, exact=True)
     if affine is None:
         affine = header_affine(header, data.shape, name)
     return Image(data, Grid(data.shape, checked_affine(affine, name)), name)
@@ -190,45 +211,6 @@ def _require_real_3d(shape: tuple[int, ...], dtype: np.dtype, name: str) -> int:
     if axes < 3 or min(shape[:3]) < 2:
         raise InputError(f"{name} is not 3-D: its shape is {shape}", "give a volume of several slices")
     return axes
-
-
-def header_scaling(header: Any) -> tuple[float, float]:
-    """Slope and intercept of a NIfTI header's values; 1 and 0 where it sets none."""
-    if header is None:
-        return 1.0, 0.0
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not np.isfinite(slope):  # NIfTI: not set
-        return 1.0, 0.0
-    return slope, intercept if np.isfinite(intercept) else 0.0
-
-
-def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
-    """Voxel index to world mm (RAS+) of a NIfTI header, by the policy of `load_image`, 4×4, unchecked."""
-    sform_set, qform_set = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    if not (sform_set or qform_set):
-        warnings.warn(f"{name} has no orientation (sform and qform codes are 0): axes are assumed LAS", stacklevel=4)
-        return header.get_base_affine()
-    qform = None
-    if qform_set:
-        from nibabel.spatialimages import HeaderDataError
-
-        if header["pixdim"][0] == 0:  # NIfTI: to be read as 1
-            header = header.copy()
-            header["pixdim"][0] = 1
-        try:
-            qform = header.get_qform()
-        except (ValueError, HeaderDataError) as error:  # a quaternion longer than 1; voxel sizes below 0
-            if not sform_set:
-                raise InputError(f"{name}: its qform is damaged: {error}", "repair the header") from error
-    if not sform_set:
-        return qform  # type: ignore[return-value]
-    sform = header.get_sform()
-    if qform is not None and np.isfinite(sform).all():
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
-        apart = np.linalg.norm(Grid(shape, sform).to_world(corners) - Grid(shape, qform).to_world(corners), axis=1)
-        if apart.max() > _FORMS_AGREE_MM:
-            warnings.warn(f"{name}: sform and qform disagree by {apart.max():.1f} mm: the sform is used", stacklevel=4)
-    return sform
 
 
 def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:

@@ -11,13 +11,16 @@ import numpy as np
 
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import fortran_chunks, header_bytes, nifti_header, storable, write_stream
-from deformgan.io.image import Image, checked_affine, header_affine, header_scaling
+from deformgan.io.image import Image, checked_affine
+from deformgan.io.nifti_header import header_affine
 from deformgan.io.untrusted import read_nifti, read_nifti_header
+from deformgan.io.values import finite, scaled
 from deformgan.spatial.grid import Grid
 
 # vectors, tensors and the like: resampling them would leave them turned the wrong way
 _VECTOR_INTENTS = (1004, 1005, 1006, 1007, 2003, 2004, 2006)
-_KEPT = ("descrip", "aux_file", "intent_code", "intent_name", "toffset", "cal_min", "cal_max", "xyzt_units")
+_KEPT = ("descrip", "aux_file", "intent_code", "intent_name", "toffset", "cal_min", "cal_max")
+_MM, _UNITS_OF_TIME = 2, 0b111000  # the affine that is written counts in mm, whatever that of the series did
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +43,13 @@ class Series:
         return self.data.shape[3]
 
     def __iter__(self) -> Iterator[Image]:
-        """The volumes, their values scaled as the header says.
+        """The volumes, their values scaled as the header says and exact, as `deformgan.io.image.load_exact` has them.
 
         Raises:
-            InputError: a volume holds NaN or infinity.
+            InputError: a volume holds infinity, or NaN inside its content.
         """
-        slope, intercept = header_scaling(self.header)
         for number in range(len(self)):
-            values = self.data[..., number]
-            if (slope, intercept) != (1.0, 0.0):
-                values = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-            if not (np.isfinite(values.min()) and np.isfinite(values.max())):
-                raise InputError(f"{self.name} holds NaN or infinite values", "replace them, for example by 0")
+            values = finite(scaled(self.data[..., number], self.header, exact=True), self.name)
             yield Image(values, self.grid, self.name)
 
 
@@ -115,6 +113,7 @@ def write_series(path: str | Path, volumes: Iterator[Image], count: int, like: A
     header = nifti_header((*first.grid.shape, count), dtype, first.grid.affine)
     for field in _KEPT:
         header[field] = like[field]
+    header["xyzt_units"] = _MM | (int(like["xyzt_units"]) & _UNITS_OF_TIME)
     header["pixdim"][4] = like["pixdim"][4]
 
     def chunks() -> Iterator[np.ndarray]:

@@ -271,6 +271,9 @@ def _read_header(path: Path, stream: Any) -> Any:
         header = (nib.Nifti1Header if size == 348 else nib.Nifti2Header)(block, check=False)
         if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
             raise not_an_image
+        axes = int(header["dim"][0])
+        if 3 < axes <= 7:  # trailing axes of length 0 are taken for 1, as ITK and the NIfTI library do
+            header["dim"][4 : axes + 1][header["dim"][4 : axes + 1] == 0] = 1
         header.get_data_dtype()
         header.get_data_shape()
     except (HeaderDataError, WrapStructError, KeyError) as error:

@@ -1,8 +1,8 @@
 """Masks as users give them: checked against the image they belong to, so that a wrong one is refused, not obeyed.
 
-A mask says where an image is to be used (non-zero: use), a lesion where it has no counterpart in the other image
-(non-zero: none there). What a mask leaves out becomes background, as the skull is in the images networks were trained
-on; a hole in a mask is not background but a lesion.
+A mask says where an image is to be used (non-zero: use), a lesion where it has no counterpart in the other image (non-
+zero: none there); of fractions at least one half counts. What a mask leaves out becomes background, as the skull is in
+the images networks were trained on; a hole in a mask is not background but a lesion.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from deformgan.errors import InputError
-from deformgan.io.image import Image, load_labels
+from deformgan.io.image import Image, load_mask
 from deformgan.preprocess.foreground import OUTLIER_FRACTION, foreground
 from deformgan.spatial.grid import Grid
 
@@ -54,7 +54,7 @@ def read_selection(
         lesion: Non-zero where the image has no counterpart in the other.
 
     Raises:
-        InputError: One cannot be read, is not whole-numbered, is empty, lies elsewhere than the image, does not meet
+        InputError: One cannot be read, is empty, lies elsewhere than the image, does not meet
             its content, or covers so much or so little of it that it must be the wrong way round.
     """
     if mask is None and lesion is None:
@@ -88,7 +88,7 @@ def read_selection(
 def _read(option: str, source: ImageLike, image: Image, other: Image, twin: str) -> tuple[str, np.ndarray]:
     """What messages call a mask, and where it is not 0."""
     try:
-        labels = load_labels(source)
+        labels = load_mask(source)
     except InputError as error:
         raise InputError(f"{option}: {error.args[0]}", error.hint) from error
     name = f"{option} {labels.name}"

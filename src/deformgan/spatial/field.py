@@ -112,8 +112,14 @@ def invert_padded(field: Tensor) -> tuple[Tensor, float, tuple[int, int, int]]:
     Returns:
         Inverse, residual, and by how many voxels the grid was widened at both ends of each axis.
     """
-    d, h, w = (min(math.ceil(float(field[:, axis].abs().amax())) + 1, field.shape[2 + axis]) for axis in range(3))
+    d, h, w = margin(field)
     return *invert(F.pad(field, [w, w, h, h, d, d], mode="replicate")), (d, h, w)
+
+
+def margin(field: Tensor) -> tuple[int, int, int]:
+    """By how many voxels `invert_padded` widens each axis: as far as the field displaces, at most its own length."""
+    d, h, w = (min(math.ceil(float(field[:, axis].abs().amax())) + 1, field.shape[2 + axis]) for axis in range(3))
+    return d, h, w
 
 
 def jacobian_matrix(field: Tensor) -> Tensor:

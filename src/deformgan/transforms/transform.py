@@ -7,27 +7,33 @@ the size of what is returned, and without a 64-bit copy of anything large.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deformgan.errors import UsageError
-from deformgan.io.image import Image
+from deformgan.io.untrusted import require_memory
 from deformgan.spatial import blockwise
 from deformgan.spatial import field as fields
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.scattered import follow, interpolate
 from deformgan.spatial.vectors import mm_to_vox, rotated, vox_to_mm
 from deformgan.transforms.formats import exchange
+from deformgan.transforms.formats.itk_h5 import Part
+from deformgan.transforms.mapping import Mapping
 
-_INTERPOLATIONS = ("linear", "nearest", "cubic")
-_PROBES = 12  # along an axis, to see where a map goes
+if TYPE_CHECKING:
+    from deformgan.transforms.chain import Chain
+
+_BYTES = 12  # a voxel of a field
+_CHECKED = 25  # positions along an axis at which an inverse is tried
 _FINEST = 4  # a composition refines the inner field's grid at most so many times along an axis
 
 
-class Transform:
+class Transform(Mapping):
     """The pull-back ``x ↦ affine · (x + disp(x))`` from fixed to moving world positions.
 
     Args:
@@ -35,7 +41,7 @@ class Transform:
         disp_mm: (D, H, W, 3) displacement in world mm, numpy or torch, or None for none; kept as float32. Between
             voxels it is linear, beyond its grid it keeps its border value.
         grid: Where the voxels of ``disp_mm`` lie in fixed space; None if and only if ``disp_mm`` is.
-        residual_mm: Of a computed inverse: its largest miss at voxels (not between them) with a source inside.
+        residual_mm: Of a computed inverse, its largest miss, there and back from within the field's grid; or None.
         added_error_mm: Of a map moved to another grid (`deformgan.transforms.compact`): what that added at most.
     """
 
@@ -104,55 +110,7 @@ class Transform:
             return np.zeros_like(points)
         return interpolate(self.disp_mm, self.grid.to_index(points))
 
-    def meets(self, moving: Grid, onto: Grid) -> bool:
-        """Whether the voxels of ``onto`` come anywhere near ``moving``, by the box around where they are read."""
-        axes = [np.unique(np.linspace(0, n - 1, min(n, _PROBES)).round()) for n in onto.shape]
-        voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-        there = moving.to_index(self.map_points(onto.to_world(voxels)))
-        return bool((there.max(0) >= -0.5).all() and (there.min(0) <= np.array(moving.shape) - 0.5).all())
-
     # -- volumes -----------------------------------------------------------------------------------------------------
-
-    def displacement(self, onto: Grid) -> np.ndarray:
-        """The complete map minus identity on the voxels of ``onto``: (D, H, W, 3) float32 mm, Fortran order."""
-        out = np.empty((*onto.shape, 3), np.float32, order="F")
-        turned = torch.from_numpy(out.T)  # (3, W, H, D)
-        for start, stop, values in self._slabs(onto, self.affine, relative=True):
-            turned[:, start:stop] = values
-        return out
-
-    def apply(self, image: Image, onto: Grid, interpolation: str = "linear") -> Image:
-        """Pull ``image`` (in moving space) onto ``onto`` (in fixed space).
-
-        As ITK does it: positions beyond the outer voxel faces of ``image`` become 0, those in the outer half voxel take
-        the border value.
-
-        Args:
-            interpolation: ``linear``, ``cubic`` (Catmull-Rom; slower, may overshoot) or ``nearest`` (values kept).
-
-        Returns:
-            float32, or the image's dtype with ``nearest``.
-
-        Raises:
-            UsageError: unknown interpolation.
-        """
-        if interpolation not in _INTERPOLATIONS:
-            raise UsageError(f"unknown interpolation {interpolation!r}", f"use {', '.join(_INTERPOLATIONS)}")
-        nearest = interpolation == "nearest"
-        out = np.zeros(onto.shape, image.data.dtype if nearest else np.float32, order="F")
-        turned, source = out.T, blockwise.sampler(image.data, interpolation)
-        for start, stop, at in self._slabs(onto, blockwise.normalised_index(image.grid) @ self.affine):
-            reach = at.abs().amax(0)
-            if float(reach.min()) > 1:
-                continue
-            turned[start:stop] = source(at)
-            if float(reach.max()) > 1:
-                turned[start:stop][(reach > 1).numpy()] = 0
-        return Image(out, onto, image.name)
-
-    def apply_labels(self, labels: Image, onto: Grid) -> Image:
-        """Pull a label map onto ``onto`` by nearest neighbour; values and dtype are kept."""
-        return self.apply(labels, onto, "nearest")
 
     def jacobian(self, onto: Grid) -> np.ndarray:
         """Local volume change of the complete map, (D, H, W) float32: 1 is none, ≤ 0 is folding.
@@ -175,12 +133,9 @@ class Transform:
         for start, stop, slab in blockwise.resampled_slabs(values, own, onto):
             yield start, stop, slab[0].numpy()
 
-    def _slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[tuple[int, int, Tensor]]:
-        """``matrix · (x + disp(x))`` (minus ``x`` if relative) for the voxels of ``onto``, slab by slab.
-
-        Yields:
-            start, stop, (3, stop - start, H, D) float32.
-        """
+    def mapped_slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Slab]:
+        """As `Mapping.mapped_slabs`: the affine is part of the matrix, the field linear between its voxels."""
+        matrix = matrix @ self.affine
         ramp = (matrix - np.eye(4) if relative else matrix) @ onto.affine
         if self.disp_mm is None or self.grid is None:
             yield from blockwise.ramp_slabs(ramp, onto)
@@ -192,28 +147,48 @@ class Transform:
     # -- algebra -----------------------------------------------------------------------------------------------------
 
     def inverse(self) -> Transform:
-        """The map from moving to fixed space; its ``residual_mm`` says how well the field could be inverted."""
+        """The map from moving to fixed space; its ``residual_mm`` says how well the field could be inverted.
+
+        Raises:
+            InputError: The inverse, which reaches as far as the field displaces, would take too much memory.
+        """
         back = np.linalg.inv(self.affine)
         if self.disp_mm is None or self.grid is None:
             return Transform(back)
-        inverse_vox, residual, margin = fields.invert_padded(mm_to_vox(self.disp_mm, self.grid))
+        field = mm_to_vox(self.disp_mm, self.grid)
+        require_memory("the inverse", _BYTES * prod(self.grid.padded(fields.margin(field)).shape))
+        inverse_vox, residual, margin = fields.invert_padded(field)
         # x = A⁻¹y + w(A⁻¹y) = A⁻¹(y + A w(A⁻¹y)): the field rides on the moved grid
         moved = self.grid.padded(margin).moved_by(self.affine)
-        residual *= float(self.grid.spacing.max())
-        return Transform(back, vox_to_mm(inverse_vox, moved), moved, residual_mm=residual)
+        found = Transform(back, vox_to_mm(inverse_vox, moved), moved)
+        found.residual_mm = max(residual * float(self.grid.spacing.max()), self._missed_by(found, self.grid))
+        return found
+
+    def _missed_by(self, back: Transform, grid: Grid) -> float:
+        """The largest ``|back(self(x)) - x|`` in mm at voxels and between them, up to the border of the grid."""
+        axes = [np.linspace(0, n - 1, min(2 * n - 1, _CHECKED)) for n in grid.shape]
+        points = grid.to_world(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
+        return float(np.linalg.norm(back.map_points(self.map_points(points)) - points, axis=1).max())
 
     def __matmul__(self, inner: Transform) -> Transform:
-        """``(self @ inner)(x) = self(inner(x))``, on a grid that covers both fields at the finer resolution."""
+        """``(self @ inner)(x) = self(inner(x))``, on a grid that covers both fields at the finer resolution.
+
+        Two fields are resampled onto that grid; `deformgan.transforms.chain.chained` keeps both as they are.
+
+        Raises:
+            InputError: That grid would take too much memory.
+        """
         affine = self.affine @ inner.affine
         if self.disp_mm is None or self.grid is None:
             return Transform(affine, inner.disp_mm, inner.grid)
         # self(inner(x)) = A_self A_inner (x + d_inner(x) + A_inner⁻¹ d_self(inner(x)))
         reach = self.grid.moved_by(np.linalg.inv(inner.affine))
         grid = reach if inner.grid is None else inner.grid.covering(reach, _FINEST)
+        require_memory("the two fields on one grid", _BYTES * prod(grid.shape))
         outer = rotated(self.disp_mm, np.linalg.inv(inner.affine[:3, :3]))
         disp = np.empty((*grid.shape, 3), np.float32, order="F")
         turned = torch.from_numpy(disp.T)
-        for start, stop, at in inner._slabs(grid, blockwise.normalised_index(self.grid) @ inner.affine):
+        for start, stop, at in inner.mapped_slabs(grid, blockwise.normalised_index(self.grid)):
             turned[:, start:stop] = blockwise.sample(outer, at)
         if inner.disp_mm is not None and inner.grid is not None:
             for start, stop, own in blockwise.resampled_slabs(torch.from_numpy(inner.disp_mm.T), inner.grid, grid):
@@ -221,6 +196,11 @@ class Transform:
         return Transform(affine, disp, grid)
 
     # -- files -------------------------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> list[Part]:
+        """The field and the matrix, in the order in which a fixed position meets them."""
+        return [self.affine] if self.disp_mm is None or self.grid is None else [(self.disp_mm, self.grid), self.affine]
 
     def save(
         self,
@@ -256,11 +236,12 @@ class Transform:
 
 def load_transform(
     path: str | Path, *, fixed: Grid | None = None, moving: Grid | None = None, file_format: str | None = None
-) -> Transform:
+) -> Transform | Chain:
     """Read a transform of ITK, ANTs, FSL or FreeSurfer; ending and contents say which.
 
     A field is split into the affine map nearest to it and the displacement that is left: within its grid that is the
-    same map, beyond it the affine goes on, and the inverse gets a grid that lies where the moving content is.
+    same map, beyond it the affine goes on, and the inverse gets a grid that lies where the moving content is. Several
+    fields in one file stay apart, as a `Chain`.
 
     Args:
         fixed, moving: The grids of the images it was made for; FSL's files do not say them.
@@ -270,15 +251,16 @@ def load_transform(
         UsageError: the file needs a geometry that is not given, or h5py, which is not installed.
         InputError: the file is missing, damaged or holds something else.
     """
-    total = Transform.identity()
+    from deformgan.transforms.chain import chained  # which is made of what this module defines
+
+    maps = []
     for part in exchange.read(path, file_format=file_format, fixed=fixed, moving=moving):
         if isinstance(part, np.ndarray):
-            one = Transform(part)
+            maps.append(Transform(part))
         else:
             affine, rest = blockwise.split_affine(*part)
-            one = Transform(affine, rest, part[1])
-        total = one @ total
-    return total
+            maps.append(Transform(affine, rest, part[1]))
+    return chained(maps)
 
 
 def _points(points_mm: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from deformgan.output.folder import RECORD, REPORT
 from deformgan.output.provenance import sha256
 from deformgan.output.report.page import write_report
 from deformgan.output.report.synthesis import synthesise
+from deformgan.transforms.chain import single
 from deformgan.transforms.transform import load_transform
 
 _MAPS = ("jacobian", "uncertainty")
@@ -34,7 +35,7 @@ def rebuild_report(folder: Path, *, viewer: bool = True) -> Path:
             raise InputError(f"{folder}: the {role} image was never a file", "register the pair from files")
         _require(Path(source["path"]), source["sha256"])
     fixed, moving = (load_image(source["path"]) for source in sources.values())
-    moved, transform = load_image(folder / "moved.nii.gz"), load_transform(folder / "warp.nii.gz")
+    moved, transform = load_image(folder / "moved.nii.gz"), single(load_transform(folder / "warp.nii.gz"))
     maps = {}
     for name in _MAPS:
         if (path := folder / f"{name}.nii.gz").is_file():

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from deformgan.errors import InputError
-from deformgan.io.image import checked_affine, header_affine
+from deformgan.io.image import checked_affine
+from deformgan.io.nifti_header import header_affine
 from deformgan.io.untrusted import read_nifti, read_small
 from deformgan.spatial import blockwise
 from deformgan.spatial.grid import Grid

@@ -51,9 +51,25 @@ _WRITTEN: dict[str, dict[str | None, str]] = {
 class Map(Protocol):
     """What is written: ``x ↦ affine · (x + disp(x))``, a `deformgan.transforms.transform.Transform`."""
 
-    affine: np.ndarray
-    disp_mm: np.ndarray | None
-    grid: Grid | None
+    @property
+    def affine(self) -> np.ndarray:
+        """4×4 ``fixed_to_moving``; the whole map where there is no field."""
+        ...
+
+    @property
+    def disp_mm(self) -> np.ndarray | None:
+        """None where there is no field."""
+        ...
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid that a field gets if none is named."""
+        ...
+
+    @property
+    def parts(self) -> list[Part]:
+        """Every matrix and field, in the order in which a fixed position meets them."""
+        ...
 
     def displacement(self, onto: Grid) -> np.ndarray:
         """The complete map minus identity, (D, H, W, 3) world mm."""
@@ -234,10 +250,10 @@ def target(path: str | Path, file_format: str | None = None) -> str:
 
 
 def _composite(transform: Map, onto: Grid | None) -> list[Part]:
-    if transform.disp_mm is None or transform.grid is None:
-        return [transform.affine]
-    if onto is None or onto == transform.grid:
-        return [(transform.disp_mm, transform.grid), transform.affine]
+    parts = transform.parts
+    fields = [part for part in parts if not isinstance(part, np.ndarray)]
+    if onto is None or not fields or (len(fields) == 1 and onto == fields[0][1]):
+        return parts
     # the field alone, elsewhere: x + r(x) = A⁻¹(x + d(x))
     back = np.linalg.inv(transform.affine)
     ramp = (back - np.eye(4)) @ onto.affine

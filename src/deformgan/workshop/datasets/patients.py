@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from deformgan.errors import InputError
-from deformgan.io.image import checked_affine, header_affine
+from deformgan.io.image import checked_affine
+from deformgan.io.nifti_header import header_affine
 from deformgan.io.untrusted import read_nifti_header
 from deformgan.spatial.grid import Grid
 

@@ -1,0 +1,101 @@
+"""What every map from fixed to moving space can do, whatever it is made of: pull images, say where it goes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from deformgan.errors import UsageError
+from deformgan.io.image import Image, load_grid, load_image, load_labels
+from deformgan.spatial import blockwise
+from deformgan.spatial.grid import Grid
+
+if TYPE_CHECKING:
+    from deformgan.io.image import ImageLike
+
+_INTERPOLATIONS = ("linear", "nearest", "cubic")
+_PROBES = 12  # along an axis, to see where a map goes
+
+
+class Mapping(ABC):
+    """A pull-back from fixed to moving world positions (mm, RAS+)."""
+
+    @abstractmethod
+    def map_points(self, points_mm: np.ndarray) -> np.ndarray:
+        """Where fixed positions come from, (N, 3) → (N, 3): fixed → moving world mm, the way images are pulled."""
+
+    @abstractmethod
+    def mapped_slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Slab]:
+        """``matrix · map(x)`` (minus ``x`` if relative) for the voxels of ``onto``, slab by slab.
+
+        Yields:
+            start, stop, (3, stop - start, H, D) float32, good until the next is asked for.
+        """
+
+    def meets(self, moving: Grid, onto: Grid) -> bool:
+        """Whether the voxels of ``onto`` come anywhere near ``moving``, by the box around where they are read."""
+        axes = [np.unique(np.linspace(0, n - 1, min(n, _PROBES)).round()) for n in onto.shape]
+        voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        there = moving.to_index(self.map_points(onto.to_world(voxels)))
+        return bool((there.max(0) >= -0.5).all() and (there.min(0) <= np.array(moving.shape) - 0.5).all())
+
+    def displacement(self, onto: Grid) -> np.ndarray:
+        """The complete map minus identity on the voxels of ``onto``: (D, H, W, 3) float32 mm, Fortran order."""
+        out = np.empty((*onto.shape, 3), np.float32, order="F")
+        turned = torch.from_numpy(out.T)  # (3, W, H, D)
+        for start, stop, values in self.mapped_slabs(onto, np.eye(4), relative=True):
+            turned[:, start:stop] = values
+        return out
+
+    def apply(self, image: ImageLike, onto: Grid | ImageLike, interpolation: str = "linear") -> Image:
+        """Pull ``image`` (in moving space) onto ``onto`` (in fixed space).
+
+        As ITK does it: positions beyond the outer voxel faces of ``image`` become 0, those in the outer half voxel take
+        the border value.
+
+        Args:
+            image: An `Image`, or whatever `deformgan.io.image.load_image` takes.
+            onto: A grid, or an image whose grid counts.
+            interpolation: ``linear``, ``cubic`` (Catmull-Rom; slower, may overshoot) or ``nearest`` (values kept).
+
+        Returns:
+            float32, or the image's dtype with ``nearest``.
+
+        Raises:
+            UsageError: unknown interpolation.
+        """
+        if interpolation not in _INTERPOLATIONS:
+            raise UsageError(f"unknown interpolation {interpolation!r}", f"use {', '.join(_INTERPOLATIONS)}")
+        nearest = interpolation == "nearest"
+        if not isinstance(image, Image):
+            image = load_image(image)
+        onto = grid_of(onto)
+        out = np.zeros(onto.shape, image.data.dtype if nearest else np.float32, order="F")
+        turned, source = out.T, blockwise.sampler(image.data, interpolation)
+        for start, stop, at in self.mapped_slabs(onto, blockwise.normalised_index(image.grid)):
+            reach = at.abs().amax(0)
+            if float(reach.min()) > 1:
+                continue
+            turned[start:stop] = source(at)
+            if float(reach.max()) > 1:
+                turned[start:stop][(reach > 1).numpy()] = 0
+        return Image(out, onto, image.name)
+
+    def apply_labels(self, labels: ImageLike, onto: Grid | ImageLike) -> Image:
+        """Pull a label map onto ``onto`` by nearest neighbour; values and dtype are kept."""
+        labels = labels if isinstance(labels, Image) else load_labels(labels)
+        return self.apply(labels, onto, "nearest")
+
+
+def grid_of(onto: Grid | ImageLike) -> Grid:
+    """A grid, or that of an image: a path, a nibabel image or an `Image`."""
+    if isinstance(onto, Grid):
+        return onto
+    if isinstance(onto, str | Path):
+        return load_grid(onto)
+    return onto.grid if isinstance(onto, Image) else Grid(tuple(onto.shape[:3]), onto.affine)  # type: ignore[arg-type]
