@@ -26,6 +26,7 @@ LAYERS = [
     {"quality"},
     {"output"},
     {"pipeline"},
+    {"cohort"},
     {"workshop"},
     {"commands", "__main__"},
 ]
@@ -39,8 +40,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 each_module = pytest.mark.parametrize("path", MODULES, ids=NAMES)
 
-COMMANDS = ["register", "report", "apply", "convert", "demo", "train", "simulate", "evaluate", "export", "info"]
-HEAVY = ["torch", "nibabel", "matplotlib", "scipy", "accelerate", "safetensors"]
+COMMANDS = [
+    "register",
+    "report",
+    "apply",
+    "convert",
+    "cohort",
+    "demo",
+    "train",
+    "simulate",
+    "evaluate",
+    "export",
+    "info",
+]
+HEAVY = ["torch", "nibabel", "matplotlib", "scipy", "accelerate", "safetensors", "dask", "distributed"]
 
 
 @cache

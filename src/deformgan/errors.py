@@ -45,6 +45,18 @@ class QualityError(DeformganError):
     exit_code = 4
 
 
+class CohortError(DeformganError):
+    """A cohort ran to its end, but some of its pairs could not be registered."""
+
+    exit_code = 5
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: PyTorch has a class of its own for the GPU's and a plain RuntimeError for the rest."""
+    words = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
 def unwritable(path: str | Path, error: OSError) -> InputError:
     """What a refusal of the system to write means to the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

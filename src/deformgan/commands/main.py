@@ -1,7 +1,8 @@
 """The ``deformgan`` command: parse, call, report, and an exit code that tells the truth.
 
 0 done · 1 a bug · 2 wrong usage · 3 unusable input or output, or too little memory · 4 done, but the quality check
-failed (outputs kept) · 130 interrupted · 143 terminated. Results go to stdout, everything else to stderr.
+failed (outputs kept) · 5 some pairs of a cohort failed · 130 interrupted · 143 terminated. Results go to stdout,
+everything else to stderr.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tyro
 
 from deformgan import __version__
 from deformgan.commands.apply import Apply
+from deformgan.commands.cohort import Cohort, CohortMerge, CohortStatus
 from deformgan.commands.console import Console
 from deformgan.commands.convert import Convert
 from deformgan.commands.demo import Demo
@@ -30,7 +32,15 @@ from deformgan.commands.register import Register
 from deformgan.commands.report import Report
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
-from deformgan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DeformganError, InputError, unwritable
+from deformgan.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    DeformganError,
+    InputError,
+    is_out_of_memory,
+    unwritable,
+)
 
 EXIT_TERMINATED = 143
 # what the system says when the place is to blame, not we
@@ -42,6 +52,7 @@ COMMANDS = {
     "report": Report,
     "apply": Apply,
     "convert": Convert,
+    "cohort": Cohort,
     "demo": Demo,
     "simulate": Simulate,
     "train": Train,
@@ -49,7 +60,23 @@ COMMANDS = {
     "export": Export,
     "info": Info,
 }
-Command = Register | Report | Apply | Convert | Demo | Simulate | Train | Evaluate | Export | Info
+# words after a command that make it another one
+NESTED = {("cohort", "status"): CohortStatus, ("cohort", "merge"): CohortMerge}
+Command = (
+    Register
+    | Report
+    | Apply
+    | Convert
+    | Cohort
+    | CohortStatus
+    | CohortMerge
+    | Demo
+    | Simulate
+    | Train
+    | Evaluate
+    | Export
+    | Info
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else EXIT_BUG
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    return run_command(command)
+
+
+def run_command(command: Any) -> int:
+    """Run a command that has been parsed, say what goes wrong, and return the exit code."""
     console = Console(as_json=command.json)
     try:
         with _terminable(), console.warnings_as_notes(), console.log_as_notes():
@@ -90,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.failure(refusal, refusal.exit_code)
         return refusal.exit_code
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             return _report_bug(console, error)
         full = InputError("there is not enough memory", "close other programs, or give --device cpu or smaller images")
         console.failure(full, full.exit_code)
@@ -123,6 +155,9 @@ def _terminable() -> Iterator[None]:
 
 def _parse(arguments: list[str]) -> Command:
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+    nested = NESTED.get(tuple(arguments[:2]))  # type: ignore[arg-type]
+    if nested:
+        return tyro.cli(nested, args=arguments[2:], prog=f"deformgan {' '.join(arguments[:2])}", config=config)
     if arguments and arguments[0] in COMMANDS:
         name, *rest = arguments
         return tyro.cli(COMMANDS[name], args=rest, prog=f"deformgan {name}", config=config)
@@ -130,12 +165,6 @@ def _parse(arguments: list[str]) -> Command:
     brief = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}
     every = [Annotated[kind, tyro.conf.subcommand(name, description=brief[name])] for name, kind in COMMANDS.items()]
     return tyro.cli(cast(Any, Union[*every]), args=arguments, prog="deformgan", description=DESCRIPTION, config=config)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """PyTorch has a class of its own for the GPU's memory and a plain RuntimeError for the main memory."""
-    words = ("can't allocate memory", "out of memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _report_bug(console: Console, error: Exception) -> int:

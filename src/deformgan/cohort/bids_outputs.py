@@ -1,0 +1,160 @@
+"""Writing one pair as part of a BIDS derivative: names by entities, sidecars, a page for each person."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deformgan import __version__
+from deformgan.cohort.bids import DESCRIPTION
+from deformgan.cohort.pair import Naming, Task
+from deformgan.io.atomic import atomic
+from deformgan.io.untrusted import parse_json, read_small
+from deformgan.output.folder import REPORT, staged_files, staged_folder
+
+if TYPE_CHECKING:
+    from deformgan.output.registration import Registration
+
+_PLAIN = ".plain"
+# what the schema has no names for
+_IGNORED = (
+    "*.html",
+    ".cohort/",
+    "group_registration.*",
+    "ratings.tsv",
+    "*_xfm.*",
+    "*_desc-jacobian_*",
+    "*_desc-error_*",
+)
+_README = """# Registrations by deformgan
+
+`*_from-A_to-B_mode-image_xfm.h5` resamples an image of space A onto space B:
+`antsApplyTransforms -d 3 -i A.nii.gz -r B.nii.gz -t FILE -o out.nii.gz`. `*_space-B_desc-preproc_*` is that image.
+`group_registration.html` shows which pairs to look at, each person's page what happened.
+"""
+
+
+def names_of(naming: Naming) -> dict[str, str]:
+    """What each file is called; the first key is the last to appear."""
+    base, source, target = naming.prefix, naming.source, naming.target
+    there, back = f"{base}_from-{source}_to-{target}_mode-image", f"{base}_from-{target}_to-{source}_mode-image"
+    image = f"{base}_space-{target}"
+    return {
+        "record": f"{there}_xfm.json",
+        "warp": f"{there}_xfm.h5",
+        "inverse": f"{back}_xfm.h5",
+        "inverse_sidecar": f"{back}_xfm.json",
+        "affine": f"{there}_desc-affine_xfm.txt",
+        "moved": f"{image}_desc-preproc_{naming.suffix}.nii.gz",
+        "moved_sidecar": f"{image}_desc-preproc_{naming.suffix}.json",
+        "jacobian": f"{image}_desc-jacobian_{naming.suffix}.nii.gz",
+        "uncertainty": f"{image}_desc-error_{naming.suffix}.nii.gz",
+    }
+
+
+def write_derivative(
+    task: Task, out: Path, found: Registration
+) -> tuple[dict[str, Any], dict[Path, str | None], Path | None]:
+    """Write the files of a pair below ``out``.
+
+    Returns:
+        The record, the checksum of each file by its path where it is known, and the page's path.
+    """
+    from deformgan.cohort.outputs import write_registration
+
+    naming = task.pair.naming
+    assert naming is not None
+    names, folder, page = names_of(naming), out / naming.folder, out / naming.report
+    with staged_folder(folder, list(names.values()), force=True, last=names["record"]) as staged:
+        plain = staged / _PLAIN
+        plain.mkdir()
+        record = write_registration(task, plain, found)
+        _rename(plain, staged, names)
+        found.transform.save(staged / names["warp"], found.moved.grid)
+        if task.settings.inverse:
+            found.transform.inverse().save(staged / names["inverse"], found.moving_grid)
+        _write_sidecars(task, staged, names, record)
+        report = _publish_report(plain / REPORT, page)
+        shutil.rmtree(plain)
+        written = sorted(path.name for path in staged.iterdir())
+    paths: dict[Path, str | None] = {folder / name: None for name in written}
+    if report:
+        paths[page] = None
+    return record, paths, page if report else None
+
+
+def _rename(plain: Path, staged: Path, names: dict[str, str]) -> None:
+    """What is there under a plain name, under its own."""
+    files = {"moved.nii.gz": "moved", "jacobian.nii.gz": "jacobian", "uncertainty.nii.gz": "uncertainty"}
+    for name, key in {**files, "affine.txt": "affine"}.items():
+        if (plain / name).is_file():
+            os.replace(plain / name, staged / names[key])
+
+
+def _publish_report(staged: Path, page: Path) -> bool:
+    if not staged.is_file():
+        return False
+    with staged_files([page], force=True) as (path,):
+        os.replace(staged, path)
+    return True
+
+
+def _write_sidecars(task: Task, staged: Path, names: dict[str, str], record: dict[str, Any]) -> None:
+    """Sources, what the space refers to, and in the transform's sidecar the whole record."""
+    pair = task.pair
+    assert pair.naming is not None
+    sources = [_address(pair.files[role], pair.naming.dataset) for role in ("moving", "fixed")]
+    generated = {"GeneratedBy": [{"Name": "deformgan", "Version": __version__}]}
+    common = {**generated, "Sources": sources}
+    record = {name: value for name, value in record.items() if name not in ("outputs", "output_sha256")}
+    quality = {"Verdict": record["quality"]["verdict"], "FinalSimilarity": record["quality"]["similarity_after"]}
+    sidecars = {
+        names["record"]: {**common, **quality, "Registration": record},
+        names["moved_sidecar"]: {
+            **common,
+            "SpatialReference": sources[1],
+            "Description": f"{pair.naming.source} resampled onto {pair.naming.target}",
+        },
+    }
+    if (staged / names["inverse"]).is_file():
+        sidecars[names["inverse_sidecar"]] = {**generated, "Sources": sources[::-1]}
+    for name, content in sidecars.items():
+        (staged / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _address(path: str, dataset: str) -> str:
+    """``bids:raw:sub-01/anat/…``, or the path of a file from somewhere else."""
+    relative = os.path.relpath(path, dataset)
+    return path if relative.startswith("..") else f"bids:raw:{Path(relative).as_posix()}"
+
+
+def write_description(out: Path, root: Path, version: str) -> None:
+    """What a derivative says of itself: ``dataset_description.json``, ``.bidsignore`` and a README."""
+    try:
+        raw = parse_json(read_small(root / DESCRIPTION))
+    except (OSError, ValueError):
+        raw = {}
+    raw = raw if isinstance(raw, dict) else {}
+    source = {"URL": root.absolute().as_uri()} | ({"DOI": raw["DatasetDOI"]} if "DatasetDOI" in raw else {})
+    tag = os.environ.get("DEFORMGAN_CONTAINER")
+    container = {"Container": {"Type": "docker", "Tag": tag}} if tag else {}
+    described = {
+        "Name": f"deformgan: registrations of {raw.get('Name') or root.absolute().name}",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "deformgan", "Version": version, **container}],
+        "SourceDatasets": [source],
+        "DatasetLinks": {"raw": os.path.relpath(root.absolute(), out.absolute())},
+        **({"License": raw["License"]} if "License" in raw else {}),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in {
+        DESCRIPTION: json.dumps(described, indent=2) + "\n",
+        ".bidsignore": "\n".join(_IGNORED) + "\n",
+        "README.md": _README,
+    }.items():
+        with atomic(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,108 @@
+"""The workers: of this machine, as many as it can carry, or those of a scheduler somewhere else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deformgan.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+BYTES_A_WORKER = 3 * 10**9  # a pair of whole heads of 1 mm stays below
+SHARE_OF_MEMORY = 0.9
+PATIENCE_SECONDS = 15.0
+_OFTEN_BLAMED = 20  # dask also blames pairs that only waited in a queue; claims count for themselves
+_LOCAL = {
+    # one pair is one task: there is nothing to spill, and a pause would never end
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.98,
+    "distributed.scheduler.allowed-failures": _OFTEN_BLAMED,
+    "distributed.admin.tick.limit": "1h",
+    "distributed.comm.timeouts.connect": "60s",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """Workers on this machine.
+
+    Attributes:
+        workers: Processes that take pairs.
+        threads: Threads with which each computes.
+        memory_bytes: What each may ask for.
+    """
+
+    workers: int
+    threads: int
+    memory_bytes: int
+
+    @classmethod
+    def fitting(cls, pairs: int, workers: int | None, threads: int, memory_bytes: int | None) -> Local:
+        """As asked for, the rest from the machine: its cores and memory, or what a container leaves of them.
+
+        Raises:
+            UsageError: Less than one worker or thread.
+        """
+        from dask.system import CPU_COUNT
+        from distributed.system import MEMORY_LIMIT
+
+        for name, value in (("--workers", workers), ("--threads-per-worker", threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value} is less than 1", "leave it out for what fits this machine")
+        usable = int(MEMORY_LIMIT * SHARE_OF_MEMORY)
+        by_memory = max(1, usable // (memory_bytes or BYTES_A_WORKER))
+        number = workers or max(1, min(CPU_COUNT // threads, by_memory, pairs))
+        return cls(workers=number, threads=threads, memory_bytes=memory_bytes or usable // number)
+
+
+@contextmanager
+def workers_of(where: Local | str) -> Iterator[Client]:
+    """A client of workers on this machine, or of the scheduler at an address; local workers end with the block.
+
+    Raises:
+        InputError: Nobody answers at the address.
+    """
+    if isinstance(where, str):
+        with _remote(where) as client:
+            yield client
+        return
+    from dask.config import set as configured
+    from distributed import Client, LocalCluster
+
+    environment = {name: str(where.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    with (
+        configured({**_LOCAL, "distributed.nanny.pre-spawn-environ": environment}),
+        LocalCluster(
+            n_workers=where.workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=where.memory_bytes,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType]
+            worker_dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            host="127.0.0.1",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _remote(address: str) -> Iterator[Client]:
+    from distributed import Client
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    try:
+        client = Client(address, timeout=PATIENCE_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        hint = "check the address (tcp://HOST:PORT) and that dask scheduler runs there"
+        raise InputError(f"no scheduler answers at {address} within {PATIENCE_SECONDS:g} s", hint) from error
+    with client:
+        yield client

@@ -1,0 +1,171 @@
+"""One pair on a worker: claim it, register it, write its folder, and leave a row that says what became of it."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+import warnings
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deformgan import __version__
+from deformgan.cohort.locks import claim
+from deformgan.cohort.pair import ROLES, Row, Settings, Task
+from deformgan.cohort.plan import describe, judge_row
+from deformgan.cohort.store import Store
+from deformgan.errors import EXIT_BUG, DeformganError, InputError, is_out_of_memory
+
+if TYPE_CHECKING:
+    from deformgan.models.load import Model
+
+MOST_DEATHS = 2
+EXIT_KILLED = 137  # as the system says of a process that was killed
+_KINDS = {2: "usage", 3: "input"}
+
+
+def run_task(task: Task) -> dict[str, Any]:
+    """Do one pair, unless it turns out to be done; never raises for what is wrong with a pair.
+
+    Returns:
+        Of its row what the one who asked shows: ``id``, ``status``, ``verdict``, ``cause``, ``seconds``; ``again`` is
+        False where nothing had to be done.
+
+    Raises:
+        OSError: The row itself cannot be written.
+    """
+    store, name = Store(task.out), task.pair.name
+    with claim(store.claim_path(name), task.run) as deaths:
+        row = store.read_row(name)
+        state = judge_row(store.out, task.pair, task.settings, row)
+        settled = state == "done" or (state == "failed" and (not task.again or (row or {}).get("run") == task.run))
+        if row is None or not settled:
+            store.note("begun", name, task.run)
+            row = _dead(task, deaths) if deaths >= MOST_DEATHS else _done(task, store)
+            store.write_row(row)
+            store.note(row["status"], name, task.run)
+    return {key: row[key] for key in ("id", "status", "verdict", "kind", "cause", "seconds")} | {"again": not settled}
+
+
+def _done(task: Task, store: Store) -> Row:
+    """The row of a pair that is registered now."""
+    start = time.perf_counter()
+    inputs = {role: describe(path) for role, path in task.pair.files.items()}
+    row = _row(task, inputs)
+    try:
+        limit_memory(task.settings.memory_bytes)
+        from deformgan.cohort.outputs import write_outputs
+
+        row |= write_outputs(task, store, _registered(task))
+    except DeformganError as error:
+        row |= {"exit": error.exit_code, "kind": _KINDS.get(error.exit_code, "other"), "cause": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        row |= _memory(task.settings) if is_out_of_memory(error) else _bug(error)
+    except Exception as error:  # a broken pair never stops the others
+        row |= _bug(error)
+    return row | {"seconds": round(time.perf_counter() - start, 3)}
+
+
+def _row(task: Task, inputs: dict[str, Any]) -> Row:
+    return {
+        "id": task.pair.name,
+        "status": "failed",
+        "verdict": None,
+        "exit": EXIT_BUG,
+        "kind": "",
+        "cause": "",
+        "run": task.run,
+        "digest": task.settings.digest(),
+        "version": __version__,
+        "weights": task.settings.weights,
+        "weights_sha256": task.settings.weights_sha256,
+        "worker": os.getpid(),
+        "ended": round(time.time(), 3),
+        "inputs": inputs,
+        "outputs": {},
+        "figures": {},
+        "report": None,
+        "seconds": None,
+    }
+
+
+def _registered(task: Task) -> Any:
+    """The `Registration` of a pair, with the arguments recorded."""
+    import torch
+
+    from deformgan.io.points import read_points
+    from deformgan.pipeline import register
+
+    settings, files = task.settings, dict(task.pair.files)
+    torch.set_num_threads(settings.threads)
+    given: dict[str, Any] = {ROLES[role]: path for role, path in files.items()}
+    if "points" in files:
+        given["moving_points"] = read_points(Path(files["points"]))
+    linear = settings.transform in ("affine", "rigid")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are in the record
+        found = register(
+            given.pop("fixed"),
+            given.pop("moving"),
+            model=settings.weights if linear else _model(settings.weights, settings.device, settings.weights_sha256),
+            refine_steps=settings.refine,
+            smoothness=settings.smoothness,
+            transform=settings.transform,
+            device=settings.device,
+            precision=settings.precision,
+            seed=settings.seed,
+            uncertainty=settings.uncertainty,
+            **given,
+        )
+    return replace(found, provenance={**found.provenance, "arguments": _arguments(task)})
+
+
+@lru_cache(maxsize=1)
+def _model(weights: str, device: str, checksum: str | None) -> Model:
+    """The weights, loaded once in a worker's life.
+
+    Raises:
+        InputError: The worker has others than those that the cohort began with.
+    """
+    from deformgan.models.load import load_model
+    from deformgan.pipeline import pick_device
+
+    model = load_model(weights, pick_device(device))
+    if model.sha256 != checksum:
+        raise InputError(f"the weights {weights} are not those that this cohort began with", "start it again")
+    return model
+
+
+def _arguments(task: Task) -> dict[str, Any]:
+    given = {"command": "cohort", **task.pair.files, **asdict(task.settings)}
+    return {name: one for name, one in given.items() if name not in ("weights_sha256", "memory_bytes")}
+
+
+def limit_memory(most_bytes: int | None) -> None:
+    """Let this process ask for no more memory than so much, so that it is told no instead of being killed."""
+    if most_bytes is None:
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def _memory(settings: Settings) -> dict[str, Any]:
+    limit = f" (limit {settings.memory_bytes / 1e9:.1f} GB)" if settings.memory_bytes else ""
+    cause = f"it needs more memory than a worker may have{limit} — give --memory-limit more, or fewer workers"
+    return {"exit": InputError.exit_code, "kind": "memory", "cause": cause}
+
+
+def _bug(error: Exception) -> dict[str, Any]:
+    lines = "".join(traceback.format_exception(error))[-4000:]
+    return {"exit": EXIT_BUG, "kind": "bug", "cause": f"{type(error).__name__}: {error}"[:500], "traceback": lines}
+
+
+def _dead(task: Task, deaths: int) -> Row:
+    inputs = {role: describe(path) for role, path in task.pair.files.items()}
+    cause = f"{deaths} workers died while they had it: perhaps it needs more memory than there is"
+    return _row(task, inputs) | {"exit": EXIT_KILLED, "kind": "killed", "cause": cause, "seconds": 0.0}
