@@ -21,6 +21,7 @@ from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions, valid_mask
 from deformgan.spatial.field import identity_positions, jacobian_determinant, resize
 from deformgan.spatial.warp import warp
+from deformgan.native import is_available
 
 DEFAULT_STEPS = 150
 
@@ -192,25 +193,82 @@ def _optimise(
     progress: Callable[[int], None],
 ) -> None:
     """Adam at one level, its rates falling linearly to a tenth; few steps are small, they could not be taken back."""
-    similarity = None
+    objective = _objective(parameters, fixed, moving, weight, settings)
     variables = [parameters.control, parameters.affine]
     moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
-    shape = tuple(fixed.shape[2:])
     for step in range(steps):
-        coarse = parameters.coarse()
         bending = settings.bending * relaxation ** (1 - step / steps)
-        penalty = bending * bending_energy(parameters.control) + settings.folding * _folding(coarse)
-        field = parameters.field(shape, coarse)
-        if similarity is None or (weight.moving is not None and step % _REWEIGHED == 0):
-            similarity = GradientSimilarity(fixed, settings.epsilon, squared=True, mask=weight.at(field.detach()))
-        loss = penalty - similarity(warp(moving, field))
-        gradients = torch.autograd.grad(loss, variables)
+        if step and weight.moving is not None and step % _REWEIGHED == 0:
+            objective.weigh()
+        gradients = objective.gradients(bending)
         decay = min(1.0, steps / _FULL_RATE_STEPS) * (1 - 0.9 * step / steps)
         for variable, gradient, moment, rate in zip(
             variables, gradients, moments, (settings.rate, settings.affine_rate), strict=True
         ):
-            _adam(variable, gradient, moment, rate * decay, step + 1)
+            objective.adam(variable, gradient, moment, rate * decay, step + 1)
         progress(step + 1)
+
+
+def _objective(parameters, fixed, moving, weight, settings):
+    native = is_available() and fixed.device.type == "cpu"
+    return (_NativeObjective if native else _TorchObjective)(parameters, fixed, moving, weight, settings)
+
+
+class _TorchObjective:
+    """What is minimised at one level, with its derivatives by PyTorch's tape: the reference for `_NativeObjective`."""
+
+    def __init__(self, parameters: _Parameters, fixed: Tensor, moving: Tensor, weight: _Weight, settings: RefineSettings):
+        self._parameters, self._fixed, self._moving = parameters, fixed, moving
+        self._weight, self._settings = weight, settings
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Look anew where the moving image's weights lie."""
+        with torch.no_grad():
+            weight = self._weight.at(self._parameters.field(tuple(self._fixed.shape[2:])))
+        self._similarity = GradientSimilarity(self._fixed, self._settings.epsilon, squared=True, mask=weight)
+
+    def gradients(self, bending: float) -> tuple[Tensor, ...]:
+        parameters = self._parameters
+        coarse = parameters.coarse()
+        penalty = bending * bending_energy(parameters.control) + self._settings.folding * _folding(coarse)
+        field = parameters.field(tuple(self._fixed.shape[2:]), coarse)
+        loss = penalty - self._similarity(warp(self._moving, field))
+        return torch.autograd.grad(loss, [parameters.control, parameters.affine])
+
+    @staticmethod
+    def adam(variable, gradient, moment, rate, step):
+        _adam(variable, gradient, moment, rate, step)
+
+
+class _NativeObjective:
+    def __init__(self, parameters: _Parameters, fixed: Tensor, moving: Tensor, weight: _Weight, settings: RefineSettings):
+        from deformgan.native import control
+        from deformgan.native.similarity import FieldSimilarity
+        self._c = control
+        self._parameters, self._weight, self._settings, self._shape = parameters, weight, settings, tuple(fixed.shape[2:])
+        with torch.no_grad():
+            first = weight.at(parameters.field(self._shape)) if weight.moving is not None else weight.fixed
+        self._similarity = FieldSimilarity(fixed, moving, first, settings.epsilon, tuple(parameters.control.shape[2:]))
+        self._field = control.ControlField(parameters.control, parameters.affine, parameters.shape, parameters.smoothing, _REACH)
+
+    def weigh(self) -> None:
+        with torch.no_grad():
+            self._similarity.weigh(self._weight.at(self._parameters.field(self._shape)))
+
+    def gradients(self, bending: float) -> tuple[Tensor, ...]:
+        field = self._field()
+        _, gradient = self._similarity(field)
+        gradient.neg_()
+        self._c.add_folding(field, _LEAST_JACOBIAN, self._settings.folding, gradient)
+        to_points, to_affine = self._field.pull(gradient)
+        self._c.add_bending(self._parameters.control.detach(), bending, to_points)
+        return to_points, to_affine
+
+    @staticmethod
+    def adam(variable, gradient, moment, rate, step):
+        from deformgan.native.control import adam
+        adam(variable, gradient, moment, rate, step)
 
 
 @torch.no_grad()

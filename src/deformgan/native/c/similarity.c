@@ -1,0 +1,322 @@
+/* The squared normalised-gradient similarity of a warped image and its gradient with respect to a coarse field.
+ *
+ * One pass over the planes of the fixed grid: the field of a plane is interpolated from the coarse one, the moving
+ * image is sampled there with its spatial gradient, the plane before is compared with the fixed image's edges, and the
+ * one before that receives the derivative, which is collected on the rows of the coarse field. Whatever is kept for
+ * this are a few planes, which stay in the cache. A second pass collects the rows into coarse planes.
+ *
+ * Planes are computed alike whichever thread does it, and sums are taken in the order of the planes: the result is
+ * the same bits for any number of threads.
+ */
+#include "common.h"
+
+/* Linear interpolation along an axis: sample i is (1 - t[i]) source[below[i]] + t[i] source[above[i]]. */
+typedef struct {
+    const int32_t *below, *above;
+    const float *t;
+    /* its transpose: source k goes to the samples first[k] .. last[k] - 1 */
+    const int32_t *first, *last;
+} axis_map;
+
+typedef struct {
+    int64_t shape[3];  /* of the fixed image's grid */
+    int64_t padded[3]; /* of the moving image with two voxels of 0 around */
+    int64_t coarse[3]; /* of the coarse field */
+    const float *directions; /* (3, D, H, W) the fixed image's unit gradients times the root of the weight */
+    const float *moving;     /* padded */
+    const int32_t *spans;    /* (D, H, 2) where a row of directions is not 0: first, and one past the last */
+    const int32_t *reach;    /* (D, H, 2) the same for the voxels that the comparison looks at */
+    axis_map axes[3];
+    float scale[3]; /* voxels of the fixed grid in one coarse voxel */
+    float floor;    /* noise: added to the squared length of undivided differences */
+    const float *field; /* (3, d, h, w), coarse voxels */
+    float *gradient;    /* (3, d, h, w) */
+    float *lines;       /* (3, d, h, W) working memory */
+    float *rows;        /* (D, 3, h, W) working memory */
+    double *totals;     /* (D) working memory */
+    float *scratch;     /* working memory, one share for each part of the planes */
+    int64_t chunk;      /* planes that are one part */
+    int64_t threads;
+} similarity_job;
+
+enum { RING = 3 }; /* planes that are kept of each kind */
+
+/* One part's working memory. Planes of weights have room before and after, for the neighbours of the border. */
+typedef struct {
+    float *image[RING], *along[RING][3], *weights[RING][3], *between, *work;
+} part_memory;
+
+static int64_t part_floats(const similarity_job *job) {
+    int64_t W = job->shape[2], plane = job->shape[1] * W;
+    return RING * (4 * plane + 3 * (plane + 2 * W)) + 3 * job->coarse[1] * W + 4 * W + 16;
+}
+
+static part_memory divide(const similarity_job *job, float *memory) {
+    int64_t W = job->shape[2], plane = job->shape[1] * W;
+    part_memory part;
+    memset(memory, 0, (size_t)part_floats(job) * sizeof(float));
+    for (int i = 0; i < RING; i++) {
+        part.image[i] = memory, memory += plane;
+        for (int c = 0; c < 3; c++) {
+            part.along[i][c] = memory, memory += plane;
+            part.weights[i][c] = memory + W, memory += plane + 2 * W;
+        }
+    }
+    part.between = memory, memory += 3 * job->coarse[1] * W;
+    part.work = memory;
+    return part;
+}
+
+static int slot(int64_t z) { return (int)((z + RING) % RING); }
+
+/* Along the last axis, for all coarse lines of one coarse plane and component. */
+static void widen(void *context, int64_t index) {
+    const similarity_job *job = context;
+    int64_t component = index / job->coarse[0], h = job->coarse[1], w = job->coarse[2], W = job->shape[2];
+    const axis_map *axis = &job->axes[2];
+    const float *source = job->field + index * h * w;
+    float *out = job->lines + index * h * W, scale = job->scale[component];
+    for (int64_t y = 0; y < h; y++, source += w, out += W)
+        for (int64_t x = 0; x < W; x++) {
+            float a = source[axis->below[x]], b = source[axis->above[x]];
+            out[x] = scale * (a + axis->t[x] * (b - a));
+        }
+}
+
+/* The coarse planes around plane z, interpolated: (3, h, W). */
+static void between_planes(const similarity_job *job, int64_t z, float *out) {
+    const axis_map *axis = &job->axes[0];
+    int64_t size = job->coarse[1] * job->shape[2];
+    float t = axis->t[z];
+    for (int64_t c = 0; c < 3; c++, out += size) {
+        const float *base = job->lines + c * job->coarse[0] * size;
+        const float *a = base + axis->below[z] * size, *b = base + axis->above[z] * size;
+        for (int64_t i = 0; i < size; i++) out[i] = a[i] + t * (b[i] - a[i]);
+    }
+}
+
+/* The moving image at row (z, y), voxels from to below to; `low` are the (3, h, W) of the row's plane. */
+static void sample_row(const similarity_job *job, const float *restrict low, int64_t z, int64_t y, int64_t from,
+                       int64_t to, float *restrict image, float *const along[3], float *restrict work) {
+    const axis_map *axis = &job->axes[1];
+    int64_t W = job->shape[2], size = job->coarse[1] * W, n = to - from;
+    int64_t row = job->padded[2], plane = job->padded[1] * row;
+    float *restrict fz = work, *restrict fy = work + W, *restrict fx = work + 2 * W;
+    int32_t *restrict at = (int32_t *)(work + 3 * W);
+    const float *restrict a = low + axis->below[y] * W + from, *restrict b = low + axis->above[y] * W + from;
+    float t = axis->t[y], starts[2] = {(float)z + 2, (float)y + 2};
+    /* from 0 to here the padded image has voxels on both sides, and all are 0 at either end */
+    float ends[3] = {job->padded[0] - 2, job->padded[1] - 2, job->padded[2] - 2};
+    float start = from + 2;
+    for (int64_t x = 0; x < n; x++) {
+        float pz = dg_clamp(starts[0] + a[x] + t * (b[x] - a[x]), 0, ends[0]);
+        float py = dg_clamp(starts[1] + a[size + x] + t * (b[size + x] - a[size + x]), 0, ends[1]);
+        float px = start + (float)(int32_t)x + a[2 * size + x] + t * (b[2 * size + x] - a[2 * size + x]);
+        px = dg_clamp(px, 0, ends[2]);
+        int32_t iz = (int32_t)pz, iy = (int32_t)py, ix = (int32_t)px;
+        fz[x] = pz - (float)iz;
+        fy[x] = py - (float)iy;
+        fx[x] = px - (float)ix;
+        at[x] = (iz * (int32_t)job->padded[1] + iy) * (int32_t)row + ix;
+    }
+    const float *restrict v = job->moving, *restrict vx = v + 1, *restrict vy = v + row, *restrict vxy = vy + 1;
+    const float *restrict vz = v + plane, *restrict vxz = vz + 1, *restrict vyz = vz + row, *restrict vxyz = vyz + 1;
+    float *restrict dz = along[0] + y * W + from, *restrict dy = along[1] + y * W + from,
+                    *restrict dx = along[2] + y * W + from;
+    image += y * W + from;
+    for (int64_t x = 0; x < n; x++) {
+        float p000 = v[at[x]], p001 = vx[at[x]], p010 = vy[at[x]], p011 = vxy[at[x]];
+        float p100 = vz[at[x]], p101 = vxz[at[x]], p110 = vyz[at[x]], p111 = vxyz[at[x]];
+        float d00 = p001 - p000, d01 = p011 - p010, d10 = p101 - p100, d11 = p111 - p110;
+        float l00 = p000 + fx[x] * d00, l01 = p010 + fx[x] * d01, l10 = p100 + fx[x] * d10, l11 = p110 + fx[x] * d11;
+        float e0 = l01 - l00, e1 = l11 - l10;
+        float m0 = l00 + fy[x] * e0, m1 = l10 + fy[x] * e1;
+        float s0 = d00 + fy[x] * (d01 - d00), s1 = d10 + fy[x] * (d11 - d10);
+        image[x] = m0 + fz[x] * (m1 - m0);
+        dz[x] = m1 - m0;
+        dy[x] = e0 + fz[x] * (e1 - e0);
+        dx[x] = s0 + fz[x] * (s1 - s0);
+    }
+}
+
+/* Agreement of row y of one plane, and its derivative with respect to the differences; returns the row's sum.
+ * `images` are the planes before, at and after it. */
+static double compare_row(const similarity_job *job, const float *const images[3], int64_t z, int64_t y,
+                          float *const weights[3], float *restrict agreement) {
+    int64_t W = job->shape[2], volume = job->shape[0] * job->shape[1] * W;
+    const int32_t *span = job->spans + 2 * (z * job->shape[1] + y);
+    int64_t row = y * W + span[0], n = span[1] - span[0];
+    const float *restrict n0 = job->directions + z * job->shape[1] * W + row, *restrict n1 = n0 + volume,
+                          *restrict n2 = n1 + volume;
+    const float *restrict before = images[0] + row, *restrict here = images[1] + row, *restrict after = images[2] + row;
+    float *restrict w0 = weights[0] + row, *restrict w1 = weights[1] + row, *restrict w2 = weights[2] + row;
+    float floor = job->floor, lanes[16] = {0};
+    for (int64_t x = 0; x < n; x++) {
+        float g0 = after[x] - before[x], g1 = here[x + W] - here[x - W], g2 = here[x + 1] - here[x - 1];
+        float dot = n0[x] * g0 + n1[x] * g1 + n2[x] * g2;
+        float ratio = dot / (floor + g0 * g0 + g1 * g1 + g2 * g2);
+        agreement[x] = dot * ratio;
+        w0[x] = ratio * (n0[x] - ratio * g0);
+        w1[x] = ratio * (n1[x] - ratio * g1);
+        w2[x] = ratio * (n2[x] - ratio * g2);
+    }
+    for (; n % 16; n++) agreement[n] = 0;
+    for (int64_t x = 0; x < n; x += 16)
+        for (int i = 0; i < 16; i++) lanes[i] += agreement[x + i];
+    double total = 0;
+    for (int i = 0; i < 16; i++) total += lanes[i];
+    return total;
+}
+
+/* The derivative at row y of one plane, added to the two coarse rows around it.
+ * The transpose of a central difference is the same difference of the weights, negated. */
+static void give_back(const similarity_job *job, const part_memory *part, int64_t z, int64_t y, float *restrict rows) {
+    const axis_map *axis = &job->axes[1];
+    int64_t W = job->shape[2], size = job->coarse[1] * W;
+    const int32_t *reach = job->reach + 2 * (z * job->shape[1] + y);
+    int64_t from = reach[0], n = reach[1] - from, row = y * W + from;
+    float *const *here = part->weights[slot(z)];
+    const float *before = part->weights[slot(z - 1)][0] + row, *after = part->weights[slot(z + 1)][0] + row;
+    const float *up = here[1] + row - W, *down = here[1] + row + W, *side = here[2] + row;
+    float *restrict work = part->work;
+    for (int64_t x = 0; x < n; x++) work[x] = before[x] - after[x] + (up[x] - down[x]) + (side[x - 1] - side[x + 1]);
+    float t = axis->t[y];
+    for (int64_t c = 0; c < 3; c++) {
+        const float *restrict slope = part->along[slot(z)][c] + row;
+        float *a = rows + c * size + axis->below[y] * W + from, *b = rows + c * size + axis->above[y] * W + from;
+        for (int64_t x = 0; x < n; x++) work[W + x] = work[x] * slope[x];
+        for (int64_t x = 0; x < n; x++) a[x] += (1 - t) * work[W + x];
+        for (int64_t x = 0; x < n; x++) b[x] += t * work[W + x];
+    }
+}
+
+/* Plane z: the moving image where the comparison looks. */
+static void sample_plane(const similarity_job *job, const part_memory *part, int64_t z) {
+    int64_t H = job->shape[1];
+    between_planes(job, z, part->between);
+    for (int64_t y = 0; y < H; y++) {
+        const int32_t *reach = job->reach + 2 * (z * H + y);
+        if (reach[1] > reach[0])
+            sample_row(job, part->between, z, y, reach[0], reach[1], part->image[slot(z)], part->along[slot(z)],
+                       part->work);
+    }
+}
+
+/* Plane z: agreement and weights; the weights of the plane that had the memory before are cleared. */
+static double compare_plane(const similarity_job *job, const part_memory *part, int64_t z, int64_t stale) {
+    int64_t H = job->shape[1], W = job->shape[2];
+    const float *const images[3] = {part->image[slot(z - 1)], part->image[slot(z)], part->image[slot(z + 1)]};
+    double total = 0;
+    for (int64_t y = 0; stale >= 0 && y < H; y++) {
+        const int32_t *span = job->spans + 2 * (stale * H + y);
+        for (int c = 0; c < 3; c++)
+            memset(part->weights[slot(z)][c] + y * W + span[0], 0, (size_t)(span[1] - span[0]) * sizeof(float));
+    }
+    if (z < 1 || z > job->shape[0] - 2) return 0;
+    for (int64_t y = 1; y < H - 1; y++) total += compare_row(job, images, z, y, part->weights[slot(z)], part->work);
+    return total;
+}
+
+static void similarity_part(void *context, int64_t index) {
+    const similarity_job *job = context;
+    int64_t D = job->shape[0], H = job->shape[1], size = 3 * job->coarse[1] * job->shape[2];
+    int64_t start = index * job->chunk, stop = dg_min(start + job->chunk, D);
+    part_memory part = divide(job, job->scratch + index * part_floats(job));
+    for (int64_t z = dg_max(start - 2, 0); z < stop + 2; z++) {
+        int64_t compared = z - 1, returned = z - 2;
+        if (z < D) sample_plane(job, &part, z);
+        if (compared >= start - 1) {
+            int64_t stale = compared - RING >= start - 1 ? compared - RING : -1;
+            double total = compare_plane(job, &part, compared, stale);
+            if (compared >= start && compared < stop) job->totals[compared] = total;
+        }
+        if (returned >= start) {
+            float *rows = job->rows + returned * size;
+            memset(rows, 0, (size_t)size * sizeof(float));
+            for (int64_t y = 0; y < H; y++) give_back(job, &part, returned, y, rows);
+        }
+    }
+}
+
+/* One coarse plane of one component: its share of the rows of all planes, then of each row's voxels. */
+static void collect(void *context, int64_t index) {
+    const similarity_job *job = context;
+    int64_t component = index / job->coarse[0], k = index % job->coarse[0];
+    int64_t h = job->coarse[1], w = job->coarse[2], W = job->shape[2], size = h * W;
+    const axis_map *slow = &job->axes[0], *fast = &job->axes[2];
+    float *restrict sum = job->lines + index * size, *out = job->gradient + index * h * w;
+    memset(sum, 0, (size_t)size * sizeof(float));
+    for (int64_t z = slow->first[k]; z < slow->last[k]; z++) {
+        const float *restrict rows = job->rows + (3 * z + component) * size;
+        float share = (slow->below[z] == k ? 1 - slow->t[z] : 0) + (slow->above[z] == k ? slow->t[z] : 0);
+        for (int64_t i = 0; i < size; i++) sum[i] += share * rows[i];
+    }
+    for (int64_t y = 0; y < h; y++, sum += W)
+        for (int64_t i = 0; i < w; i++) {
+            float total = 0;
+            for (int64_t x = fast->first[i]; x < fast->last[i]; x++)
+                total += sum[x] * ((fast->below[x] == i ? 1 - fast->t[x] : 0) + (fast->above[x] == i ? fast->t[x] : 0));
+            out[y * w + i] = 2 * job->scale[component] * total;
+        }
+}
+
+/* Sum over the voxels of the squared agreement; its gradient goes to job->gradient. */
+DG_EXPORT double DG_NAME(dg_similarity)(const similarity_job *job) {
+    int64_t D = job->shape[0], coarse = 3 * job->coarse[0];
+    double total = 0;
+    dg_parallel(widen, (void *)job, coarse, job->threads);
+    dg_parallel(similarity_part, (void *)job, (D + job->chunk - 1) / job->chunk, job->threads);
+    dg_parallel(collect, (void *)job, coarse, job->threads);
+    for (int64_t z = 0; z < D; z++) total += job->totals[z];
+    return total;
+}
+
+/* Floats of working memory for one part of the planes. */
+DG_EXPORT int64_t DG_NAME(dg_similarity_part_floats)(const similarity_job *job) { return part_floats(job); }
+
+static void widened_span(const int32_t *spans, int64_t D, int64_t H, int64_t z, int64_t y, int32_t extra,
+                         int32_t *from, int32_t *to) {
+    if (z < 0 || y < 0 || z >= D || y >= H) return;
+    const int32_t *span = spans + 2 * (z * H + y);
+    if (span[1] <= span[0]) return;
+    if (span[0] - extra < *from) *from = span[0] - extra;
+    if (span[1] + extra > *to) *to = span[1] + extra;
+}
+
+/* Unit gradients of an image times the root of a weight, where they are not 0, and what their comparison looks at.
+ *
+ * image, weight: (D, H, W); directions: (3, D, H, W); spans, reach: (D, H, 2). */
+DG_EXPORT void DG_NAME(dg_directions)(const float *image, const float *weight, const int64_t *shape, float floor,
+                                      float *directions, int32_t *spans, int32_t *reach) {
+    int64_t D = shape[0], H = shape[1], W = shape[2], volume = D * H * W;
+    memset(directions, 0, (size_t)(3 * volume) * sizeof(float));
+    memset(spans, 0, (size_t)(2 * D * H) * sizeof(int32_t));
+    for (int64_t z = 1; z < D - 1; z++)
+        for (int64_t y = 1; y < H - 1; y++) {
+            int64_t row = (z * H + y) * W;
+            int32_t *span = spans + 2 * (z * H + y);
+            for (int64_t x = 1; x < W - 1; x++) {
+                int64_t i = row + x;
+                float g0 = image[i + H * W] - image[i - H * W], g1 = image[i + W] - image[i - W],
+                      g2 = image[i + 1] - image[i - 1];
+                float factor = sqrtf(weight[i] / (floor + g0 * g0 + g1 * g1 + g2 * g2));
+                if (!(factor > 0)) continue;
+                directions[i] = factor * g0;
+                directions[i + volume] = factor * g1;
+                directions[i + 2 * volume] = factor * g2;
+                if (span[1] == 0) span[0] = (int32_t)x;
+                span[1] = (int32_t)x + 1;
+            }
+        }
+    for (int64_t z = 0; z < D; z++)
+        for (int64_t y = 0; y < H; y++) {
+            int32_t from = (int32_t)W, to = 0;
+            widened_span(spans, D, H, z, y, 1, &from, &to);
+            widened_span(spans, D, H, z - 1, y, 0, &from, &to);
+            widened_span(spans, D, H, z + 1, y, 0, &from, &to);
+            widened_span(spans, D, H, z, y - 1, 0, &from, &to);
+            widened_span(spans, D, H, z, y + 1, 0, &from, &to);
+            reach[2 * (z * H + y)] = to > from ? from : 0;
+            reach[2 * (z * H + y) + 1] = to > from ? to : 0;
+        }
+}
