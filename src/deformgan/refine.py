@@ -126,14 +126,6 @@ def _reduced(image: Tensor, factor: int) -> Tensor:
     return F.adaptive_avg_pool3d(image, [max(2, n // factor) for n in image.shape[2:]])  # type: ignore[arg-type]
 
 
-def _widened(mask: Tensor, voxels: int) -> Tensor:
-    """The mask's maximum over a cube, axis by axis."""
-    for axis in range(3):
-        size = [2 * voxels + 1 if a == axis else 1 for a in range(3)]
-        mask = F.max_pool3d(mask, size, 1, [n // 2 for n in size])
-    return mask
-
-
 @dataclass(frozen=True, eq=False)
 class _Weight:
     """How much each voxel of a level counts: ``fixed`` by its own place, ``moving`` by where it comes from, if any."""

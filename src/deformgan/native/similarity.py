@@ -6,36 +6,19 @@ What is computed is defined by `deformgan.losses.gradient` and `deformgan.warp`.
 from __future__ import annotations
 
 from ctypes import byref, c_double, c_float, c_int64, c_void_p
-from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.native.fields import MOST_VOXELS, contiguous, describe
 from deformgan.native.library import kernel
-from deformgan.native.structures import AXIS, SimilarityJob
+from deformgan.native.structures import SimilarityJob
 from deformgan.native.threads import native_threads
 
+_BORDER = 2  # voxels of 0 around the moving image: outside it, value and derivative are 0
 _LEAST_PLANES = 8  # in one part of the work: the planes around it are sampled twice
-
-
-@lru_cache(maxsize=64)
-def _axis_map(source: int, target: int) -> tuple[np.ndarray, ...]:
-    """Linear interpolation along an axis as in `deformgan.field.resize`, and which targets each source goes to."""
-    at = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    below = np.minimum(at.astype(np.int32), max(source - 2, 0))
-    above = np.minimum(below + 1, source - 1)
-    k = np.arange(source)[:, None]
-    used = (below == k) | (above == k)
-    first = np.where(used.any(1), used.argmax(1), 0)
-    last = np.where(used.any(1), target - used[:, ::-1].argmax(1), 0)
-    whole = [np.ascontiguousarray(a, np.int32) for a in (below, above, first, last)]
-    return whole[0], whole[1], (at - below).astype(np.float32), whole[2], whole[3]
-
-
-def _contiguous(volume: Tensor) -> Tensor:
-    return volume.detach().float().contiguous()
 
 
 class FieldSimilarity:
@@ -60,19 +43,14 @@ class FieldSimilarity:
         level: int | None = None,
     ) -> None:
         shape = tuple(fixed.shape[2:])
-        padded = F.pad(_contiguous(moving), [2] * 6)
-        if min(shape) < 3 or max(fixed.numel(), padded.numel()) >= 2**31:
+        padded = F.pad(contiguous(moving), [_BORDER] * 6)
+        if min(shape) < 3 or max(fixed.numel(), padded.numel()) > MOST_VOXELS:
             raise ValueError(f"a grid of {shape} is too small to have a gradient, or too large")
         self._similarity = kernel("dg_similarity", c_double, level)
         self._prepare = kernel("dg_directions", None, level)
         part_floats = kernel("dg_similarity_part_floats", c_int64, level)
-        self._fixed, self._maps = _contiguous(fixed), [_axis_map(a, b) for a, b in zip(coarse, shape, strict=True)]
         job = self._job = SimilarityJob(threads=native_threads(fixed.numel()), floor=4 * epsilon**2)
-        job.shape[:], job.padded[:], job.coarse[:] = shape, tuple(padded.shape[2:]), coarse
-        job.scale[:] = [a / b for a, b in zip(shape, coarse, strict=True)]
-        for into, arrays in zip(job.axes, self._maps, strict=True):
-            for name, array in zip(AXIS, arrays, strict=True):
-                setattr(into, name, array.ctypes.data)
+        self._fixed, self._maps = contiguous(fixed), describe(job.field, coarse, shape, padded.shape[2:], _BORDER)
         job.chunk = shape[0] if job.threads == 1 else max(_LEAST_PLANES, -(-shape[0] // (2 * job.threads)))
         rows = 3 * coarse[1] * shape[2]
         parts = -(-shape[0] // job.chunk)
@@ -81,30 +59,31 @@ class FieldSimilarity:
             "moving": padded,
             "spans": torch.empty(*shape[:2], 2, dtype=torch.int32),
             "reach": torch.empty(*shape[:2], 2, dtype=torch.int32),
-            "lines": torch.empty(coarse[0] * rows),
             "rows": torch.empty(shape[0] * rows),
             "totals": torch.empty(shape[0], dtype=torch.float64),
             "scratch": torch.empty(parts * part_floats(byref(job))),
         }
         for name, tensor in self._memory.items():
             setattr(job, name, tensor.data_ptr())
+        self._lines = torch.empty(coarse[0] * rows)
+        job.field.lines = self._lines.data_ptr()
         self.weigh(weight)
 
     def weigh(self, weight: Tensor) -> None:
         """Give the voxels other weights, (1, 1, D, H, W)."""
-        weight = _contiguous(weight)
+        weight = contiguous(weight)
         job = self._job
         pointers = [c_void_p(t.data_ptr()) for t in (self._fixed, weight)]
         self._prepare(
-            *pointers, job.shape, c_float(job.floor), *map(c_void_p, (job.directions, job.spans, job.reach))
+            *pointers, job.field.shape, c_float(job.floor), *map(c_void_p, (job.directions, job.spans, job.reach))
         )
         self._total = max(float(weight.sum(dtype=torch.float64)), float(np.finfo(np.float32).tiny))
 
     def __call__(self, field: Tensor) -> tuple[float, Tensor]:
         """The similarity, in [0, 1], and its derivative with respect to the coarse field (1, 3, d, h, w)."""
         field, gradient = field.detach().contiguous(), torch.empty(field.shape)
-        if field.shape != (1, 3, *self._job.coarse) or field.dtype != torch.float32:
-            raise ValueError(f"a field is (1, 3, {tuple(self._job.coarse)}) float32, not {tuple(field.shape)}")
-        self._job.field, self._job.gradient = field.data_ptr(), gradient.data_ptr()
+        if tuple(field.shape) != (1, 3, *self._job.field.coarse) or field.dtype != torch.float32:
+            raise ValueError(f"a field is (1, 3, {tuple(self._job.field.coarse)}) float32, not {tuple(field.shape)}")
+        self._job.field.values, self._job.gradient = field.data_ptr(), gradient.data_ptr()
         value = self._similarity(byref(self._job))
         return value / self._total, gradient.div_(self._total)

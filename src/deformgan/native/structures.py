@@ -1,4 +1,4 @@
-"""The structures that the kernels take, field by field as in ``c/similarity.c`` and ``c/control.c``."""
+"""The structures that the kernels take, field by field as in the files in ``c``."""
 
 from __future__ import annotations
 
@@ -13,28 +13,80 @@ class AxisMap(Structure):
     _fields_ = [(name, c_void_p) for name in AXIS]
 
 
+class CoarseField(Structure):
+    """See ``coarse_field`` in ``c/field.h``."""
+
+    _fields_ = [
+        ("shape", c_int64 * 3),
+        ("coarse", c_int64 * 3),
+        ("axes", AxisMap * 3),
+        ("scale", c_float * 3),
+        ("values", c_void_p),
+        ("lines", c_void_p),
+        ("target", c_int64 * 3),
+        ("offset", c_float),
+    ]
+
+
 class SimilarityJob(Structure):
     """See ``similarity_job``."""
 
     _fields_ = [
-        ("shape", c_int64 * 3),
-        ("padded", c_int64 * 3),
-        ("coarse", c_int64 * 3),
+        ("field", CoarseField),
         ("directions", c_void_p),
         ("moving", c_void_p),
         ("spans", c_void_p),
         ("reach", c_void_p),
-        ("axes", AxisMap * 3),
-        ("scale", c_float * 3),
         ("floor", c_float),
-        ("field", c_void_p),
         ("gradient", c_void_p),
-        ("lines", c_void_p),
         ("rows", c_void_p),
         ("totals", c_void_p),
         ("scratch", c_void_p),
         ("chunk", c_int64),
         ("threads", c_int64),
+    ]
+
+
+class WarpJob(Structure):
+    """See ``warp_job``."""
+
+    _fields_ = [
+        ("field", CoarseField),
+        ("image", c_void_p),
+        ("out", c_void_p),
+        ("channels", c_int64),
+        ("last", c_int64),
+        ("scratch", c_void_p),
+        ("chunk", c_int64),
+        ("threads", c_int64),
+    ]
+
+
+class ShiftJob(Structure):
+    """See ``shift_job``."""
+
+    _fields_ = [
+        ("shape", c_int64 * 3),
+        ("channels", c_int64),
+        ("factor", c_int64),
+        ("fixed", c_void_p),
+        ("padded", c_void_p),
+        ("scale", c_float),
+        ("squared", c_int64),
+        ("out", c_void_p),
+        ("scratch", c_void_p),
+    ]
+
+
+class MatchJob(Structure):
+    """See ``match_job``."""
+
+    _fields_ = [
+        ("logits", c_void_p),
+        ("shape", c_int64 * 3),
+        ("out", c_void_p),
+        ("rows", c_int64),
+        ("scratch", c_void_p),
     ]
 
 

@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan.losses.gradient import image_gradient
+from deformgan.native import edges as native
+from deformgan.native import sampling
+from deformgan.native.use import usable
 from deformgan.networks.blocks import Convolution, channels_last
 from deformgan.networks.correlation import local_correlation, shifted_products
 from deformgan.spatial.field import compose, integrate, resize
@@ -63,7 +66,8 @@ class EdgeStage(nn.Module):
     def __init__(self, features: int, width: int = 32, deep_width: int = 64, correlated: int = 12) -> None:
         super().__init__()
         self.project = _conv(features, correlated, kernel=1)
-        self.enter = _conv(2 * features + 3 * SHIFTS + 1 + 3, width, kernel=1)
+        self._channels = [features, features, SHIFTS, SHIFTS, SHIFTS, 1, 3]
+        self.enter = _conv(sum(self._channels), width, kernel=1)
         self.body = nn.Sequential(_conv(width, width), nn.LeakyReLU(0.1))
         self.down = nn.Sequential(
             _conv(width, deep_width, 2),
@@ -81,7 +85,8 @@ class EdgeStage(nn.Module):
 
     def forward(self, fixed: FixedSide, moving: MovingSide, field: Tensor) -> Tensor:
         """Both images prepared, and the field so far at 1/4 → the field after this stage."""
-        evidence = self._evidence(fixed, moving, field)
+        in_one_go = usable(fixed.features, moving.features, fixed.edges, field) and not torch.is_grad_enabled()
+        evidence = self._evidence_in_place(fixed, moving, field) if in_one_go else self._evidence(fixed, moving, field)
         # as a matrix product, which takes the evidence as it lies; a convolution would turn all of it channels last
         weight = self.enter.weight.flatten(1).to(evidence.dtype)
         x = (weight @ evidence.flatten(2)).unflatten(2, evidence.shape[2:]).to(self.enter.weight.dtype)
@@ -105,6 +110,21 @@ class EdgeStage(nn.Module):
         return torch.cat([one.to(dtype) for one in seen], 1)
 
 
+    def _evidence_in_place(self, fixed: FixedSide, moving: MovingSide, field: Tensor) -> Tensor:
+        """`_evidence` by the compiled kernels, each of which writes where the others' evidence lies."""
+        seen = fixed.evidence(self._channels)
+        parts = seen.split(self._channels, 1)
+        half = tuple(moving.image.shape[2:])
+        moved_half = sampling.warp(moving.image, field, "border", half)
+        gradients = (native.unit_gradients(image, EPSILON, 1) for image in (moved_half, F.avg_pool3d(moved_half, 2)))
+        sampling.warp(moving.features, field, "border", out=parts[1])
+        native.local_correlation(self.project(fixed.features), self.project(parts[1]), out=parts[2])
+        for edges, padded, factor, out in zip((fixed.edges, fixed.coarse_edges), gradients, (2, 1), parts[3:5], strict=True):
+            native.shifted_products(edges, padded, factor=factor, squared=True, out=out)
+        torch.div(field, 8, out=parts[6])
+        return seen
+
+
 class FixedSide:
     """What the stage needs of the fixed image, prepared once.
 
@@ -120,6 +140,16 @@ class FixedSide:
             self.coarse_edges = unit_gradients(F.avg_pool3d(image.float(), 2))
             self.scratch = image.new_empty(image.shape[0], SHIFTS, *image.shape[2:], dtype=torch.float32)
             self.strength = F.avg_pool3d(self.edges.square().sum(1, keepdim=True), 2)
+        self._evidence: Tensor | None = None
+
+    def evidence(self, channels: list[int]) -> Tensor:
+        """(B, sum of ``channels``, …) at 1/4, the fixed image's own channels filled in; the same memory every time."""
+        if self._evidence is None:
+            self._evidence = self.features.new_empty(len(self.features), sum(channels), *self.features.shape[2:])
+            parts = self._evidence.split(channels, 1)
+            parts[0].copy_(self.features)
+            parts[5].copy_(self.strength)
+        return self._evidence
 
 
 class MovingSide:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deformgan.native import edges as native
+from deformgan.native.use import usable
 from deformgan.networks.blocks import Convolution
 from deformgan.networks.local_stage import EdgeStage, FixedSide, MovingSide
 from deformgan.preprocess.bias_field import correct_bias_field
@@ -92,6 +94,8 @@ class GlobalMatching(nn.Module):
         query = F.normalize(self.project(fixed).flatten(2).float(), dim=1)
         key = F.normalize(self.project(moving).flatten(2).float(), dim=1)
         logits = torch.bmm((query * self.log_temperature.exp()).transpose(1, 2), key)  # (B, N, N)
+        if usable(logits):
+            return native.match(logits, tuple(shape))  # type: ignore[arg-type]
         probability = logits.float().softmax(-1)
         positions = identity_positions(tuple(shape), fixed.device)
         with torch.autocast(fixed.device.type, enabled=False):

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.warp import box_maximum
+
 _FLOOR = 0.2  # of the mean: what is darker than this is not lifted to it, noise would be
 
 
@@ -28,7 +30,7 @@ def correct_bias_field(image: Tensor, cell: int) -> Tensor:
     image = image.float()
     cells = [max(3, n // cell) for n in image.shape[2:]]
     # voxels at the border are partly background; they would pass for a dark rim
-    inside = -F.max_pool3d(-(image > 0).to(image), 3, 1, 1)
+    inside = -box_maximum(-(image > 0).to(image), 1)
     both = torch.cat([image * inside, inside], 1)
     if all(n == cell * m for n, m in zip(image.shape[2:], cells, strict=True)):
         sums = F.avg_pool3d(both, cell)  # the same, and known to ONNX

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.native import sampling
+from deformgan.native.use import usable
+
 
 @lru_cache(maxsize=16)
 def _normalised_identity(shape: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -51,6 +54,8 @@ def warp(image: Tensor, field: Tensor, mode: str = "linear", padding: str = "zer
         return _warp_cubic(image, field, padding)
     if mode not in ("linear", "nearest"):
         raise ValueError(f"mode is linear, nearest or cubic, not {mode!r}")
+    if mode == "linear" and usable(image, field):
+        return sampling.warp(image, field, padding)
     grid = sampling_grid(field, tuple(image.shape[2:]))
     if image.shape[0] != grid.shape[0]:
         image = image.expand(grid.shape[0], *image.shape[1:])
@@ -124,6 +129,16 @@ def cubic_sum(sampled: Tensor, index: Tensor) -> Tensor:
         plain, bent = sampled.unflatten(0, (-1, 2)).unbind(1)
         sampled = plain - t * (1 - t) * bent
     return sampled[0]
+
+
+def box_maximum(image: Tensor, radius: int) -> Tensor:
+    """The greatest value in the cube of ``2 radius + 1`` voxels around every voxel, (B, 1, D, H, W) → the same."""
+    if usable(image):
+        return sampling.box_maximum(image, radius)
+    for axis in range(3):
+        size = [2 * radius + 1 if a == axis else 1 for a in range(3)]
+        image = F.max_pool3d(image, size, 1, [n // 2 for n in size])
+    return image
 
 
 def warp_points(points: Tensor, field: Tensor) -> Tensor:

@@ -1,1 +1,140 @@
-#include "common.h"
+/* Sampling images through a field, and the greatest value around every voxel. */
+#include "field.h"
+
+typedef struct {
+    coarse_field field;
+    const float *image; /* (C, D', H', W'), or (D', H', W', C) if `last` */
+    float *out;         /* (C, D, H, W) in either case */
+    int64_t channels, last;
+    float *scratch; /* working memory, for each part 3 h W + 4 W + C floats */
+    int64_t chunk;  /* planes that are one part */
+    int64_t threads;
+} warp_job;
+
+static void widen(void *context, int64_t index) { field_widen(&((const warp_job *)context)->field, index); }
+
+/* Steps from a voxel to the next along each axis; along one that has a single voxel there is no next. */
+typedef struct {
+    int64_t z, y, x;
+} voxel_steps;
+
+static voxel_steps steps_of(const int64_t target[3]) {
+    voxel_steps steps = {target[0] > 1 ? target[1] * target[2] : 0, target[1] > 1 ? target[2] : 0, target[2] > 1};
+    return steps;
+}
+
+static void sample_first(const warp_job *job, const int32_t *restrict at, const float *restrict fz,
+                         const float *restrict fy, const float *restrict fx, float *out) {
+    const int64_t *target = job->field.target;
+    int64_t n = job->field.shape[2], size = target[0] * target[1] * target[2];
+    int64_t volume = job->field.shape[0] * job->field.shape[1] * n;
+    voxel_steps step = steps_of(target);
+    for (int64_t c = 0; c < job->channels; c++) {
+        const float *restrict v = job->image + c * size;
+        float *restrict row = out + c * volume;
+        for (int64_t x = 0; x < n; x++) {
+            const float *p = v + at[x], *q = p + step.z;
+            float l00 = p[0] + fx[x] * (p[step.x] - p[0]);
+            float l01 = p[step.y] + fx[x] * (p[step.y + step.x] - p[step.y]);
+            float l10 = q[0] + fx[x] * (q[step.x] - q[0]);
+            float l11 = q[step.y] + fx[x] * (q[step.y + step.x] - q[step.y]);
+            float m0 = l00 + fy[x] * (l01 - l00), m1 = l10 + fy[x] * (l11 - l10);
+            row[x] = m0 + fz[x] * (m1 - m0);
+        }
+    }
+}
+
+static void sample_last(const warp_job *job, const int32_t *restrict at, const float *restrict fz,
+                        const float *restrict fy, const float *restrict fx, float *out, float *restrict line) {
+    int64_t n = job->field.shape[2], C = job->channels, volume = job->field.shape[0] * job->field.shape[1] * n;
+    voxel_steps step = steps_of(job->field.target);
+    for (int64_t x = 0; x < n; x++) {
+        const float *restrict p = job->image + at[x] * C;
+        float z = fz[x], y = fy[x], w = fx[x];
+        float w00 = (1 - z) * (1 - y), w01 = (1 - z) * y, w10 = z * (1 - y), w11 = z * y;
+        const float *corners[8] = {p, p + step.x * C};
+        float weights[8] = {w00 * (1 - w), w00 * w, w01 * (1 - w), w01 * w, w10 * (1 - w), w10 * w, w11 * (1 - w), w11 * w};
+        for (int i = 0; i < 2; i++) {
+            corners[2 + i] = corners[i] + step.y * C;
+            corners[4 + i] = corners[i] + step.z * C;
+            corners[6 + i] = corners[i] + (step.z + step.y) * C;
+        }
+        for (int64_t c = 0; c < C; c++) line[c] = weights[0] * corners[0][c];
+        for (int i = 1; i < 8; i++)
+            for (int64_t c = 0; c < C; c++) line[c] += weights[i] * corners[i][c];
+        for (int64_t c = 0; c < C; c++) out[c * volume + x] = line[c];
+    }
+}
+
+static void warp_part(void *context, int64_t part) {
+    const warp_job *job = context;
+    const coarse_field *field = &job->field;
+    int64_t H = field->shape[1], W = field->shape[2], lines = 3 * field->coarse[1] * W;
+    float *memory = job->scratch + part * (lines + 4 * W + job->channels);
+    float *fz = memory + lines, *fy = fz + W, *fx = fy + W;
+    int32_t *at = (int32_t *)(fx + W);
+    for (int64_t z = part * job->chunk; z < dg_min((part + 1) * job->chunk, field->shape[0]); z++) {
+        field_plane low = field_at(field, z, memory);
+        for (int64_t y = 0; y < H; y++) {
+            float *out = job->out + (z * H + y) * W;
+            field_locate(field, low, z, y, 0, W, at, fz, fy, fx);
+            if (job->last)
+                sample_last(job, at, fz, fy, fx, out, fx + 2 * W);
+            else
+                sample_first(job, at, fz, fy, fx, out);
+        }
+    }
+}
+
+/* The image at x + u(x), linearly, its border value outside. */
+DG_EXPORT void DG_NAME(dg_warp)(const warp_job *job) {
+    if (job->field.lines) dg_parallel(widen, (void *)job, 3 * job->field.coarse[0], job->threads);
+    dg_parallel(warp_part, (void *)job, (job->field.shape[0] + job->chunk - 1) / job->chunk, job->threads);
+}
+
+typedef struct {
+    const float *in;
+    float *between, *out;
+    int64_t shape[3], radius;
+} maximum_job;
+
+static void raise(float *restrict out, const float *restrict in, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = in[i] > out[i] ? in[i] : out[i];
+}
+
+/* The greatest of each row's neighbours along x and y in one plane. */
+static void maximum_in_plane(void *context, int64_t z) {
+    const maximum_job *job = context;
+    int64_t H = job->shape[1], W = job->shape[2], r = job->radius;
+    const float *in = job->in + z * H * W;
+    /* along y into `between`, then along x into `out`, whose plane is free until the end */
+    float *rows = job->out + z * H * W, *made = job->between + z * H * W;
+    for (int64_t y = 0; y < H; y++) {
+        memcpy(rows + y * W, in + y * W, (size_t)W * sizeof(float));
+        for (int64_t k = dg_max(y - r, 0); k <= dg_min(y + r, H - 1); k++) raise(rows + y * W, in + k * W, W);
+    }
+    memcpy(made, rows, (size_t)(H * W) * sizeof(float));
+    for (int64_t y = 0; y < H; y++)
+        for (int64_t k = 1; k <= dg_min(r, W - 1); k++) {
+            raise(made + y * W + k, rows + y * W, W - k);
+            raise(made + y * W, rows + y * W + k, W - k);
+        }
+}
+
+static void maximum_across(void *context, int64_t z) {
+    const maximum_job *job = context;
+    int64_t plane = job->shape[1] * job->shape[2], r = job->radius;
+    float *out = job->out + z * plane;
+    memcpy(out, job->between + z * plane, (size_t)plane * sizeof(float));
+    for (int64_t k = dg_max(z - r, 0); k <= dg_min(z + r, job->shape[0] - 1); k++)
+        if (k != z) raise(out, job->between + k * plane, plane);
+}
+
+/* The greatest value in the cube of 2 radius + 1 voxels around every voxel of (D, H, W). `between` is working memory of
+ * that size. */
+DG_EXPORT void DG_NAME(dg_maximum)(const float *in, const int64_t *shape, int64_t radius, float *between, float *out,
+                                   int64_t threads) {
+    maximum_job job = {.in = in, .between = between, .out = out, .shape = {shape[0], shape[1], shape[2]}, .radius = radius};
+    dg_parallel(maximum_in_plane, &job, shape[0], threads);
+    dg_parallel(maximum_across, &job, shape[0], threads);
+}

@@ -8,34 +8,20 @@
  * Planes are computed alike whichever thread does it, and sums are taken in the order of the planes: the result is
  * the same bits for any number of threads.
  */
-#include "common.h"
-
-/* Linear interpolation along an axis: sample i is (1 - t[i]) source[below[i]] + t[i] source[above[i]]. */
-typedef struct {
-    const int32_t *below, *above;
-    const float *t;
-    /* its transpose: source k goes to the samples first[k] .. last[k] - 1 */
-    const int32_t *first, *last;
-} axis_map;
+#include "field.h"
 
 typedef struct {
-    int64_t shape[3];  /* of the fixed image's grid */
-    int64_t padded[3]; /* of the moving image with two voxels of 0 around */
-    int64_t coarse[3]; /* of the coarse field */
+    coarse_field field;      /* from the fixed image's grid to the moving image with two voxels of 0 around */
     const float *directions; /* (3, D, H, W) the fixed image's unit gradients times the root of the weight */
-    const float *moving;     /* padded */
+    const float *moving;     /* with these two voxels */
     const int32_t *spans;    /* (D, H, 2) where a row of directions is not 0: first, and one past the last */
     const int32_t *reach;    /* (D, H, 2) the same for the voxels that the comparison looks at */
-    axis_map axes[3];
-    float scale[3]; /* voxels of the fixed grid in one coarse voxel */
-    float floor;    /* noise: added to the squared length of undivided differences */
-    const float *field; /* (3, d, h, w), coarse voxels */
-    float *gradient;    /* (3, d, h, w) */
-    float *lines;       /* (3, d, h, W) working memory */
-    float *rows;        /* (D, 3, h, W) working memory */
-    double *totals;     /* (D) working memory */
-    float *scratch;     /* working memory, one share for each part of the planes */
-    int64_t chunk;      /* planes that are one part */
+    float floor;             /* noise: added to the squared length of undivided differences */
+    float *gradient;         /* (3, d, h, w) */
+    float *rows;             /* (D, 3, h, W) working memory */
+    double *totals;          /* (D) working memory */
+    float *scratch;          /* working memory, one share for each part of the planes */
+    int64_t chunk;           /* planes that are one part */
     int64_t threads;
 } similarity_job;
 
@@ -47,12 +33,12 @@ typedef struct {
 } part_memory;
 
 static int64_t part_floats(const similarity_job *job) {
-    int64_t W = job->shape[2], plane = job->shape[1] * W;
-    return RING * (4 * plane + 3 * (plane + 2 * W)) + 3 * job->coarse[1] * W + 4 * W + 16;
+    int64_t W = job->field.shape[2], plane = job->field.shape[1] * W;
+    return RING * (4 * plane + 3 * (plane + 2 * W)) + 3 * job->field.coarse[1] * W + 4 * W + 16;
 }
 
 static part_memory divide(const similarity_job *job, float *memory) {
-    int64_t W = job->shape[2], plane = job->shape[1] * W;
+    int64_t W = job->field.shape[2], plane = job->field.shape[1] * W;
     part_memory part;
     memset(memory, 0, (size_t)part_floats(job) * sizeof(float));
     for (int i = 0; i < RING; i++) {
@@ -62,63 +48,23 @@ static part_memory divide(const similarity_job *job, float *memory) {
             part.weights[i][c] = memory + W, memory += plane + 2 * W;
         }
     }
-    part.between = memory, memory += 3 * job->coarse[1] * W;
+    part.between = memory, memory += 3 * job->field.coarse[1] * W;
     part.work = memory;
     return part;
 }
 
 static int slot(int64_t z) { return (int)((z + RING) % RING); }
 
-/* Along the last axis, for all coarse lines of one coarse plane and component. */
-static void widen(void *context, int64_t index) {
-    const similarity_job *job = context;
-    int64_t component = index / job->coarse[0], h = job->coarse[1], w = job->coarse[2], W = job->shape[2];
-    const axis_map *axis = &job->axes[2];
-    const float *source = job->field + index * h * w;
-    float *out = job->lines + index * h * W, scale = job->scale[component];
-    for (int64_t y = 0; y < h; y++, source += w, out += W)
-        for (int64_t x = 0; x < W; x++) {
-            float a = source[axis->below[x]], b = source[axis->above[x]];
-            out[x] = scale * (a + axis->t[x] * (b - a));
-        }
-}
+static void widen(void *context, int64_t index) { field_widen(&((const similarity_job *)context)->field, index); }
 
-/* The coarse planes around plane z, interpolated: (3, h, W). */
-static void between_planes(const similarity_job *job, int64_t z, float *out) {
-    const axis_map *axis = &job->axes[0];
-    int64_t size = job->coarse[1] * job->shape[2];
-    float t = axis->t[z];
-    for (int64_t c = 0; c < 3; c++, out += size) {
-        const float *base = job->lines + c * job->coarse[0] * size;
-        const float *a = base + axis->below[z] * size, *b = base + axis->above[z] * size;
-        for (int64_t i = 0; i < size; i++) out[i] = a[i] + t * (b[i] - a[i]);
-    }
-}
-
-/* The moving image at row (z, y), voxels from to below to; `low` are the (3, h, W) of the row's plane. */
-static void sample_row(const similarity_job *job, const float *restrict low, int64_t z, int64_t y, int64_t from,
-                       int64_t to, float *restrict image, float *const along[3], float *restrict work) {
-    const axis_map *axis = &job->axes[1];
-    int64_t W = job->shape[2], size = job->coarse[1] * W, n = to - from;
-    int64_t row = job->padded[2], plane = job->padded[1] * row;
+/* The moving image and its derivatives at row (z, y), voxels from .. to - 1. */
+static void sample_row(const similarity_job *job, field_plane low, int64_t z, int64_t y, int64_t from, int64_t to,
+                       float *restrict image, float *const along[3], float *restrict work) {
+    int64_t W = job->field.shape[2], n = to - from;
+    int64_t row = job->field.target[2], plane = job->field.target[1] * row;
     float *restrict fz = work, *restrict fy = work + W, *restrict fx = work + 2 * W;
     int32_t *restrict at = (int32_t *)(work + 3 * W);
-    const float *restrict a = low + axis->below[y] * W + from, *restrict b = low + axis->above[y] * W + from;
-    float t = axis->t[y], starts[2] = {(float)z + 2, (float)y + 2};
-    /* from 0 to here the padded image has voxels on both sides, and all are 0 at either end */
-    float ends[3] = {job->padded[0] - 2, job->padded[1] - 2, job->padded[2] - 2};
-    float start = from + 2;
-    for (int64_t x = 0; x < n; x++) {
-        float pz = dg_clamp(starts[0] + a[x] + t * (b[x] - a[x]), 0, ends[0]);
-        float py = dg_clamp(starts[1] + a[size + x] + t * (b[size + x] - a[size + x]), 0, ends[1]);
-        float px = start + (float)(int32_t)x + a[2 * size + x] + t * (b[2 * size + x] - a[2 * size + x]);
-        px = dg_clamp(px, 0, ends[2]);
-        int32_t iz = (int32_t)pz, iy = (int32_t)py, ix = (int32_t)px;
-        fz[x] = pz - (float)iz;
-        fy[x] = py - (float)iy;
-        fx[x] = px - (float)ix;
-        at[x] = (iz * (int32_t)job->padded[1] + iy) * (int32_t)row + ix;
-    }
+    field_locate(&job->field, low, z, y, from, n, at, fz, fy, fx);
     const float *restrict v = job->moving, *restrict vx = v + 1, *restrict vy = v + row, *restrict vxy = vy + 1;
     const float *restrict vz = v + plane, *restrict vxz = vz + 1, *restrict vyz = vz + row, *restrict vxyz = vyz + 1;
     float *restrict dz = along[0] + y * W + from, *restrict dy = along[1] + y * W + from,
@@ -143,10 +89,10 @@ static void sample_row(const similarity_job *job, const float *restrict low, int
  * `images` are the planes before, at and after it. */
 static double compare_row(const similarity_job *job, const float *const images[3], int64_t z, int64_t y,
                           float *const weights[3], float *restrict agreement) {
-    int64_t W = job->shape[2], volume = job->shape[0] * job->shape[1] * W;
-    const int32_t *span = job->spans + 2 * (z * job->shape[1] + y);
+    int64_t W = job->field.shape[2], volume = job->field.shape[0] * job->field.shape[1] * W;
+    const int32_t *span = job->spans + 2 * (z * job->field.shape[1] + y);
     int64_t row = y * W + span[0], n = span[1] - span[0];
-    const float *restrict n0 = job->directions + z * job->shape[1] * W + row, *restrict n1 = n0 + volume,
+    const float *restrict n0 = job->directions + z * job->field.shape[1] * W + row, *restrict n1 = n0 + volume,
                           *restrict n2 = n1 + volume;
     const float *restrict before = images[0] + row, *restrict here = images[1] + row, *restrict after = images[2] + row;
     float *restrict w0 = weights[0] + row, *restrict w1 = weights[1] + row, *restrict w2 = weights[2] + row;
@@ -171,9 +117,9 @@ static double compare_row(const similarity_job *job, const float *const images[3
 /* The derivative at row y of one plane, added to the two coarse rows around it.
  * The transpose of a central difference is the same difference of the weights, negated. */
 static void give_back(const similarity_job *job, const part_memory *part, int64_t z, int64_t y, float *restrict rows) {
-    const axis_map *axis = &job->axes[1];
-    int64_t W = job->shape[2], size = job->coarse[1] * W;
-    const int32_t *reach = job->reach + 2 * (z * job->shape[1] + y);
+    const axis_map *axis = &job->field.axes[1];
+    int64_t W = job->field.shape[2], size = job->field.coarse[1] * W;
+    const int32_t *reach = job->reach + 2 * (z * job->field.shape[1] + y);
     int64_t from = reach[0], n = reach[1] - from, row = y * W + from;
     float *const *here = part->weights[slot(z)];
     const float *before = part->weights[slot(z - 1)][0] + row, *after = part->weights[slot(z + 1)][0] + row;
@@ -192,19 +138,19 @@ static void give_back(const similarity_job *job, const part_memory *part, int64_
 
 /* Plane z: the moving image where the comparison looks. */
 static void sample_plane(const similarity_job *job, const part_memory *part, int64_t z) {
-    int64_t H = job->shape[1];
-    between_planes(job, z, part->between);
+    int64_t H = job->field.shape[1];
+    field_plane low = field_at(&job->field, z, part->between);
     for (int64_t y = 0; y < H; y++) {
         const int32_t *reach = job->reach + 2 * (z * H + y);
         if (reach[1] > reach[0])
-            sample_row(job, part->between, z, y, reach[0], reach[1], part->image[slot(z)], part->along[slot(z)],
+            sample_row(job, low, z, y, reach[0], reach[1], part->image[slot(z)], part->along[slot(z)],
                        part->work);
     }
 }
 
 /* Plane z: agreement and weights; the weights of the plane that had the memory before are cleared. */
 static double compare_plane(const similarity_job *job, const part_memory *part, int64_t z, int64_t stale) {
-    int64_t H = job->shape[1], W = job->shape[2];
+    int64_t H = job->field.shape[1], W = job->field.shape[2];
     const float *const images[3] = {part->image[slot(z - 1)], part->image[slot(z)], part->image[slot(z + 1)]};
     double total = 0;
     for (int64_t y = 0; stale >= 0 && y < H; y++) {
@@ -212,14 +158,14 @@ static double compare_plane(const similarity_job *job, const part_memory *part, 
         for (int c = 0; c < 3; c++)
             memset(part->weights[slot(z)][c] + y * W + span[0], 0, (size_t)(span[1] - span[0]) * sizeof(float));
     }
-    if (z < 1 || z > job->shape[0] - 2) return 0;
+    if (z < 1 || z > job->field.shape[0] - 2) return 0;
     for (int64_t y = 1; y < H - 1; y++) total += compare_row(job, images, z, y, part->weights[slot(z)], part->work);
     return total;
 }
 
 static void similarity_part(void *context, int64_t index) {
     const similarity_job *job = context;
-    int64_t D = job->shape[0], H = job->shape[1], size = 3 * job->coarse[1] * job->shape[2];
+    int64_t D = job->field.shape[0], H = job->field.shape[1], size = 3 * job->field.coarse[1] * job->field.shape[2];
     int64_t start = index * job->chunk, stop = dg_min(start + job->chunk, D);
     part_memory part = divide(job, job->scratch + index * part_floats(job));
     for (int64_t z = dg_max(start - 2, 0); z < stop + 2; z++) {
@@ -241,10 +187,10 @@ static void similarity_part(void *context, int64_t index) {
 /* One coarse plane of one component: its share of the rows of all planes, then of each row's voxels. */
 static void collect(void *context, int64_t index) {
     const similarity_job *job = context;
-    int64_t component = index / job->coarse[0], k = index % job->coarse[0];
-    int64_t h = job->coarse[1], w = job->coarse[2], W = job->shape[2], size = h * W;
-    const axis_map *slow = &job->axes[0], *fast = &job->axes[2];
-    float *restrict sum = job->lines + index * size, *out = job->gradient + index * h * w;
+    int64_t component = index / job->field.coarse[0], k = index % job->field.coarse[0];
+    int64_t h = job->field.coarse[1], w = job->field.coarse[2], W = job->field.shape[2], size = h * W;
+    const axis_map *slow = &job->field.axes[0], *fast = &job->field.axes[2];
+    float *restrict sum = job->field.lines + index * size, *out = job->gradient + index * h * w;
     memset(sum, 0, (size_t)size * sizeof(float));
     for (int64_t z = slow->first[k]; z < slow->last[k]; z++) {
         const float *restrict rows = job->rows + (3 * z + component) * size;
@@ -256,13 +202,13 @@ static void collect(void *context, int64_t index) {
             float total = 0;
             for (int64_t x = fast->first[i]; x < fast->last[i]; x++)
                 total += sum[x] * ((fast->below[x] == i ? 1 - fast->t[x] : 0) + (fast->above[x] == i ? fast->t[x] : 0));
-            out[y * w + i] = 2 * job->scale[component] * total;
+            out[y * w + i] = 2 * job->field.scale[component] * total;
         }
 }
 
 /* Sum over the voxels of the squared agreement; its gradient goes to job->gradient. */
 DG_EXPORT double DG_NAME(dg_similarity)(const similarity_job *job) {
-    int64_t D = job->shape[0], coarse = 3 * job->coarse[0];
+    int64_t D = job->field.shape[0], coarse = 3 * job->field.coarse[0];
     double total = 0;
     dg_parallel(widen, (void *)job, coarse, job->threads);
     dg_parallel(similarity_part, (void *)job, (D + job->chunk - 1) / job->chunk, job->threads);

@@ -1,0 +1,79 @@
+"""Sampling through a field, and the greatest value around every voxel, in compiled code.
+
+The counterparts in PyTorch are `deformgan.warp.warp` (linear) and `torch.nn.functional.max_pool3d`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import byref, c_int64, c_void_p
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.native.fields import MOST_VOXELS, contiguous, describe
+from deformgan.native.library import kernel
+from deformgan.native.structures import WarpJob
+from deformgan.native.threads import native_threads
+
+_PARTS = 4  # of the work for each thread: one that is held up leaves the rest to the others
+
+
+def warp(
+    image: Tensor,
+    field: Tensor,
+    padding: str = "zeros",
+    shape: Sequence[int] | None = None,
+    out: Tensor | None = None,
+    level: int | None = None,
+) -> Tensor:
+    """Sample an image linearly at ``x + u(x)``.
+
+    Args:
+        image: (1, C, D', H', W'); where its channels lie together in memory (channels last), they are sampled together.
+        field: (1, 3, d, h, w), in its voxels, which are the image's if ``shape`` is not given.
+        padding: ``zeros`` or ``border``: what lies outside the image.
+        shape: (D, H, W) of the grid to sample on, over the field's extent; default: the field's.
+        out: (1, C, D, H, W) float32, contiguous, to write to.
+        level: See `deformgan.native.library.kernel`.
+
+    Returns:
+        (1, C, D, H, W) float32.
+    """
+    coarse = tuple(field.shape[2:])
+    fine = coarse if shape is None else tuple(shape)
+    offset = 1 if padding == "zeros" else 0
+    last = image.shape[1] >= 8 and image.is_contiguous(memory_format=torch.channels_last_3d)
+    source = F.pad(image.detach().float(), [offset] * 6) if offset else image.detach().float()
+    source = source.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
+    wanted = (1, image.shape[1], *fine)
+    out = torch.empty(wanted) if out is None else out
+    if image.shape[0] != 1 or tuple(field.shape[:2]) != (1, 3) or tuple(out.shape) != wanted or not min(wanted):
+        raise ValueError(f"cannot sample {tuple(image.shape)} through {tuple(field.shape)} into {tuple(out.shape)}")
+    if max(source[0, 0].numel(), out[0, 0].numel()) > MOST_VOXELS or not out.is_contiguous():
+        raise ValueError(f"a volume of {tuple(source.shape)} or {wanted} is too large, or not contiguous")
+    values, job = contiguous(field), WarpJob(channels=image.shape[1], last=int(last))
+    alive = describe(job.field, coarse, fine, source.shape[2:], offset)
+    lines = None if coarse == fine else torch.empty(3 * coarse[0] * coarse[1] * fine[2])
+    job.threads = native_threads(out.numel())
+    job.chunk = -(-fine[0] // (_PARTS * job.threads))
+    parts = -(-fine[0] // job.chunk)
+    scratch = torch.empty(parts * (3 * coarse[1] * fine[2] + 4 * fine[2] + image.shape[1]))
+    job.field.values, job.field.lines = values.data_ptr(), None if lines is None else lines.data_ptr()
+    job.image, job.out, job.scratch = source.data_ptr(), out.data_ptr(), scratch.data_ptr()
+    kernel("dg_warp", None, level)(byref(job))
+    del alive
+    return out
+
+
+def box_maximum(image: Tensor, radius: int, level: int | None = None) -> Tensor:
+    """The greatest value in the cube of ``2 radius + 1`` voxels around every voxel, (1, 1, D, H, W) → the same."""
+    source = contiguous(image)
+    if tuple(source.shape[:2]) != (1, 1) or radius < 0 or not source.numel():
+        raise ValueError(f"an image is (1, 1, D, H, W) and a radius not negative: {tuple(image.shape)}, {radius}")
+    between, out = torch.empty_like(source), torch.empty_like(source)
+    pointers = [c_void_p(t.data_ptr()) for t in (between, out)]
+    sizes, threads = (c_int64 * 3)(*source.shape[2:]), c_int64(native_threads(source.numel()))
+    kernel("dg_maximum", None, level)(c_void_p(source.data_ptr()), sizes, c_int64(radius), *pointers, threads)
+    return out

@@ -1,0 +1,16 @@
+"""When the kernels are used: for float32 on the CPU, where no derivative of what they compute is wanted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deformgan.native.library import is_available
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the kernels can take these tensors, each a batch of one."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_available():
+        return False
+    graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return not graph and all(t.device.type == "cpu" and t.dtype == torch.float32 and len(t) == 1 for t in tensors)
