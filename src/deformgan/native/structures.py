@@ -106,3 +106,38 @@ class ControlJob(Structure):
         ("work", c_void_p),
         ("threads", c_int64),
     ]
+
+
+class FluidJob(Structure):
+    """See ``fluid_job``."""
+
+    _fields_ = [
+        ("shape", c_int64 * 3),
+        ("threads", c_int64),
+        ("fixed", c_void_p),
+        ("moved", c_void_p),
+        ("weight", c_void_p),
+        ("factor", c_float),
+        ("gradient", c_void_p),
+        ("work", c_void_p),
+        ("totals", c_void_p),
+        ("radius", c_int64),
+        ("epsilon", c_float),
+    ]
+
+
+class HistogramJob(Structure):
+    """See ``histogram_job``."""
+
+    _fields_ = [
+        ("fixed", c_void_p),
+        ("moved", c_void_p),
+        ("weight", c_void_p),
+        ("n", c_int64),
+        ("bins", c_int64),
+        ("parts", c_int64),
+        ("counts", c_void_p),
+        ("table", c_void_p),
+        ("factor", c_float),
+        ("gradient", c_void_p),
+    ]

@@ -1,0 +1,185 @@
+"""What a fluid registration does in every iteration, in compiled code: smoothing, similarities, the driving force.
+
+A similarity is a sum over the voxels, each with its weight. Its derivative with respect to the moved image is multiplied
+with ``factor`` and added to ``gradient``; all volumes are (1, C, D, H, W) float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+from ctypes import byref, c_double, c_int64, c_void_p
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from deformgan.native.fields import MOST_VOXELS, contiguous
+from deformgan.native.library import kernel
+from deformgan.native.structures import FluidJob, HistogramJob
+from deformgan.native.threads import native_threads
+
+_PARTS = 16  # histograms that are counted side by side; a fixed number, so that threads change no bit
+_HISTOGRAM_FLOOR = 1e-7
+
+
+@lru_cache(maxsize=16)
+def _gaussian_weights(sigma: float, reach: float) -> Tensor:
+    """The middle and one side of a Gaussian, normalised with both sides."""
+    at = torch.arange(max(1, round(reach * sigma + 0.5)) + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (at / sigma) ** 2)
+    return (weights / (2 * weights.sum() - weights[0])).float()
+
+
+def gaussian(volume: Tensor, sigma: float, reach: float = 3.0, level: int | None = None) -> Tensor:
+    """Smoothing with a Gaussian of ``sigma`` voxels that ends at ``reach`` sigma; the border value goes on outside."""
+    return volume if sigma <= 0 else _fir(volume, _gaussian_weights(sigma, reach), True, level)
+
+
+def box_sum(volume: Tensor, window: int, level: int | None = None) -> Tensor:
+    """Sum over the ``window``³ cube around every voxel, an odd number of voxels; nothing lies outside."""
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"a window is an odd number of voxels, not {window}")
+    return _fir(volume, torch.ones(window // 2 + 1), False, level)
+
+
+def _fir(volume: Tensor, weights: Tensor, repeat: bool, level: int | None) -> Tensor:
+    source = contiguous(volume)
+    if source.ndim != 5 or not source.numel():
+        raise ValueError(f"a volume is (B, C, D, H, W), not {tuple(volume.shape)}")
+    between, out = torch.empty_like(source), torch.empty_like(source)
+    count, shape = source.shape[0] * source.shape[1], (c_int64 * 3)(*source.shape[2:])
+    pointers = [c_void_p(t.data_ptr()) for t in (source, weights, between, out)]
+    run, threads = kernel("dg_fir", None, level), c_int64(native_threads(source.numel()))
+    options = c_int64(len(weights) - 1), c_int64(int(repeat))
+    run(pointers[0], c_int64(count), shape, pointers[1], *options, *pointers[2:], threads)
+    return out
+
+
+def force(slope: Tensor, moved: Tensor, level: int | None = None) -> Tensor:
+    """A similarity's derivative times the moved image's central differences, (1, 1, D, H, W) twice → (1, 3, D, H, W)."""
+    slope, moved = _alike(slope, moved)
+    out, shape = torch.empty(1, 3, *moved.shape[2:]), (c_int64 * 3)(*moved.shape[2:])
+    pointers = [c_void_p(t.data_ptr()) for t in (slope, moved)]
+    threads = c_int64(native_threads(moved.numel()))
+    kernel("dg_force", None, level)(*pointers, shape, c_void_p(out.data_ptr()), threads)
+    return out
+
+
+class LocalCorrelation:
+    """Squared correlation with a fixed image in cubes of ``2 radius + 1`` voxels.
+
+    Where a cube reaches outside the volume, 0 lies there.
+
+    Args:
+        fixed, weight: (1, 1, D, H, W).
+        radius: See there.
+        epsilon: Added to both variances.
+        level: See `deformgan.native.library.kernel`.
+    """
+
+    def __init__(
+        self, fixed: Tensor, weight: Tensor, radius: int = 2, epsilon: float = 1e-3, level: int | None = None
+    ) -> None:
+        self._fixed, self._weight = _alike(fixed, weight)
+        self._how = {"radius": radius, "epsilon": epsilon}
+        self._level = level
+        depth, height, width = self._fixed.shape[2:]
+        # kept: fresh memory of this size costs as much as the work in it
+        self._work = torch.empty(9 * self._fixed.numel() + depth * (height * width + width))
+
+    def add(self, moved: Tensor, gradient: Tensor, factor: float = 1.0) -> float:
+        """The sum, for ``moved`` (1, 1, D, H, W)."""
+        moved = _alike(self._fixed, moved)[1]
+        job = FluidJob(factor=factor, **self._how)
+        name = "dg_local_correlation"
+        return _run(name, job, self._fixed, moved, self._weight, gradient, self._work, self._level)
+
+
+def add_edges(
+    directions: Tensor, moved: Tensor, gradient: Tensor, factor: float = 1.0, epsilon: float = 0.015, level: int | None = None
+) -> float:
+    """Squared product with unit gradients ``directions`` (1, 3, D, H, W), which carry the root of the weights."""
+    directions, (moved,) = contiguous(directions), _alike(moved)
+    if tuple(directions.shape) != (1, 3, *moved.shape[2:]):
+        raise ValueError(f"directions of {tuple(moved.shape)} cannot be {tuple(directions.shape)}")
+    job = FluidJob(factor=factor, epsilon=epsilon)
+    return _run("dg_edges", job, directions, moved, moved, gradient, torch.empty(3 * moved.numel()), level)
+
+
+def _run(
+    name: str,
+    job: FluidJob,
+    fixed: Tensor,
+    moved: Tensor,
+    weight: Tensor,
+    gradient: Tensor,
+    work: Tensor,
+    level: int | None,
+) -> float:
+    _check_gradient(gradient, moved)
+    totals = torch.empty(moved.shape[2], dtype=torch.float64)
+    job.shape[:], job.threads = tuple(moved.shape[2:]), native_threads(moved.numel())
+    job.fixed, job.moved, job.weight = (t.data_ptr() for t in (fixed, moved, weight))
+    job.gradient, job.work, job.totals = (t.data_ptr() for t in (gradient, work, totals))
+    return kernel(name, c_double, level)(byref(job))
+
+
+def add_mutual_information(
+    fixed: Tensor,
+    moved: Tensor,
+    weight: Tensor,
+    gradient: Tensor,
+    factor: float = 1.0,
+    bins: int = 32,
+    level: int | None = None,
+) -> float:
+    """Mutual information in nats times the sum of the weights, from a histogram with linear windows in both images.
+
+    Intensities are taken between 0 and 1. The histogram is smoothed twice with (1, 2, 1) / 4 along both axes; the
+    derivative takes its logarithm as it is.
+    """
+    fixed, moved, weight = _alike(fixed, moved, weight)
+    _check_gradient(gradient, moved)
+    if bins < 2:
+        raise ValueError(f"a histogram has 2 bins or more, not {bins}")
+    counts = torch.empty(_PARTS, bins, bins, dtype=torch.float64)
+    job, threads = HistogramJob(n=moved.numel(), bins=bins, parts=_PARTS), c_int64(native_threads(moved.numel()))
+    job.fixed, job.moved, job.weight = (t.data_ptr() for t in (fixed, moved, weight))
+    job.counts = counts.data_ptr()
+    kernel("dg_histogram", None, level)(byref(job), threads)
+    total = float(counts[0].sum())
+    if total == 0:
+        return 0.0
+    value, table = _information(counts[0] / total)
+    job.table, job.factor, job.gradient = table.data_ptr(), factor * (bins - 1), gradient.data_ptr()
+    kernel("dg_look_up", None, level)(byref(job), threads)
+    return value * total
+
+
+def _information(joint: Tensor) -> tuple[float, Tensor]:
+    """Of a joint distribution (fixed, moved): the information, and the rise of its logarithm from bin to bin."""
+    for _ in range(2):
+        for axis in (1, 0):
+            n = joint.shape[axis]
+            before = torch.cat([joint.narrow(axis, 0, 1), joint.narrow(axis, 0, n - 1)], axis)
+            after = torch.cat([joint.narrow(axis, 1, n - 1), joint.narrow(axis, n - 1, 1)], axis)
+            joint = 0.25 * before + 0.5 * joint + 0.25 * after
+    apart = (joint.sum(1, keepdim=True) + 10 * _HISTOGRAM_FLOOR) * (joint.sum(0, keepdim=True) + 10 * _HISTOGRAM_FLOOR)
+    ratio = ((joint + _HISTOGRAM_FLOOR) / apart).log()
+    table = torch.zeros_like(joint)
+    table[:, :-1] = ratio.diff(dim=1)
+    return float((joint * ratio).sum()), table.float().contiguous()
+
+
+def _alike(*volumes: Tensor) -> list[Tensor]:
+    found = [contiguous(volume) for volume in volumes]
+    shape = tuple(found[0].shape)
+    if len(shape) != 5 or shape[:2] != (1, 1) or any(tuple(v.shape) != shape for v in found) or not found[0].numel():
+        raise ValueError(f"images are (1, 1, D, H, W) and of one shape, not {[tuple(v.shape) for v in volumes]}")
+    if found[0].numel() > MOST_VOXELS:
+        raise ValueError(f"a volume of {shape} is too large")
+    return found
+
+
+def _check_gradient(gradient: Tensor, moved: Tensor) -> None:
+    if gradient.shape != moved.shape or gradient.dtype != torch.float32 or not gradient.is_contiguous():
+        raise ValueError(f"the gradient is contiguous float32 {tuple(moved.shape)}, not {tuple(gradient.shape)}")

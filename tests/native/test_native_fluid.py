@@ -1,0 +1,146 @@
+"""Smoothing, similarities and the force in compiled code against PyTorch in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from deformgan import native
+from deformgan.losses.gradient import image_gradient, ngf_similarity
+from deformgan.native import fluid, library
+
+pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
+each_level = pytest.mark.parametrize("level", library.levels() if native.is_available() else [])
+SHAPES = [(1, 1, 1), (2, 5, 3), (9, 12, 70), (12, 7, 9)]
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+@pytest.fixture(params=[1, 3], autouse=True)
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many threads, also for work that is small."""
+    monkeypatch.setattr(fluid, "native_threads", lambda size: request.param)
+    return request.param
+
+
+def volumes(shape: tuple[int, ...], count: int) -> list[Tensor]:
+    g = torch.Generator().manual_seed(sum(shape))
+    return [torch.rand(1, 1, *shape, generator=g) for _ in range(count)]
+
+
+@each_shape
+@each_level
+@pytest.mark.parametrize("sigma", [0.4, 1.5, 4.0])
+def test_gaussian_smoothing(shape: tuple[int, ...], level: int, sigma: float) -> None:
+    volume = torch.cat(volumes(shape, 2), 1)
+    radius = max(1, round(3 * sigma + 0.5))
+    expected = [ndimage.gaussian_filter(v.double().numpy(), sigma, radius=radius, mode="nearest") for v in volume[0]]
+    found = fluid.gaussian(volume, sigma, level=level)
+    torch.testing.assert_close(found[0], torch.stack([torch.from_numpy(e) for e in expected]).float())
+    assert fluid.gaussian(volume, 0.0) is volume
+
+
+@each_shape
+@each_level
+@pytest.mark.parametrize("window", [1, 3, 7])
+def test_window_sums(shape: tuple[int, ...], level: int, window: int) -> None:
+    (volume,) = volumes(shape, 1)
+    expected = F.avg_pool3d(F.pad(volume.double(), [window // 2] * 6), window, 1, divisor_override=1)
+    torch.testing.assert_close(fluid.box_sum(volume, window, level=level), expected.float())
+
+
+@each_shape
+@each_level
+def test_the_force_is_slope_times_gradient(shape: tuple[int, ...], level: int) -> None:
+    slope, moved = volumes(shape, 2)
+    expected = slope * image_gradient(moved) if min(shape) > 2 else torch.zeros(1, 3, *shape)
+    torch.testing.assert_close(fluid.force(slope, moved, level=level), expected)
+
+
+def check(measure: Callable[[Tensor], Tensor], add: Callable[[Tensor, Tensor], float], moved: Tensor) -> None:
+    """Value and derivative of a similarity, the latter added twice over to what is there."""
+    exact = moved.double().requires_grad_()
+    expected = measure(exact)
+    (slope,) = torch.autograd.grad(expected, exact)
+    start = torch.rand(moved.shape)
+    gradient = start.clone()
+    assert add(moved, gradient) == pytest.approx(float(expected.detach()), rel=2e-5, abs=1e-6)
+    assert float((gradient - start - 2 * slope).norm()) <= 1e-4 * float(slope.norm()) + 1e-6 * float(start.norm())
+
+
+@each_shape
+@each_level
+@pytest.mark.parametrize("radius", [1, 2])
+def test_local_correlation(shape: tuple[int, ...], level: int, radius: int) -> None:
+    fixed, moved, weight = volumes(shape, 3)
+
+    def measure(m: Tensor) -> Tensor:
+        f, window = fixed.double(), 2 * radius + 1
+        mean = lambda v: F.avg_pool3d(F.pad(v, [radius] * 6), window, 1)  # noqa: E731
+        variance_f, variance_m = (mean(v * v) - mean(v) ** 2 for v in (f, m))
+        covariance = mean(f * m) - mean(f) * mean(m)
+        return (weight * covariance**2 / ((variance_f + 1e-3) * (variance_m + 1e-3))).sum()
+
+    def add(m: Tensor, gradient: Tensor) -> float:
+        return fluid.LocalCorrelation(fixed, weight, radius, level=level).add(m, gradient, 2.0)
+
+    check(measure, add, moved)
+
+
+@each_level
+@pytest.mark.parametrize("shape", [(3, 3, 3), (9, 12, 70), (6, 7, 9)], ids=str)
+def test_edges(shape: tuple[int, ...], level: int) -> None:
+    fixed, moved, weight = volumes(shape, 3)
+    gradient = image_gradient(fixed)
+    directions = gradient * (gradient.square().sum(1, keepdim=True) + 0.03**2).rsqrt() * weight.sqrt()
+
+    def measure(m: Tensor) -> Tensor:
+        return ngf_similarity(fixed.double(), m, 0.03, squared=True, mask=weight.double()) * weight.double().sum()
+
+    def add(m: Tensor, into: Tensor) -> float:
+        return fluid.add_edges(directions, m, into, 2.0, 0.03, level=level)
+
+    check(measure, add, moved)
+
+
+@each_level
+def test_mutual_information(level: int) -> None:
+    """Of a histogram that smoothing hardly changes; the derivative by steps of one voxel's intensity."""
+    g = torch.Generator().manual_seed(1)
+    fixed = torch.rand(1, 1, 20, 24, 22, generator=g)
+    moved = (1 - fixed) ** 2
+    weight = (torch.rand(fixed.shape, generator=g) > 0.3).float()
+    gradient = torch.zeros_like(moved)
+    value = fluid.add_mutual_information(fixed, moved, weight, gradient, level=level)
+    alone = fluid.add_mutual_information(torch.rand(fixed.shape, generator=g), moved, weight, torch.zeros_like(moved))
+    assert value > 10 * alone > 0
+    assert not gradient[weight == 0].any()
+    # along the derivative of the whole the value rises by what the derivative promises, but for the smoothing
+    step = 1e-3 * gradient / gradient.abs().max()
+    risen = fluid.add_mutual_information(fixed, moved + step, weight, torch.zeros_like(moved), level=level)
+    assert risen - value == pytest.approx(float((step.double() * gradient).sum()), rel=0.25)
+    assert fluid.add_mutual_information(fixed, moved, torch.zeros_like(weight), gradient, level=level) == 0
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf"), -1e30])
+def test_wild_intensities_are_survived(wild: float) -> None:
+    fixed, moved, weight = volumes((6, 7, 8), 3)
+    moved[0, 0, 3, 3, 3] = fixed[0, 0, 1, 1, 1] = wild
+    fluid.add_mutual_information(fixed, moved, weight, torch.zeros_like(moved))
+    fluid.LocalCorrelation(fixed, weight).add(moved, torch.zeros_like(moved))
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    fixed, moved, weight = volumes((6, 7, 8), 3)
+    with pytest.raises(ValueError, match="one shape"):
+        fluid.LocalCorrelation(fixed[..., 1:], weight)
+    with pytest.raises(ValueError, match="the gradient"):
+        fluid.LocalCorrelation(fixed, weight).add(moved, torch.zeros(1, 1, 6, 7, 7))
+    with pytest.raises(ValueError, match="directions"):
+        fluid.add_edges(fixed, moved, torch.zeros_like(moved))
+    with pytest.raises(ValueError, match="odd number"):
+        fluid.box_sum(fixed, 2)
