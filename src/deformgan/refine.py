@@ -17,16 +17,24 @@ from torch import Tensor
 
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
+from deformgan.native.control import ControlField
+from deformgan.native.objective import ControlObjective, Penalty
+from deformgan.native.similarity import FieldSimilarity
+from deformgan.native.use import usable
 from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions, valid_mask
-from deformgan.spatial.field import identity_positions, jacobian_determinant, resize
-from deformgan.spatial.warp import warp
-from deformgan.native import is_available
+from deformgan.spatial.control_points import (
+    REACH,
+    centred_positions,
+    from_full_voxels,
+    linear,
+    smoothed,
+    to_full_voxels,
+)
+from deformgan.spatial.field import jacobian_determinant, resize
+from deformgan.spatial.warp import box_maximum, warp
 
 DEFAULT_STEPS = 150
-
-_REACH = 50.0  # voxels over which a linear coefficient of 1 moves its end by one voxel: gives every parameter one scale
-
 
 _LEAST_JACOBIAN = 0.25
 _FULL_RATE_STEPS = 40
@@ -100,7 +108,7 @@ def refine(
     lesions = Lesions() if lesions is None else lesions
     with torch.inference_mode(False), torch.enable_grad():
         corrected = [correct_bias_field(image.detach(), 4) for image in (fixed, moving)]
-        images = [*corrected, _widened(mask, settings.margin).detach().clone()]
+        images = [*corrected, box_maximum(mask, settings.margin).detach().clone()]
         parameters = _Parameters.fit(field.detach().clone().float(), images[2], settings)
         done = 0
         for number, (factor, share) in enumerate(settings.levels):
@@ -144,30 +152,30 @@ class _Weight:
 
 
 class _Parameters:
-    """An affine map (3, 4) over positions from the centre in `_REACH`, and control points (1, 3, d, h, w); voxels."""
+    """An affine map (3, 4) over positions from the centre in `REACH`, and control points (1, 3, d, h, w); voxels."""
 
     def __init__(self, shape: tuple[int, ...], affine: Tensor, control: Tensor, smoothing: int) -> None:
         self.shape, self.smoothing = shape, smoothing
         self.affine, self.control = affine.requires_grad_(), control.requires_grad_()
-        self._positions = _centred_positions(shape, tuple(control.shape[2:]), control.device)
+        self._positions = centred_positions(shape, tuple(control.shape[2:]), control.device)
 
     @classmethod
     def fit(cls, field: Tensor, mask: Tensor, settings: RefineSettings) -> _Parameters:
         """The start: the affine map nearest to the field inside the mask, and what it leaves."""
         shape = tuple(mask.shape[2:])
         coarse = tuple(max(4, n // settings.spacing) for n in shape)
-        target = _to_full_voxels(resize(field, coarse), shape)
-        x = _centred_positions(shape, coarse, field.device)
+        target = to_full_voxels(resize(field, coarse), shape)
+        x = centred_positions(shape, coarse, field.device)
         design = torch.cat([x, torch.ones_like(x[:, :1])], 1)[0].flatten(1).double()
         inside = F.adaptive_avg_pool3d(mask, coarse)  # type: ignore[arg-type]
         weighted = design * inside.flatten().double().add(1e-6)
         affine = torch.linalg.solve(weighted @ design.T, weighted @ target[0].flatten(1).double().T).T.float()
-        return cls(shape, affine, target - _linear(affine, x), settings.smoothing)
+        return cls(shape, affine, target - linear(affine, x), settings.smoothing)
 
     def coarse(self) -> Tensor:
         """Displacement at the control points, in their voxels."""
-        field = _smoothed(self.control, self.smoothing) + _linear(self.affine, self._positions)
-        return _from_full_voxels(field, self.shape)
+        field = smoothed(self.control, self.smoothing) + linear(self.affine, self._positions)
+        return from_full_voxels(field, self.shape)
 
     def field(self, shape: tuple[int, ...], coarse: Tensor | None = None) -> Tensor:
         """Displacement on a grid of ``shape``, in its voxels; ``coarse`` is `coarse` where it is at hand."""
@@ -185,42 +193,38 @@ def _optimise(
     progress: Callable[[int], None],
 ) -> None:
     """Adam at one level, its rates falling linearly to a tenth; few steps are small, they could not be taken back."""
-    objective = _objective(parameters, fixed, moving, weight, settings)
+    shape = tuple(fixed.shape[2:])
+    make = _native_objective if usable(fixed, moving) else _Objective
+    objective = make(parameters, fixed, moving, weight.at(parameters.field(shape).detach()), settings)
     variables = [parameters.control, parameters.affine]
     moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
     for step in range(steps):
         bending = settings.bending * relaxation ** (1 - step / steps)
         if step and weight.moving is not None and step % _REWEIGHED == 0:
-            objective.weigh()
+            objective.weigh(weight.at(parameters.field(shape).detach()))
         gradients = objective.gradients(bending)
         decay = min(1.0, steps / _FULL_RATE_STEPS) * (1 - 0.9 * step / steps)
         for variable, gradient, moment, rate in zip(
             variables, gradients, moments, (settings.rate, settings.affine_rate), strict=True
         ):
-            objective.adam(variable, gradient, moment, rate * decay, step + 1)
+            objective.step(variable, gradient, moment, rate * decay, step + 1)
         progress(step + 1)
 
 
-def _objective(parameters, fixed, moving, weight, settings):
-    native = is_available() and fixed.device.type == "cpu"
-    return (_NativeObjective if native else _TorchObjective)(parameters, fixed, moving, weight, settings)
+class _Objective:
+    """What is minimised at one level, with its derivatives from PyTorch's tape."""
 
+    def __init__(
+        self, parameters: _Parameters, fixed: Tensor, moving: Tensor, weight: Tensor, settings: RefineSettings
+    ):
+        self._parameters, self._fixed, self._moving, self._settings = parameters, fixed, moving, settings
+        self.weigh(weight)
 
-class _TorchObjective:
-    """What is minimised at one level, with its derivatives by PyTorch's tape: the reference for `_NativeObjective`."""
-
-    def __init__(self, parameters: _Parameters, fixed: Tensor, moving: Tensor, weight: _Weight, settings: RefineSettings):
-        self._parameters, self._fixed, self._moving = parameters, fixed, moving
-        self._weight, self._settings = weight, settings
-        self.weigh()
-
-    def weigh(self) -> None:
-        """Look anew where the moving image's weights lie."""
-        with torch.no_grad():
-            weight = self._weight.at(self._parameters.field(tuple(self._fixed.shape[2:])))
+    def weigh(self, weight: Tensor) -> None:
         self._similarity = GradientSimilarity(self._fixed, self._settings.epsilon, squared=True, mask=weight)
 
     def gradients(self, bending: float) -> tuple[Tensor, ...]:
+        """With respect to the control points and to the affine map."""
         parameters = self._parameters
         coarse = parameters.coarse()
         penalty = bending * bending_energy(parameters.control) + self._settings.folding * _folding(coarse)
@@ -229,38 +233,18 @@ class _TorchObjective:
         return torch.autograd.grad(loss, [parameters.control, parameters.affine])
 
     @staticmethod
-    def adam(variable, gradient, moment, rate, step):
-        _adam(variable, gradient, moment, rate, step)
+    def step(variable: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rate: float, number: int) -> None:
+        _adam(variable, gradient, moments, rate, number)
 
 
-class _NativeObjective:
-    def __init__(self, parameters: _Parameters, fixed: Tensor, moving: Tensor, weight: _Weight, settings: RefineSettings):
-        from deformgan.native import control
-        from deformgan.native.similarity import FieldSimilarity
-        self._c = control
-        self._parameters, self._weight, self._settings, self._shape = parameters, weight, settings, tuple(fixed.shape[2:])
-        with torch.no_grad():
-            first = weight.at(parameters.field(self._shape)) if weight.moving is not None else weight.fixed
-        self._similarity = FieldSimilarity(fixed, moving, first, settings.epsilon, tuple(parameters.control.shape[2:]))
-        self._field = control.ControlField(parameters.control, parameters.affine, parameters.shape, parameters.smoothing, _REACH)
-
-    def weigh(self) -> None:
-        with torch.no_grad():
-            self._similarity.weigh(self._weight.at(self._parameters.field(self._shape)))
-
-    def gradients(self, bending: float) -> tuple[Tensor, ...]:
-        field = self._field()
-        _, gradient = self._similarity(field)
-        gradient.neg_()
-        self._c.add_folding(field, _LEAST_JACOBIAN, self._settings.folding, gradient)
-        to_points, to_affine = self._field.pull(gradient)
-        self._c.add_bending(self._parameters.control.detach(), bending, to_points)
-        return to_points, to_affine
-
-    @staticmethod
-    def adam(variable, gradient, moment, rate, step):
-        from deformgan.native.control import adam
-        adam(variable, gradient, moment, rate, step)
+def _native_objective(
+    parameters: _Parameters, fixed: Tensor, moving: Tensor, weight: Tensor, settings: RefineSettings
+) -> ControlObjective:
+    """`_Objective` in compiled code."""
+    control = parameters.control
+    field = ControlField(control, parameters.affine, parameters.shape, parameters.smoothing, REACH)
+    similarity = FieldSimilarity(fixed, moving, weight, settings.epsilon, tuple(control.shape[2:]))
+    return ControlObjective(field, similarity, Penalty(_LEAST_JACOBIAN, settings.folding))
 
 
 @torch.no_grad()
@@ -305,38 +289,3 @@ def _better(
 
 def _shifted(progress: Callable[[int, int], None] | None, done: int, steps: int) -> Callable[[int], None]:
     return (lambda step: None) if progress is None else (lambda step: progress(done + step, steps))
-
-
-def _linear(affine: Tensor, positions: Tensor) -> Tensor:
-    return torch.einsum("ij,bjdhw->bidhw", affine[:, :3], positions) + affine[:, 3].view(1, 3, 1, 1, 1)
-
-
-def _centred_positions(full: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where a coarser grid's voxels lie in the full one, from its centre, in units of `_REACH`, (1, 3, d, h, w)."""
-    middle, ratio = (torch.tensor(v, device=device).view(1, 3, 1, 1, 1) for v in _middle_and_ratio(full, shape))
-    return (identity_positions(shape, device) - middle) * ratio / _REACH
-
-
-def _middle_and_ratio(full: tuple[int, ...], shape: tuple[int, ...]) -> tuple[list[float], list[float]]:
-    return [(n - 1) / 2 for n in shape], [a / b for a, b in zip(full, shape, strict=True)]
-
-
-def _to_full_voxels(field: Tensor, full: tuple[int, ...]) -> Tensor:
-    ratio = _middle_and_ratio(full, tuple(field.shape[2:]))[1]
-    return field * torch.tensor(ratio, device=field.device).view(1, 3, 1, 1, 1)
-
-
-def _from_full_voxels(field: Tensor, full: tuple[int, ...]) -> Tensor:
-    ratio = _middle_and_ratio(full, tuple(field.shape[2:]))[1]
-    return field / torch.tensor(ratio, device=field.device).view(1, 3, 1, 1, 1)
-
-
-def _smoothed(control: Tensor, times: int) -> Tensor:
-    """3³ box means, ``times`` over, the border replicated."""
-    for _ in range(times):
-        for axis in (2, 3, 4):
-            n = control.shape[axis]
-            before, after = control.narrow(axis, 0, 1), control.narrow(axis, n - 1, 1)
-            padded = torch.cat([before, control, after], axis)
-            control = (padded.narrow(axis, 0, n) + control + padded.narrow(axis, 2, n)) / 3
-    return control

@@ -11,7 +11,8 @@ from deformgan import native
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.native import control, library, similarity
-from deformgan.refine import _REACH, _adam, _centred_positions, _folding, _linear, _smoothed
+from deformgan.refine import _adam, _folding
+from deformgan.spatial.control_points import REACH, centred_positions, linear, smoothed
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
 each_level = pytest.mark.parametrize("level", library.levels() if native.is_available() else [])
@@ -129,10 +130,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 def test_the_field_of_control_points_and_its_transpose(coarse: tuple, level: int, smoothing: int) -> None:
     full = tuple(4 * n + 1 for n in coarse)
     points, affine = torch.randn(1, 3, *coarse).requires_grad_(), torch.randn(3, 4).requires_grad_()
-    where = _centred_positions(full, coarse, torch.device("cpu"))
+    where = centred_positions(full, coarse, torch.device("cpu"))
     ratio = torch.tensor([a / b for a, b in zip(full, coarse, strict=True)]).view(1, 3, 1, 1, 1)
-    expected = (_smoothed(points, smoothing) + _linear(affine, where)) / ratio
-    one = control.ControlField(points, affine, full, smoothing, _REACH, level)
+    expected = (smoothed(points, smoothing) + linear(affine, where)) / ratio
+    one = control.ControlField(points, affine, full, smoothing, REACH, level)
     torch.testing.assert_close(one(), expected.detach(), atol=1e-5, rtol=1e-5)
     gradient = torch.randn(1, 3, *coarse)
     for found, slope in zip(one.pull(gradient), torch.autograd.grad(expected, [points, affine], gradient), strict=True):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan import native
-from deformgan.field import resize
 from deformgan.losses.gradient import image_gradient
 from deformgan.native import edges, library, sampling
 from deformgan.networks.correlation import neighbours
-from deformgan.warp import warp
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import warp
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
 SHAPES = [(1, 1, 1), (1, 5, 1), (2, 3, 4), (7, 1, 9), (5, 8, 17), (9, 10, 33), (16, 12, 20)]
@@ -23,11 +21,11 @@ each_level = pytest.mark.parametrize("level", library.levels() if native.is_avai
 
 
 @pytest.fixture(params=[1, 3], autouse=True)
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """So many threads, also for work that is small."""
     for module in (edges, sampling):
         monkeypatch.setattr(module, "native_threads", lambda size: request.param)
-    yield request.param
+    return request.param
 
 
 def generator(shape: tuple[int, ...]) -> torch.Generator:

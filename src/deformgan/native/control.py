@@ -49,23 +49,23 @@ class ControlField:
         if tuple(affine.shape) != (3, 4):
             raise ValueError(f"an affine map is (3, 4), not {tuple(affine.shape)}")
         self._field, self._pull = kernel("dg_control_field", None, level), kernel("dg_control_pull", None, level)
-        self._points, self._affine, self._work = points.detach(), affine.detach(), torch.empty(2, *points.shape)
+        self.points, self._affine, self._work = points.detach(), affine.detach(), torch.empty(2, *points.shape)
         job = self._job = ControlJob(smoothing=smoothing, reach=reach, threads=native_threads(points.numel()))
         job.shape[:], job.ratio[:] = shape, [a / b for a, b in zip(full, shape, strict=True)]
-        job.points, job.affine, job.work = map(_pointer, (self._points, self._affine, self._work))
+        job.points, job.affine, job.work = map(_pointer, (self.points, self._affine, self._work))
 
     def __call__(self) -> Tensor:
         """(1, 3, d, h, w), displacement at the control points, in their voxels."""
-        field = torch.empty(self._points.shape)
+        field = torch.empty(self.points.shape)
         self._job.field = _pointer(field)
         self._field(byref(self._job))
         return field
 
     def pull(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """From the derivative with respect to the field (1, 3, d, h, w) to those of the points and of the affine map."""
-        if gradient.shape != self._points.shape:
-            raise ValueError(f"the gradient of {tuple(self._points.shape)} cannot be {tuple(gradient.shape)}")
-        to_points, to_affine = torch.empty(self._points.shape), torch.empty(3, 4)
+        """From the derivative by the field (1, 3, d, h, w) to those by the points and by the affine map."""
+        if gradient.shape != self.points.shape:
+            raise ValueError(f"the gradient of {tuple(self.points.shape)} cannot be {tuple(gradient.shape)}")
+        to_points, to_affine = torch.empty(self.points.shape), torch.empty(3, 4)
         job = self._job
         job.field, job.to_points, job.to_affine = map(_pointer, (gradient, to_points, to_affine))
         self._pull(byref(job))
@@ -90,9 +90,7 @@ def add_folding(field: Tensor, least: float, weight: float, gradient: Tensor, le
         raise ValueError(f"folding takes 2 points an axis and a gradient like them, not {shape}, {gradient.shape}")
     folding, work = kernel("dg_folding", c_double, level), torch.empty(shape[2])
     sizes = (c_int64 * 3)(*shape)
-    return folding(
-        _pointer(field), sizes, c_float(least), c_float(weight), _pointer(gradient), _pointer(work)
-    )
+    return folding(_pointer(field), sizes, c_float(least), c_float(weight), _pointer(gradient), _pointer(work))
 
 
 def adam(

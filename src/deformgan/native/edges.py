@@ -20,7 +20,7 @@ _ROWS = 64  # of the matching in one part of the work
 
 
 def unit_gradients(image: Tensor, epsilon: float, border: int = 0, level: int | None = None) -> Tensor:
-    """``∇I / sqrt(‖∇I‖² + ε²)``, (1, 1, D, H, W) → (1, 3, D + 2 border, H + 2 border, W + 2 border), 0 in the border."""
+    """``∇I / sqrt(‖∇I‖² + ε²)``, (1, 1, D, H, W) → (1, 3, D, H, W), with so many voxels of 0 around as ``border``."""
     source = contiguous(image)
     if tuple(source.shape[:2]) != (1, 1) or not source.numel():
         raise ValueError(f"an image is (1, 1, D, H, W), not {tuple(image.shape)}")

@@ -16,7 +16,7 @@ MOST_VOXELS = 2**31 - 1  # of a volume: the kernels count voxels in 32 bits
 
 @lru_cache(maxsize=64)
 def axis_map(source: int, target: int) -> tuple[np.ndarray, ...]:
-    """Linear interpolation along an axis over the same extent, as in `deformgan.field.resize`, and its transpose.
+    """Linear interpolation along an axis (see `deformgan.spatial.field.resize`), and its transpose.
 
     Returns:
         For each target voxel the source voxel below, that above, and the latter's share; for each source voxel the

@@ -1,7 +1,7 @@
 """What a fluid registration does in every iteration, in compiled code: smoothing, similarities, the driving force.
 
-A similarity is a sum over the voxels, each with its weight. Its derivative with respect to the moved image is multiplied
-with ``factor`` and added to ``gradient``; all volumes are (1, C, D, H, W) float32 on the CPU.
+A similarity is a sum over the voxels, each with its weight. Its derivative with respect to the moved image is
+multiplied with ``factor`` and added to ``gradient``; all volumes are (1, C, D, H, W) float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _fir(volume: Tensor, weights: Tensor, repeat: bool, level: int | None) -> Te
 
 
 def force(slope: Tensor, moved: Tensor, level: int | None = None) -> Tensor:
-    """A similarity's derivative times the moved image's central differences, (1, 1, D, H, W) twice → (1, 3, D, H, W)."""
+    """A similarity's derivative times the moved image's central differences: (1, 1, D, H, W) twice to (1, 3, …)."""
     slope, moved = _alike(slope, moved)
     out, shape = torch.empty(1, 3, *moved.shape[2:]), (c_int64 * 3)(*moved.shape[2:])
     pointers = [c_void_p(t.data_ptr()) for t in (slope, moved)]
@@ -95,7 +95,12 @@ class LocalCorrelation:
 
 
 def add_edges(
-    directions: Tensor, moved: Tensor, gradient: Tensor, factor: float = 1.0, epsilon: float = 0.015, level: int | None = None
+    directions: Tensor,
+    moved: Tensor,
+    gradient: Tensor,
+    factor: float = 1.0,
+    epsilon: float = 0.015,
+    level: int | None = None,
 ) -> float:
     """Squared product with unit gradients ``directions`` (1, 3, D, H, W), which carry the root of the weights."""
     directions, (moved,) = contiguous(directions), _alike(moved)

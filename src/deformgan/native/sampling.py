@@ -1,6 +1,6 @@
 """Sampling through a field, and the greatest value around every voxel, in compiled code.
 
-The counterparts in PyTorch are `deformgan.warp.warp` (linear) and `torch.nn.functional.max_pool3d`.
+The counterparts in PyTorch are `deformgan.spatial.warp.warp` (linear) and `torch.nn.functional.max_pool3d`.
 """
 
 from __future__ import annotations

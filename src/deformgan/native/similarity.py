@@ -1,6 +1,6 @@
 """The similarity of a fixed and a warped image in compiled code, with its derivative with respect to a coarse field.
 
-What is computed is defined by `deformgan.losses.gradient` and `deformgan.warp`.
+What is computed is defined by `deformgan.losses.gradient` and `deformgan.spatial.warp`.
 """
 
 from __future__ import annotations

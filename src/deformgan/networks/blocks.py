@@ -64,7 +64,6 @@ class Convolution(nn.Conv3d):
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
 
-
     def _small(self, x: Tensor) -> bool:
         """Whether PyTorch would unfold the input into a matrix though oneDNN takes half the time (PyTorch 2.13)."""
         if self.kernel_size == (1, 1, 1) or x.shape[:-1].numel() > _UNFOLDED or torch.is_grad_enabled():

@@ -109,7 +109,6 @@ class EdgeStage(nn.Module):
         seen = [fixed.features, moved, correlation, fine, coarse, fixed.strength, field / 8]
         return torch.cat([one.to(dtype) for one in seen], 1)
 
-
     def _evidence_in_place(self, fixed: FixedSide, moving: MovingSide, field: Tensor) -> Tensor:
         """`_evidence` by the compiled kernels, each of which writes where the others' evidence lies."""
         seen = fixed.evidence(self._channels)
@@ -119,7 +118,8 @@ class EdgeStage(nn.Module):
         gradients = (native.unit_gradients(image, EPSILON, 1) for image in (moved_half, F.avg_pool3d(moved_half, 2)))
         sampling.warp(moving.features, field, "border", out=parts[1])
         native.local_correlation(self.project(fixed.features), self.project(parts[1]), out=parts[2])
-        for edges, padded, factor, out in zip((fixed.edges, fixed.coarse_edges), gradients, (2, 1), parts[3:5], strict=True):
+        both = (fixed.edges, fixed.coarse_edges)
+        for edges, padded, factor, out in zip(both, gradients, (2, 1), parts[3:5], strict=True):
             native.shifted_products(edges, padded, factor=factor, squared=True, out=out)
         torch.div(field, 8, out=parts[6])
         return seen

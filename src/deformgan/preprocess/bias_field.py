@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.warp import box_maximum
+from deformgan.spatial.warp import box_maximum
 
 _FLOOR = 0.2  # of the mean: what is darker than this is not lifted to it, noise would be
 
