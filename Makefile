@@ -11,6 +11,7 @@ DEMO_OUT ?= demo-output
 JOBS ?= 2
 
 BIN = $(VENV)/bin
+KERNELS = src/deformgan/native/_kernels.so
 AUDIT = $(VENV)-audit
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
@@ -26,7 +27,7 @@ help:
 	@echo "make audit  known vulnerabilities of the pinned dependencies (needs the network)"
 	@echo "make clean  remove the environment and what the commands above wrote"
 
-demo: $(VENV)/.stamp-demo
+demo: $(VENV)/.stamp-demo $(KERNELS)
 	$(BIN)/deformgan demo -o $(DEMO_OUT) --force
 
 test: lint types unit
@@ -39,7 +40,7 @@ types: $(VENV)/.stamp-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # one thread a worker: with more, the workers fight over the cores
-unit: $(VENV)/.stamp-dev
+unit: $(VENV)/.stamp-dev $(KERNELS)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 \
 		--cov --cov-report term
 
@@ -74,6 +75,10 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than Python 3.11: make PYTHON=/path/to/python3" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+
+# pip builds them too; here they follow their sources. Without a compiler PyTorch is used
+$(KERNELS): $(wildcard src/deformgan/native/c/*) src/deformgan/native/build.py
+	-$(PYTHON) src/deformgan/native/build.py
 
 $(VENV)/.stamp-demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .

@@ -82,9 +82,8 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # OpenMP's idle threads spin. For ever, they hold up whoever shares the cores; not at all (PASSIVE), a refinement
-    # step takes three times as long on quiet ones. This is long enough to bridge two operations.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # OpenMP's idle threads would spin, and hold up whoever shares the cores; few large operations are left to them
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if arguments == ["--version"]:
         sys.stdout.write(f"deformgan {__version__}\n")
         return EXIT_OK

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from deformgan.errors import UsageError
+from deformgan.native.threads import Usage, free_cpus
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -32,8 +33,12 @@ Weights = Annotated[
 class Threads:
     """How much of the machine to use."""
 
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: every core)")] = None
+    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the free cores)")] = None
     """CPU threads."""
+
+    def __post_init__(self) -> None:
+        # what others do is seen from here, where the command is read, to where PyTorch is there
+        object.__setattr__(self, "_before", Usage.now())
 
     def set_threads(self) -> None:
         """Tell PyTorch the number of threads.
@@ -42,12 +47,11 @@ class Threads:
             UsageError: Fewer than one.
         """
         if self.threads is not None and self.threads < 1:
-            raise UsageError(f"--threads {self.threads} is less than 1", "leave it out to use every core")
+            raise UsageError(f"--threads {self.threads} is less than 1", "leave it out to use the free cores")
         import torch
 
-        from deformgan.output.provenance import available_cpus
-
-        torch.set_num_threads(self.threads or min(torch.get_num_threads(), available_cpus()))
+        free = free_cpus(self._before, Usage.now())  # type: ignore[attr-defined]
+        torch.set_num_threads(self.threads or min(torch.get_num_threads(), free))
 
 
 @dataclass(frozen=True, kw_only=True)

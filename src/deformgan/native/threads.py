@@ -1,12 +1,121 @@
-"""How many threads the kernels use."""
+"""How many threads to compute with: no more than this process may use, nor than others leave free.
+
+Threads that share a core with another program's wait for each other at the end of every step, so one thread too many
+costs far more than one too few.
+"""
 
 from __future__ import annotations
 
-import torch
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 _SMALL = 1 << 15  # numbers below which waking another thread costs more than it gains
+_SHORTEST = 0.2  # seconds over which others' use of the cores can be told
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def native_threads(size: int) -> int:
     """As many as PyTorch may use, one for work on few numbers."""
+    import torch
+
     return 1 if size < _SMALL else torch.get_num_threads()
+
+
+def available_cpus() -> int:
+    """Cores this process may use: those it may run on, or fewer where a control group (a container) has a quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(_CGROUPS, Path("/proc/self/cgroup"))
+    return cores if quota is None else max(1, min(cores, math.ceil(quota - 0.25)))
+
+
+def _quota(root: Path, membership: Path) -> float | None:
+    """The least number of cores that a control group of this process, or one above it, allows; None without a limit."""
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return None
+    found = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        own = root / controllers / path.strip("/")
+        # in a container the path may be the host's, and only the root is there
+        for folder in {root / controllers, root, own, *own.parents}:
+            if folder.is_relative_to(root):
+                found.append(_limit_in(folder))
+    return min((limit for limit in found if limit), default=None)
+
+
+def _limit_in(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip() for name in ("quota", "period")
+            )
+        return float(quota) / float(period) if quota not in ("max", "-1") else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What went on up to a moment.
+
+    Args:
+        at: The moment, seconds.
+        busy: Processor seconds that anybody took of the cores this process may run on; those of patient programs
+            (``nice``) are left out, since they make room.
+        own: What this process took of it.
+    """
+
+    at: float
+    busy: float
+    own: float
+
+    @classmethod
+    def now(cls) -> Usage | None:
+        """The present one; None where the system does not tell."""
+        try:
+            lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+            allowed, ticks = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
+            busy = sum(_busy_ticks(line) for line in lines if _core_of(line) in allowed) / ticks
+        except (OSError, ValueError, AttributeError):
+            return None
+        return cls(time.monotonic(), busy, time.process_time())
+
+
+def _core_of(line: str) -> int | None:
+    name = line.split(" ", 1)[0].removeprefix("cpu")
+    return int(name) if line.startswith("cpu") and name.isdecimal() else None
+
+
+def _busy_ticks(line: str) -> int:
+    """User, system, interrupts and what the host took, of a line of ``/proc/stat``; neither ``nice`` nor idle."""
+    numbers = [int(text) for text in line.split()[1:9]]
+    return sum(number for place, number in enumerate(numbers) if place in (0, 2, 5, 6, 7))
+
+
+def free_cpus(before: Usage | None, after: Usage | None) -> int:
+    """Whole cores that other programs left to this one between two moments, at least 1; all where nothing is known."""
+    most = available_cpus()
+    if before is None or after is None or after.at - before.at < _SHORTEST:
+        return most
+    others = (after.busy - before.busy - (after.own - before.own)) / (after.at - before.at)
+    return max(1, min(most, round(most - others)))
+
+
+def _one_thread_in_a_fork() -> None:
+    """PyTorch's threads are not there in a forked child, which would wait for them for ever."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread_in_a_fork)

@@ -10,7 +10,7 @@ from deformgan.native.library import is_available
 
 def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can take these tensors, each a batch of one."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_available():
+    if torch.compiler.is_compiling() or not is_available():
         return False
     graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return not graph and all(t.device.type == "cpu" and t.dtype == torch.float32 and len(t) == 1 for t in tensors)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from deformgan import __version__
+from deformgan.native.threads import available_cpus
 
 SCHEMA = 1  # raised when a field of the record changes its meaning or goes
 LIBRARIES = ("torch", "numpy", "nibabel", "safetensors", "isal")
@@ -105,11 +106,6 @@ def _accelerator(device: str) -> str | None:
     import torch
 
     return torch.cuda.get_device_name(device)
-
-
-def available_cpus() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory_mb() -> float | None:
