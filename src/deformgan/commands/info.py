@@ -30,11 +30,13 @@ class Info:
         import torch
 
         from deformgan.models.load import load_model, shipped_models
+        from deformgan.native import is_available
         from deformgan.output.provenance import environment
 
         devices = {
             "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             "cpu_threads": torch.get_num_threads(),
+            "native_kernels": is_available(),
         }
         weights = {name: load_model(name).sha256 for name in shipped_models()}
         record: dict[str, Any] = {"environment": environment(), "devices": devices, "weights": weights}
