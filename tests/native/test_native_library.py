@@ -14,7 +14,7 @@ import torch
 
 from deformgan import native
 from deformgan.native import build, library
-from deformgan.native.use import usable
+from deformgan.native.use import usable, without_kernels
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
@@ -98,6 +98,9 @@ def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not usable(plain, learned)
     with torch.no_grad():
         assert usable(plain, learned)
+    with without_kernels():
+        assert not usable(plain)
+    assert usable(plain)
     monkeypatch.setenv("DEFORMGAN_NATIVE", "0")
     assert not usable(plain, plain)
 

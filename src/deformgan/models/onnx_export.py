@@ -25,6 +25,7 @@ from deformgan import __version__
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.models.load import Model, shipped_models
+from deformgan.native.use import without_kernels
 from deformgan.spatial.grid import Shape
 
 OPSET = 20  # the first whose GridSample takes volumes
@@ -71,7 +72,8 @@ def export_onnx(model: Model, path: str | Path, *, shape: Shape | None = None, f
     pair = tuple(torch.rand(1, 1, *shape, generator=generator) for _ in range(2))
     with _one_quiet_thread(), torch.no_grad():
         # first of all: tables that the network keeps are to hold numbers, not the exporter's symbols
-        expected = module(*pair)
+        with without_kernels():
+            expected = module(*pair)
         program = torch.onnx.export(
             module,
             pair,
