@@ -27,9 +27,10 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from deformgan.align.placement import subsampled_pair
 from deformgan.align.search import search
 from deformgan.io.image import Image, load_image
-from deformgan.preprocess.conform import subsampled_pair
+from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 
 PAIRS = (
@@ -102,7 +103,7 @@ def _stripped(rng: np.random.Generator, image: Image) -> Image:
 
 def ours(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:
     """`deformgan.align.search.search`, finding the foregrounds included."""
-    return search(*subsampled_pair(fixed, moving), rigid=rigid)[0]
+    return search(*subsampled_pair(Scan.of(fixed), Scan.of(moving)), rigid=rigid)[0]
 
 
 def simpleitk(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:

@@ -29,11 +29,13 @@ from scipy import ndimage
 from torch import Tensor
 
 import deformgan
+from deformgan.align.placement import subsampled_pair
 from deformgan.align.search import search
 from deformgan.io.image import Image, load_image, load_labels
 from deformgan.models.load import Model
-from deformgan.preprocess.conform import conform, subsampled_pair
+from deformgan.preprocess.conform import conform
 from deformgan.preprocess.lesions import harmonic
+from deformgan.preprocess.scan import Scan
 from deformgan.spatial.field import jacobian_determinant
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.vectors import mm_to_vox
@@ -132,7 +134,7 @@ def without_tumour(contrasts: dict[str, np.ndarray], tumour: np.ndarray, grid: G
     """The contrasts with the tumour replaced by the other side, its seam softened over two voxels."""
     t1 = Image(contrasts["t1"], grid, "t1")
     flipped = Image(np.ascontiguousarray(t1.data[::-1]), grid, "mirrored")
-    onto_itself = Transform(search(*subsampled_pair(t1, flipped), rigid=True, near=True)[0])
+    onto_itself = Transform(search(*subsampled_pair(Scan.of(t1), Scan.of(flipped)), rigid=True, near=True)[0])
     away = np.asarray(ndimage.binary_dilation(tumour, iterations=WIDENED), bool) & (t1.data > 0)
     there = onto_itself.apply(Image(away[::-1].astype(np.float32), grid), grid).data > 0
     inner = np.asarray(ndimage.distance_transform_edt(away))

@@ -26,9 +26,9 @@ from measuring import RESULTS, keep, machine
 from rich.console import Console
 from rich.table import Table
 
-from deformgan.io.image import load_image
 from deformgan.models.load import DEFAULT_MODEL, load_model
 from deformgan.preprocess.conform import conform_pair
+from deformgan.preprocess.scan import read_pair
 from deformgan.refine import DEFAULT_STEPS, refine
 
 SHAPE = (240, 240, 155)
@@ -96,14 +96,16 @@ def main() -> None:
             )
             add(name, seconds, max(memory))
         model = load_model(options.weights)
-        pair = conform_pair(load_image(fixed), load_image(moving), model.grid_shape, model.spacing)
-        images = pair[0].tensor, pair[1].tensor
+        pair = conform_pair(
+            *read_pair((fixed, None, None), (moving, None, None)), None, model.grid_shape, model.spacing
+        )
+        images = pair.tensors
         add("T", timed(lambda: model.predict(*images), 4 * options.rounds))
         add("T, fp32", timed(lambda: model.predict(*images, precision="fp32"), options.rounds))
         field = model.predict(*images)
         add(
             f"refinement, {DEFAULT_STEPS} steps",
-            timed(lambda: refine(*images, field, mask=pair[0].mask), options.rounds),
+            timed(lambda: refine(*images, field, mask=pair.fixed.mask), options.rounds),
         )
 
     table = Table(

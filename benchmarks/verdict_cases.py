@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.io.image import load_image, load_labels
+from deformgan.align.start import find_start
+from deformgan.io.image import load_labels
 from deformgan.models.load import Model
 from deformgan.preprocess.conform import Conformed, conform_pair
+from deformgan.preprocess.scan import read_pair
 from deformgan.quality.assess import Evidence, examine, features, judge, local_features
 from deformgan.quality.calibration import Calibration, Linear
 from deformgan.refine import DEFAULT_STEPS, refine
@@ -83,8 +85,9 @@ def samples(folders: list[Path], model: Model, seed: int) -> Iterator[Sample]:
 
 
 def _read(folder: Path) -> _Known:
-    fixed, moving = (load_image(folder / f"{name}.nii.gz") for name in ("fixed", "moving"))
-    pair = conform_pair(fixed, moving)
+    scans = read_pair(*((folder / f"{name}.nii.gz", None, None) for name in ("fixed", "moving")))
+    conformed = conform_pair(*scans, find_start(*scans).fixed_to_moving)
+    pair = conformed.fixed, conformed.moving
     half = pair[0].grid.resized(tuple(n // 2 for n in pair[0].grid.shape))
     index = np.stack(np.meshgrid(*(np.arange(n) for n in half.shape), indexing="ij"), -1).reshape(-1, 3)
     world = half.to_world(index)

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "deformgan"
 
 # A folder counts as one entry: its files may import each other. An entry may import those above it, never one below.
 LAYERS = [
-    {"errors"},
+    {"errors", "options"},
     {"native"},
     {"spatial"},
     {"io"},

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deformgan.io.image import load_image as load_image
     from deformgan.models.load import Model as Model
     from deformgan.models.load import load_model as load_model
+    from deformgan.options import Options as Options
     from deformgan.output.registration import Registration as Registration
     from deformgan.pipeline import register as register
     from deformgan.spatial.grid import Grid as Grid
@@ -35,12 +36,14 @@ _HOME = {
     "Image": "io.image",
     "load_image": "io.image",
     "Grid": "spatial.grid",
+    "Options": "options",
 }
 
 __all__ = [
     "Grid",
     "Image",
     "Model",
+    "Options",
     "Registration",
     "Transform",
     "__version__",

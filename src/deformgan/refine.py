@@ -21,6 +21,7 @@ from deformgan.native.control import ControlField
 from deformgan.native.objective import ControlObjective, Penalty
 from deformgan.native.similarity import FieldSimilarity
 from deformgan.native.use import usable
+from deformgan.options import DEFAULT_STEPS
 from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions, valid_mask
 from deformgan.spatial.control_points import (
@@ -33,8 +34,6 @@ from deformgan.spatial.control_points import (
 )
 from deformgan.spatial.field import jacobian_determinant, resize
 from deformgan.spatial.warp import box_maximum, warp
-
-DEFAULT_STEPS = 150
 
 _LEAST_JACOBIAN = 0.25
 _FULL_RATE_STEPS = 40

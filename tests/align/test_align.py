@@ -13,14 +13,14 @@ from scipy.spatial.transform import Rotation
 from tiny import write_tiny_model
 
 import deformgan
+from deformgan.align.placement import subsample, subsampled_pair
 from deformgan.align.search import search
 from deformgan.align.similarity import make_level, nmi_score
 from deformgan.align.start import find_start
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
 from deformgan.models.load import Model, load_model
-from deformgan.preprocess import placement
-from deformgan.preprocess.conform import subsampled_pair
+from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats.itk import write_affine
 from deformgan.transforms.transform import Transform
@@ -76,7 +76,7 @@ def test_a_known_map_is_found(
 ) -> None:
     fixed, moving = pair
     moved, truth = turned(moving, Rotation.from_euler("xyz", degrees, degrees=True), scale, shift)
-    found, score = search(*subsampled_pair(fixed, moved))
+    found, score = search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))
     assert miss_mm(found, truth, fixed) < 2
     assert np.linalg.det(found) > 0
     assert 0 < score <= 1
@@ -88,24 +88,23 @@ def test_a_slab_finds_its_place(pair: tuple[Image, Image]) -> None:
     slab[2, 3] = start = moving.data.shape[2] // 2
     part = Image(moving.data[:, :, start:], Grid(moving.data[:, :, start:].shape, moving.grid.affine @ slab))
     moved, truth = turned(part, Rotation.from_euler("z", 30, degrees=True), 0.83, (0, 0, 80))
-    assert miss_mm(search(*subsampled_pair(fixed, moved))[0], truth, fixed) < 3
+    assert miss_mm(search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))[0], truth, fixed) < 3
 
 
 def test_joint_leaves_a_good_header_alone(pair: tuple[Image, Image]) -> None:
-    start = find_start(*pair, "joint", None)
-    assert start.matrix is not None
-    np.testing.assert_array_equal(start.matrix, np.eye(4))
+    start = find_start(Scan.of(pair[0]), Scan.of(pair[1]), "joint")
+    np.testing.assert_array_equal(start.fixed_to_moving, np.eye(4))
 
 
 def test_a_rigid_map_keeps_lengths(pair: tuple[Image, Image]) -> None:
     moved, truth = turned(pair[1], Rotation.from_euler("y", 50, degrees=True), 1.0, (20, 0, 0))
-    found, _ = search(*subsampled_pair(pair[0], moved), rigid=True)
+    found, _ = search(*subsampled_pair(Scan.of(pair[0]), Scan.of(moved)), rigid=True)
     np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-5)
     assert miss_mm(found, truth, pair[0]) < 2
 
 
 def test_the_gradient_of_the_agreement_is_that_of_its_values(pair: tuple[Image, Image]) -> None:
-    subsampled = [placement.subsample(image, image.data > 0, 0.0) for image in pair]
+    subsampled = [subsample(image, image.data > 0, 0.0) for image in pair]
     centre = pair[0].grid.centre_mm
     level = make_level(subsampled[0], subsampled[1], 6.0, 1000, (centre, centre))
     matrix = torch.eye(4)[None, :3].clone()

@@ -30,7 +30,13 @@ def write_pairs(folder: Path, count: int) -> list[Pair]:
 
 def quick_settings(folder: Path, **more: object) -> Settings:
     """As short as a registration can be."""
-    options = {"weights": str(folder / "weights"), "refine": 0, "inverse": False, "jacobian": False, "report": False}
+    options = {
+        "weights": str(folder / "weights"),
+        "refine_steps": 0,
+        "inverse": False,
+        "jacobian": False,
+        "report": False,
+    }
     return weights_of(Settings(**(options | more)))  # type: ignore[arg-type]
 
 

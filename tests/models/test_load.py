@@ -15,6 +15,7 @@ from tiny import CONFIG, write_tiny_model
 
 from deformgan.errors import InputError, UsageError
 from deformgan.models import load as models
+from deformgan.models.device import pick_precision
 from deformgan.models.load import Model, load_model, save_model, shipped_models
 from deformgan.networks import build
 from deformgan.networks.pyramid import halve
@@ -95,8 +96,8 @@ def test_auto_takes_bf16_where_the_processor_has_it(folder: Path, monkeypatch: p
 
 def test_other_devices_decide_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert models.computes_in_bf16(torch.device("cuda"))
-    assert not models.computes_in_bf16(torch.device("mps"))
+    assert pick_precision("auto", "cuda") == "bf16"
+    assert pick_precision("auto", "mps") == "fp32"
 
 
 def test_an_unknown_precision_is_refused(folder: Path) -> None:

@@ -12,9 +12,11 @@ import torch
 from conftest import Phantom
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from deformgan.align.start import find_start
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_image
-from deformgan.preprocess.conform import conform, conform_pair
+from deformgan.preprocess.conform import Conformed, conform, conform_pair
+from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 
 SHAPE = (32, 36, 28)
@@ -135,12 +137,19 @@ def test_given_grid_is_kept_whatever_the_content(phantom: Phantom) -> None:
     assert conform(_image(phantom), grid=grid).grid is grid
 
 
+def _started(fixed: Image, moving: Image, spacing: float) -> tuple[Conformed, Conformed]:
+    """Conformed from where headers or contents' centres place the images."""
+    scans = Scan.of(fixed), Scan.of(moving)
+    pair = conform_pair(*scans, find_start(*scans).fixed_to_moving, SHAPE, spacing)
+    return pair.fixed, pair.moving
+
+
 def test_pair_has_one_spacing_and_two_centres(phantom: Phantom) -> None:
     image = _image(phantom)
     big = Grid(image.grid.shape, np.diag([1.5, 1.5, 1.5, 1.0]) @ image.grid.affine)
     away = np.eye(4)
     away[:3, 3] = (30, 0, 0)
-    a, b = conform_pair(image, Image(image.data, big.moved_by(away)), SHAPE, 5.0)
+    a, b = _started(image, Image(image.data, big.moved_by(away)), 5.0)
     np.testing.assert_allclose(a.grid.spacing, b.grid.spacing)
     assert a.grid.spacing[0] > 5.0  # the larger one set it
     np.testing.assert_allclose(b.grid.centre_mm, 1.5 * a.grid.centre_mm + (30, 0, 0), atol=1e-6)
@@ -166,7 +175,7 @@ def test_good_headers_are_kept_where_coverage_differs(phantom: Phantom, part: sl
     pair = (cut, whole) if swapped else (whole, cut)
     own = [conform(image, SHAPE, 6.0).grid.centre_mm for image in pair]
     assert np.linalg.norm(own[0] - own[1]) > 7
-    a, b = conform_pair(*pair, SHAPE, 6.0)
+    a, b = _started(*pair, 6.0)
     assert a.grid == b.grid
 
 
@@ -175,7 +184,7 @@ def test_contents_are_centred_where_headers_are_off(phantom: Phantom, offset_mm:
     fixed, moving = _textured(phantom, 3)
     move = np.eye(4)
     move[:3, 3] = offset_mm
-    a, b = conform_pair(fixed, Image(moving.data, moving.grid.moved_by(move)), SHAPE, 6.0)
+    a, b = _started(fixed, Image(moving.data, moving.grid.moved_by(move)), 6.0)
     np.testing.assert_allclose(b.grid.centre_mm - a.grid.centre_mm, offset_mm, atol=1.0)
 
 
@@ -189,8 +198,8 @@ def test_no_overlap_is_refused_and_a_little_is_not(phantom: Phantom) -> None:
         return Image(image.data, image.grid.moved_by(move), "far.nii")
 
     with pytest.raises(InputError, match=r"far\.nii do not overlap"):
-        conform_pair(image, away(1.01), SHAPE, 6.0)
-    conform_pair(image, away(0.9), SHAPE, 6.0)
+        _started(image, away(1.01), 6.0)
+    _started(image, away(0.9), 6.0)
 
 
 def test_z_scored_images_keep_their_contrast(phantom: Phantom) -> None:
@@ -265,7 +274,8 @@ def test_integers_and_read_only_data(phantom: Phantom) -> None:
 def test_patients_fit_and_fill_the_default_grid(shared_data: Path) -> None:
     folder = shared_data / "BraTS2021_01484"
     fixed, moving = (load_image(folder / f"{c}.nii.gz") for c in ("t2", "t1"))
-    a, b = conform_pair(fixed, moving)
+    pair = conform_pair(Scan.of(fixed), Scan.of(moving))
+    a, b = pair.fixed, pair.moving
     assert a.tensor.shape == (1, 1, 112, 128, 96)
     assert a.grid.spacing[0] == pytest.approx(1.5, rel=0.06)
     volume = np.count_nonzero(fixed.data) * abs(np.linalg.det(fixed.grid.affine[:3, :3]))

@@ -15,6 +15,7 @@ from tiny import write_tiny_model
 from torch import Tensor
 
 import deformgan
+from deformgan.align.placement import subsampled_pair
 from deformgan.align.search import score_of
 from deformgan.align.start import find_start
 from deformgan.commands.main import main
@@ -22,9 +23,9 @@ from deformgan.errors import InputError
 from deformgan.io.image import Image
 from deformgan.models.load import Model, load_model
 from deformgan.output.provenance import sha256
-from deformgan.preprocess.conform import conform, subsampled_pair
+from deformgan.preprocess.conform import conform
 from deformgan.preprocess.lesions import Lesions, harmonic, valid_mask
-from deformgan.preprocess.masks import read_selection
+from deformgan.preprocess.scan import Scan
 from deformgan.quality import assess
 from deformgan.refine import refine
 from deformgan.spatial.field import affine_field, resize
@@ -52,7 +53,7 @@ def test_outside_a_mask_is_background(phantom: Phantom, rng: np.random.Generator
     air = rng.uniform(0, 0.02, SHAPE).astype(np.float32)
     head = np.where(brain, 100 + 100 * phantom.t1, 300 * air + 900 * shell(brain)).astype(np.float32)
     one, other = image(head, phantom), image(phantom.t2, phantom)
-    kept = read_selection("fixed", one, other, image(brain.astype(np.uint8), phantom))
+    kept = Scan.masked("fixed", one, other, image(brain.astype(np.uint8), phantom))
     assert kept.lesion is None
     np.testing.assert_array_equal(kept.image.data > 0, brain)
     cut = conform(kept.image, (32, 36, 28), 6.0)
@@ -76,7 +77,7 @@ def test_a_hole_in_a_mask_is_a_lesion_and_a_speck_is_not(phantom: Phantom) -> No
     tumour = phantom.labels == 100
     mask = ((phantom.labels > 0) & ~tumour).astype(np.uint8)
     mask[20, 12, 20] = 0  # 64 mm³
-    got = read_selection("moving", one, other, image(mask, phantom))
+    got = Scan.masked("moving", one, other, image(mask, phantom))
     assert got.lesion is not None
     np.testing.assert_array_equal(got.lesion.data > 0, tumour)
     np.testing.assert_array_equal(got.image.data, phantom.t1)
@@ -88,7 +89,7 @@ def test_a_mask_of_nothing_but_one_value_is_refused(phantom: Phantom) -> None:
         image(phantom.t2, phantom),
     )
     with pytest.raises(InputError, match="constant"):
-        read_selection("fixed", one, other, image((phantom.labels == 2).astype(np.uint8), phantom))
+        Scan.masked("fixed", one, other, image((phantom.labels == 2).astype(np.uint8), phantom))
 
 
 def test_a_lesion_goes_with_the_image_through_a_map_to_start_from(phantom: Phantom) -> None:
@@ -96,11 +97,12 @@ def test_a_lesion_goes_with_the_image_through_a_map_to_start_from(phantom: Phant
     moving = image(phantom.t1, phantom)
     shift = np.zeros((*SHAPE, 3), np.float32)
     shift[..., 0] = -8.0  # two voxels
-    start = find_start(
-        image(phantom.t2, phantom), moving, "deform", Transform(np.eye(4), shift, moving.grid), (None, away)
-    )
-    assert start.lesion is not None
-    np.testing.assert_array_equal(start.lesion.data, np.roll(away.data, 2, axis=0))
+    given = Transform(np.eye(4), shift, moving.grid)
+    start = find_start(Scan.of(image(phantom.t2, phantom)), Scan.of(moving, away), init=given)
+    assert start.moving.lesion is not None
+    np.testing.assert_array_equal(start.moving.lesion.data, np.roll(away.data, 2, axis=0))
+    np.testing.assert_array_equal(start.fixed_to_moving, np.eye(4))
+    assert start.outer is given
 
 
 # -- lesions on the working grid
@@ -213,7 +215,8 @@ def test_what_a_lesion_shows_is_not_compared_by_the_affine_stage(phantom: Phanto
     spots = [np.where(away.data > 0, value, phantom.t1) for value in (0.1, 0.8)]
 
     def score(one: np.ndarray, other: np.ndarray, lesions: tuple[Image | None, Image | None]) -> float:
-        return score_of(np.eye(4), *subsampled_pair(image(one, phantom), image(other, phantom), lesions))
+        scans = (Scan.of(image(data, phantom), lesion) for data, lesion in zip((one, other), lesions, strict=True))
+        return score_of(np.eye(4), *subsampled_pair(*scans))
 
     first, second = (score(spot, phantom.t2, (away, None)) for spot in spots)
     assert first == pytest.approx(second, abs=1e-9)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import Phantom
 
+from deformgan.align.start import find_start
 from deformgan.io.image import load_image
 from deformgan.losses.joint_histogram import normalised_mutual_information
 from deformgan.preprocess.conform import Conformed, conform_pair
+from deformgan.preprocess.scan import Scan
 from deformgan.quality import assess, inverse_residual
 from deformgan.spatial.field import affine_field
 from deformgan.spatial.grid import Grid
@@ -143,7 +145,10 @@ def test_a_nearly_zero_field_changes_nothing(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("patient", ["BraTS2021_01484", "openms_cs19", "stroke_mit"])
 def test_patients_that_were_aligned_pass_as_they_are(shared_data: Path, patient: str) -> None:
     fixed, moving = (load_image(shared_data / patient / f"{contrast}.nii.gz") for contrast in ("t2", "t1"))
-    pair = conform_pair(fixed, moving)
-    assert pair[0].grid == pair[1].grid, "the headers are right and were kept"
+    scans = Scan.of(fixed), Scan.of(moving)
+    start = find_start(*scans)
+    np.testing.assert_array_equal(start.fixed_to_moving, np.eye(4), "the headers are right and were kept")
+    conformed = conform_pair(*scans, start.fixed_to_moving)
+    pair = conformed.fixed, conformed.moving
     assert assess(*pair, torch.full((1, 3, 56, 64, 48), 5e-4)).passed
     assert not assess(*pair, translation((56, 64, 48), (1.0, 0, 0))).passed

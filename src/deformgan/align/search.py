@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.align.placement import Subsampled
 from deformgan.align.similarity import Level, make_level, nmi_score
-from deformgan.preprocess.placement import Subsampled
 
 RIGID, SIMILARITY, AFFINE = 6, 7, 13  # shift, rotation, one scale, a scale an axis (the first is free too), shears
 _RADIUS_MM = 70.0  # of a brain: a turn or stretch of 1/70 moves its surface by 1 mm
@@ -60,7 +60,7 @@ def search(
     """Find the map.
 
     Args:
-        fixed, moving: From `deformgan.preprocess.placement.subsample`.
+        fixed, moving: From `deformgan.align.placement.subsample`.
         centres_mm: Where the contents of the two have their centres, (3,) world mm (RAS+) each.
         rigid: Without scales and shears.
         near: From the headers' place alone, not from everywhere.

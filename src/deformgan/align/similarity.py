@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.preprocess.placement import Subsampled
+from deformgan.align.placement import Subsampled
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.resample import normalising
 
@@ -29,7 +29,7 @@ class Level:
         volume: (1, 1, D, H, W) float32 in [0, 1], the moving image.
         to_volume: (3, 4) float32 from moving world mm minus the moving centre to `grid_sample`'s coordinates.
         needed: Points that must fall inside the moving image for the full score.
-        away: (1, 1, D, H, W) float32 of ``volume``'s voxels, the share of lesion about them, or None.
+        lesion: (1, 1, D, H, W) float32 of ``volume``'s voxels, the share of lesion about them, or None.
     """
 
     points: Tensor
@@ -37,7 +37,7 @@ class Level:
     volume: Tensor
     to_volume: Tensor
     needed: float
-    away: Tensor | None = None
+    lesion: Tensor | None = None
 
 
 def make_level(
@@ -50,7 +50,7 @@ def make_level(
     """Both images averaged to voxels about ``spacing_mm`` apart; the fixed foreground and a shell around it count.
 
     Args:
-        fixed, moving: From `deformgan.preprocess.placement.subsample`.
+        fixed, moving: From `deformgan.align.placement.subsample`.
         spacing_mm: Between voxels; images that are coarser already stay as they are.
         most: Points; evenly spread where there are more.
         centres_mm: The fixed and the moving image's, (3,) world mm (RAS+).
@@ -94,9 +94,10 @@ def nmi_score(level: Level, matrices: Tensor) -> Tensor:
     at = level.points @ linear.transpose(1, 2) + offset[:, None]
     count = len(matrices)
     inside = (at.detach().abs().amax(2) <= 1).float()
-    if level.away is not None:
-        away = F.grid_sample(level.away.expand(count, -1, -1, -1, -1), at.detach()[:, None, None], align_corners=False)
-        inside = inside * (1 - away[:, 0, 0, 0])
+    if level.lesion is not None:
+        lesion = level.lesion.expand(count, -1, -1, -1, -1)
+        lesion = F.grid_sample(lesion, at.detach()[:, None, None], align_corners=False)
+        inside = inside * (1 - lesion[:, 0, 0, 0])
     volume = level.volume.expand(count, -1, -1, -1, -1)
     moved = F.grid_sample(volume, at[:, None, None], padding_mode="border", align_corners=False)[:, 0, 0, 0]
     value = moved * (_BINS - 1)

@@ -1,22 +1,26 @@
-"""The map a registration starts from: one that was given, and what the affine stage finds."""
+"""Where a registration starts, decided here and nowhere else: headers, contents' centres, a search, or a given map."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from deformgan.align.placement import headers_win, subsampled_pair
 from deformgan.align.search import score_of, search
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
-from deformgan.preprocess.conform import subsampled_pair
+from deformgan.options import TransformKind
+from deformgan.preprocess.foreground import find_content
+from deformgan.preprocess.scan import Scan, require_overlap
+from deformgan.spatial.grid import Grid
 from deformgan.transforms.chain import Chain, single
 from deformgan.transforms.transform import Transform, load_transform
 
-TRANSFORMS = ("rigid", "affine", "joint", "deform")
-LINEAR = ("rigid", "affine")
 _TRUST = 0.98  # share of the found map's score that suffices for the start: joint leaves its voxels as they are
+
+Init = str | os.PathLike[str] | Transform | Chain | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,67 +28,74 @@ class Start:
     """Where fixed positions come from before anything is deformed.
 
     Args:
+        fixed_to_moving: 4×4, from fixed to ``moving``'s world, mm (RAS+).
         moving: The moving image, pulled through ``outer`` if there is one.
-        matrix: 4×4 from fixed to this image's world, mm (RAS+); None where headers and centres are left to decide.
         outer: A given map with a field, applied after all else; or None.
-        lesion: 1 where this image has no counterpart in the fixed one, or None.
     """
 
-    moving: Image
-    matrix: np.ndarray | None = None
+    fixed_to_moving: np.ndarray
+    moving: Scan
     outer: Transform | None = None
-    lesion: Image | None = None
 
     def completed(self, transform: Transform) -> Transform:
-        """The map to the moving image as it was given."""
+        """The map to the moving image as it was given, of one to ``moving``."""
         return transform if self.outer is None else self.outer @ transform
 
 
-def check_transform(name: str) -> None:
-    """Raise `UsageError` unless the name is one of `TRANSFORMS`."""
-    if name not in TRANSFORMS:
-        raise UsageError(f"unknown transform {name!r}", f"use {', '.join(TRANSFORMS)}")
-
-
-def find_start(
-    fixed: Image,
-    moving: Image,
-    transform: str,
-    init: str | Path | Transform | Chain | None,
-    lesions: tuple[Image | None, Image | None] = (None, None),
-) -> Start:
-    """Take up the given map and run the affine stage where ``transform`` has one.
+def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "deform", init: Init = None) -> Start:
+    """Take up the given map, and run the affine stage where ``transform`` has one.
 
     Args:
-        transform: One of `TRANSFORMS`.
-        init: From fixed to moving; a file as `load_transform` takes it. The search then stays near it.
-        lesions: 1 where either image has no counterpart in the other, on its grid; not compared in the search.
+        transform: ``deform`` starts from the given map, else where headers or else contents' centres place the images;
+            the others search, from everywhere or, with a given map, near it.
+        init: From fixed to moving; a file as `load_transform` takes it.
 
     Raises:
         UsageError: A map with a field cannot begin a linear one.
-        InputError: The file cannot be used, or its map leads past the moving image.
+        InputError: The file cannot be used, its map leads past the moving image, or without one the two images share no
+            part of world space.
     """
-    if isinstance(init, str | Path):
-        init = load_transform(init, fixed=fixed.grid, moving=moving.grid)
+    given, outer = np.eye(4), None
     if init is not None:
-        init = single(init)
-    if init is not None and not init.meets(moving.grid, fixed.grid):
-        raise InputError(f"--init leads nowhere into {moving.name}", "give the map from fixed to moving")
-    start, outer = np.eye(4), None
-    if init is not None and init.disp_mm is not None:
-        if transform in LINEAR:
-            raise UsageError(f"--init holds a field, and a {transform} map has none", "use --transform joint or deform")
-        outer, moving = init, init.apply(moving, fixed.grid)
-        lesions = lesions[0], None if lesions[1] is None else init.apply_labels(lesions[1], fixed.grid)
-        if not moving.data.any():
-            raise InputError("--init leaves nothing of the moving image", "give the map from fixed to moving")
-    elif init is not None:
-        start = init.affine
+        init = _loaded(init, fixed.image.grid, moving.image, transform)
+        if init.disp_mm is None:
+            given = init.affine
+        else:
+            outer, moving = init, _pulled(moving, init, fixed.image.grid)
     if transform == "deform":
-        return Start(moving, None if init is None else start, outer, lesions[1])
-    placed = Image(moving.data, moving.grid.moved_by(np.linalg.inv(start)), moving.name)
-    pair = subsampled_pair(fixed, placed, lesions)
+        return Start(given if init is not None else _headers_or_centres(fixed, moving), moving, outer)
+    pair = subsampled_pair(fixed, moving.moved_by(np.linalg.inv(given)))
     found, score = search(*pair, rigid=transform == "rigid", near=init is not None)
     if transform == "joint" and score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
-    return Start(moving, start @ found, outer, lesions[1])
+    return Start(given @ found, moving, outer)
+
+
+def _headers_or_centres(fixed: Scan, moving: Scan) -> np.ndarray:
+    """No map where the images agree as their headers place them, else the shift from centre to centre."""
+    require_overlap(fixed.image, moving.image)
+    one, other, (centre_f, centre_m) = subsampled_pair(fixed, moving)
+    shift = np.eye(4)
+    if not headers_win(one, other, centre_m - centre_f):
+        shift[:3, 3] = centre_m - centre_f
+    return shift
+
+
+def _loaded(init: str | os.PathLike[str] | Transform | Chain, fixed: Grid, moving: Image, transform: str) -> Transform:
+    if isinstance(init, str | os.PathLike):
+        init = load_transform(init, fixed=fixed, moving=moving.grid)
+    init = single(init)
+    if not init.meets(moving.grid, fixed):
+        raise InputError(f"--init leads nowhere into {moving.name}", "give the map from fixed to moving")
+    if init.disp_mm is not None and transform in ("rigid", "affine"):
+        raise UsageError(f"--init holds a field, and a {transform} map has none", "use --transform joint or deform")
+    return init
+
+
+def _pulled(moving: Scan, init: Transform, onto: Grid) -> Scan:
+    """The moving image and its lesion through a map with a field."""
+    image = init.apply(moving.image, onto)
+    if not image.data.any():
+        raise InputError("--init leaves nothing of the moving image", "give the map from fixed to moving")
+    lesion = None if moving.lesion is None else init.apply_labels(moving.lesion, onto)
+    return Scan(moving.original, image, find_content(image), lesion)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from deformgan.options import Options
+
 # columns of a table that name files, and the argument of `deformgan.register` that each is
 ROLES = {
     "fixed": "fixed",
@@ -62,20 +64,13 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What all pairs of a cohort are registered with; as the options of ``deformgan register``."""
+class Settings(Options):
+    """What all pairs of a cohort are registered with."""
 
-    transform: str = "deform"
-    refine: int | None = None
-    smoothness: float = 1.0
     weights: str = "t1-t2"
     weights_sha256: str | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    seed: int = 0
     inverse: bool = True
     jacobian: bool = True
-    uncertainty: bool = False
     report: bool = True
     threads: int = 1
     memory_bytes: int | None = None

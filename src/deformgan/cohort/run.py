@@ -134,7 +134,7 @@ def weights_of(settings: Settings) -> Settings:
     Raises:
         UsageError, InputError: There are none of that name, or they are damaged.
     """
-    if settings.transform in ("affine", "rigid"):
+    if settings.is_linear:
         return settings
     from deformgan.models.load import load_model
 

@@ -8,7 +8,6 @@ import traceback
 import warnings
 from dataclasses import asdict, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deformgan import __version__
@@ -95,28 +94,21 @@ def _registered(task: Task) -> Any:
     """The `Registration` of a pair, with the arguments recorded."""
     import torch
 
-    from deformgan.io.points import read_points
+    from deformgan.options import Options
     from deformgan.pipeline import register
 
     settings, files = task.settings, dict(task.pair.files)
     torch.set_num_threads(settings.threads)
     given: dict[str, Any] = {ROLES[role]: path for role, path in files.items()}
-    if "points" in files:
-        given["moving_points"] = read_points(Path(files["points"]))
-    linear = settings.transform in ("affine", "rigid")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are in the record
         found = register(
             given.pop("fixed"),
             given.pop("moving"),
-            model=settings.weights if linear else _model(settings.weights, settings.device, settings.weights_sha256),
-            refine_steps=settings.refine,
-            smoothness=settings.smoothness,
-            transform=settings.transform,
-            device=settings.device,
-            precision=settings.precision,
-            seed=settings.seed,
-            uncertainty=settings.uncertainty,
+            model=settings.weights
+            if settings.is_linear
+            else _model(settings.weights, settings.device, settings.weights_sha256),
+            options=Options(**settings.options_as_dict()),
             **given,
         )
     return replace(found, provenance={**found.provenance, "arguments": _arguments(task)})
@@ -129,8 +121,8 @@ def _model(weights: str, device: str, checksum: str | None) -> Model:
     Raises:
         InputError: The worker has others than those that the cohort began with.
     """
+    from deformgan.models.device import pick_device
     from deformgan.models.load import load_model
-    from deformgan.pipeline import pick_device
 
     model = load_model(weights, pick_device(device))
     if model.sha256 != checksum:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Device, Json, OutFolder, Precision, Steps, Weights
+from deformgan.commands.options import Json, OutFolder, Weights
 from deformgan.errors import CohortError, QualityError, UsageError
+from deformgan.options import Options
 
 if TYPE_CHECKING:
     from deformgan.cohort.pair import Pair, Settings
@@ -40,25 +41,14 @@ class Workers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class What:
+class What(Options):
     """What is registered, and with what: the options of register, for every pair."""
 
-    transform: Literal["rigid", "affine", "joint", "deform"] = "deform"
-    """As in register."""
-    refine: Steps = None
-    smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
-    """As in register."""
     weights: Weights = "t1-t2"
-    device: Device = "auto"
-    """auto takes a GPU if there is one."""
-    precision: Precision = "auto"
-    """Number format inside the network."""
     no_inverse: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write inverse warps."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write Jacobian maps."""
-    uncertainty: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
-    """Map the expected error, and give it in the table."""
     no_report: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write the pairs' pages."""
 
@@ -66,24 +56,17 @@ class What:
         """These, with the checksum of the weights.
 
         Raises:
-            UsageError, InputError: They make no sense, or the weights are not there or damaged.
+            UsageError, InputError: The weights are not there or damaged.
         """
         from deformgan.cohort.pair import Settings
         from deformgan.cohort.run import weights_of
 
-        if self.refine is not None and self.refine < 0:
-            raise UsageError(f"--refine {self.refine} is less than 0", "give 0 for none")
         return weights_of(
             Settings(
-                transform=self.transform,
-                refine=self.refine,
-                smoothness=self.smoothness,
+                **self.options_as_dict(),
                 weights=self.weights,
-                device=self.device,
-                precision=self.precision,
                 inverse=not self.no_inverse,
                 jacobian=not self.no_jacobian,
-                uncertainty=self.uncertainty,
                 report=not self.no_report,
             )
         )

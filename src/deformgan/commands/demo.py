@@ -8,6 +8,7 @@ from pathlib import Path
 from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
 from deformgan.errors import QualityError
+from deformgan.options import DEFAULT_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Demo:
 
     out: OutFolder = Path("demo-output")
     """Folder for images, transforms, report and pictures."""
-    refine: Steps = None
+    refine_steps: Steps = DEFAULT_STEPS
     weights: Weights = "t1-t2"
     seed: int = 0
     """Of the simulation."""
@@ -37,7 +38,7 @@ class Demo:
             record = run_demo(
                 self.out,
                 model=self.weights,
-                refine_steps=self.refine,
+                refine_steps=self.refine_steps,
                 device=self.compute.device,
                 precision=self.compute.precision,
                 seed=self.seed,

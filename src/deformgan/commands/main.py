@@ -93,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else EXIT_BUG
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except DeformganError as error:  # options that check themselves
+        Console(as_json="--json" in arguments).failure(error, error.exit_code)
+        return error.exit_code
     return run_command(command)
 
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from deformgan.errors import UsageError
 from deformgan.native.threads import Usage, free_cpus
+from deformgan.options import Device, Precision
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
 OutFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
 Json = Annotated[bool, tyro.conf.arg(help="Answer with one JSON object on stdout.", help_behavior_hint="")]
 Force = Annotated[bool, tyro.conf.arg(help="Replace results that are there.", help_behavior_hint="")]
 Steps = Annotated[
-    int | None,
-    tyro.conf.arg(
-        metavar="N",
-        help="Optimisation steps after the network, 0 for none.",
-        help_behavior_hint="(default: what was best in tests)",
-    ),
+    int, tyro.conf.arg(aliases=["--refine"], metavar="N", help="Optimisation steps after the network, 0 for none.")
 ]
 Weights = Annotated[
     str, tyro.conf.arg(metavar="NAME|DIR", help="Shipped weights by name (see deformgan info), or a folder.")
@@ -65,7 +59,8 @@ class Compute(Threads):
 
 
 def given(command: Any) -> dict[str, Any]:
-    """A command's name and options as they were given, JSON-able; those of `Compute` among the others."""
+    """A command's name and options as they were given, JSON-able; those of its groups among the others."""
     options = {"command": type(command).__name__.lower(), **asdict(command)}
-    options |= options.pop("compute", {})
+    for group in ("options", "compute"):
+        options |= options.pop(group, {})
     return {name: one if isinstance(one, str | int | float | None) else str(one) for name, one in options.items()}

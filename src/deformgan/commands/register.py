@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights, given
+from deformgan.commands.options import Force, Json, OutFolder, Threads, Weights, given
 from deformgan.commands.startup import quick_imports
-from deformgan.errors import QualityError, UsageError
+from deformgan.errors import QualityError
+from deformgan.options import Options
 from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_folder
 
 
@@ -30,7 +31,9 @@ class Register:
     """Folder for the results; made if it is not there."""
     moving_labels: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
     """Label map in the moving image's space; written as moved_labels.nii.gz, its values kept."""
-    points: Annotated[Path | None, tyro.conf.arg(metavar="CSV", help_behavior_hint="(optional)")] = None
+    moving_points: Annotated[
+        Path | None, tyro.conf.arg(aliases=["--points"], metavar="CSV", help_behavior_hint="(optional)")
+    ] = None
     """Points in the moving image's space, columns x, y, z in world mm (RAS+); written as moved_points.csv."""
     fixed_mask: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
     """Mask of the fixed image: what is not 0 is used, the rest counts as background (a skull, say)."""
@@ -40,29 +43,21 @@ class Register:
     """Mask of the fixed image: what is not 0 has no counterpart in the moving image; nothing is compared there."""
     moving_lesion: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
     """Mask of the moving image: what is not 0 has no counterpart in the fixed image; nothing is compared there."""
-    transform: Literal["rigid", "affine", "joint", "deform"] = "deform"
-    """deform starts where headers, or else the contents' centres, place the images; joint searches all rotations for an affine map first; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
     init: Annotated[Path | None, tyro.conf.arg(metavar="XFM", help_behavior_hint="(optional)")] = None
     """Transform from fixed to moving to start from, of any format that convert reads."""
-    refine: Steps = None
-    smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
-    """How much bending costs that optimisation: 3 for a smoother map, 0.3 for one that follows details."""
     weights: Weights = "t1-t2"
-    seed: int = 0
-    """Only recorded: registration is deterministic."""
     no_inverse: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write inverse_warp.nii.gz."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write jacobian.nii.gz."""
     full_grid: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Write the fields on the images' own voxels; else on a grid as coarse as keeps them to 0.02 mm."""
-    uncertainty: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
-    """Write uncertainty.nii.gz, the expected error in mm."""
     no_report: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write report.html."""
     force: Force = False
     json: Json = False
-    compute: Compute = field(default_factory=Compute)
+    options: Options = field(default_factory=Options)
+    compute: Threads = field(default_factory=Threads)
 
     def run(self, console: Console) -> None:
         """Register, write the folder, answer.
@@ -70,8 +65,6 @@ class Register:
         Raises:
             QualityError: The folder was written, but the quality check failed.
         """
-        if self.refine is not None and self.refine < 0:
-            raise UsageError(f"--refine {self.refine} is less than 0", "give 0 for none")
         with staged_folder(self.out, OUTPUTS, force=self.force, last=RECORD) as folder:
             record = self._register(console, folder)
         quality = record["quality"]
@@ -83,30 +76,22 @@ class Register:
 
     def _register(self, console: Console, folder: Path) -> dict[str, Any]:
         with quick_imports():
-            from deformgan.io.points import read_points
             from deformgan.pipeline import register
 
         self.compute.set_threads()
-        points = None if self.points is None else read_points(self.points)
         with console.progress() as progress:
             result = register(
                 self.fixed,
                 self.moving,
-                moving_labels=self.moving_labels,
-                moving_points=points,
                 fixed_mask=self.fixed_mask,
                 moving_mask=self.moving_mask,
                 fixed_lesion=self.fixed_lesion,
                 moving_lesion=self.moving_lesion,
-                model=self.weights,
-                refine_steps=self.refine,
-                smoothness=self.smoothness,
-                transform=self.transform,
+                moving_labels=self.moving_labels,
+                moving_points=self.moving_points,
                 init=self.init,
-                device=self.compute.device,
-                precision=self.compute.precision,
-                seed=self.seed,
-                uncertainty=self.uncertainty,
+                model=self.weights,
+                options=self.options,
                 progress=progress,
             )
             result = replace(result, provenance={**result.provenance, "arguments": given(self)})

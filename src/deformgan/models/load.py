@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
+from deformgan.models.device import pick_precision
 from deformgan.networks import build
 
 DEFAULT_MODEL = "t1-t2"
@@ -29,7 +31,6 @@ _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
 _MOST_BYTES = 2**31  # of weights
 _MOST_LEVELS, _MOST_REPEATS = 8, 64
 _REPEATS = ("iterations", "passes", "integration_steps")
-_PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,19 @@ class Model:
         return float(self.config["grid"]["spacing"])
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    @property
     def reduction(self) -> int:
         """How many voxels, along each axis, become one before the network sees an image; a pyramid halves by itself."""
         return 1 if self.config["network"]["kind"] == "pyramid" else round(1 / self.config.get("scale", 1))
+
+    def described(self) -> dict[str, Any]:
+        """What a record says of it."""
+        described = {"name": self.name, "sha256": self.sha256, "network": self.config["network"]}
+        return described | ({"generator": self.generator_sha256} if self.generator_sha256 else {})
 
     @torch.inference_mode()
     def predict(self, fixed: Tensor, moving: Tensor, precision: str = "auto") -> Tensor:
@@ -80,25 +91,14 @@ class Model:
         Raises:
             UsageError: There is no such precision.
         """
-        if precision not in _PRECISIONS:
-            raise UsageError(f"there is no precision {precision!r}", f"use one of: {', '.join(_PRECISIONS)}")
-        device = next(self.network.parameters()).device
+        device = self.device
+        bf16 = pick_precision(precision, device) == "bf16"
         fixed, moving = fixed.to(device), moving.to(device)
         if self.reduction > 1:
             fixed, moving = (F.avg_pool3d(image.float(), self.reduction) for image in (fixed, moving))
-        bf16 = precision == "bf16" or (precision == "auto" and computes_in_bf16(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             field = self.network(fixed, moving)
         return field.float()
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Elsewhere bf16 is emulated and slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu":
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def shipped_models() -> list[str]:
@@ -106,7 +106,7 @@ def shipped_models() -> list[str]:
     return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_WEIGHTS}"))
 
 
-def load_model(name: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
+def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
     """Load T by the name of shipped weights or the path of a folder with ``config.json`` and ``model.safetensors``.
 
     A string that names shipped weights means these, whatever lies in the working folder; `Path` or ``./NAME`` does not.
@@ -159,7 +159,7 @@ class Translator:
         return (self.network(2 * coarse - 1).float() + 1) / 2
 
 
-def load_generator(name: str | Path = DEFAULT_MODEL) -> Translator | None:
+def load_generator(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Translator | None:
     """G by the name that `load_model` takes, on the CPU; None where the folder holds T alone.
 
     Raises:
@@ -217,7 +217,7 @@ def fitting_network(network: dict[str, Any], state: dict[str, Tensor]) -> nn.Mod
     return build(network)
 
 
-def _folder(name: str | Path) -> Path:
+def _folder(name: str | os.PathLike[str]) -> Path:
     # compared with what is there, not joined to it: a name leads nowhere but into the package
     folder = _SHIPPED / name if isinstance(name, str) and name in shipped_models() else Path(name)
     if (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file():

@@ -65,9 +65,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def describe_input(source: object) -> dict[str, Any]:
-    """``{"path", "sha256"}`` of a path or of an image object that knows its file; both None for data in memory."""
+    """``{"path", "sha256"}`` of a path, or of an image or points that know their file; both None for data in memory."""
     get_filename = getattr(source, "get_filename", None)
-    path = get_filename() if callable(get_filename) else source
+    path = get_filename() if callable(get_filename) else getattr(source, "path", source)
     if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
         return {"path": None, "sha256": None}
     return {"path": os.fspath(path), "sha256": sha256(path)}
@@ -136,7 +136,7 @@ def record(
     Args:
         inputs: `describe_input` of each input, by role.
         model: Name, checksum and configuration of the weights.
-        settings: Every option that could change the result, as resolved (device, precision, seed, …).
+        settings: Every option that could change the result, as resolved (device, precision, …).
         watch: The run's stopwatch.
         notes: What was odd about the inputs.
     """

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.errors import InputError
 from deformgan.io.image import Image
-from deformgan.preprocess import placement
 from deformgan.preprocess.foreground import Content, corners_of_box_mm, find_content
+from deformgan.preprocess.lesions import Lesions
+from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
 
@@ -65,74 +65,63 @@ def conform(
     content = find_content(image)
     if grid is not None:
         return _to_grid(image, content, grid)
-    centre = content.centre_mm if centre_mm is None else np.asarray(centre_mm, float)
-    spacing *= _growth(content, centre, shape, spacing)
+    centre = content.centre_mm(image.grid) if centre_mm is None else np.asarray(centre_mm, float)
+    spacing *= _growth(image, content, centre, shape, spacing)
     return _to_grid(image, content, _working_grid(image, shape, spacing, centre))
 
 
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Both images on working grids of one spacing, and where they have no counterpart in each other.
+
+    Args:
+        fixed, moving: The moving grid lies where the start takes the fixed one, so voxel by voxel the pair is aligned
+            as well as the start aligns it.
+        lesions: On these grids.
+    """
+
+    fixed: Conformed
+    moving: Conformed
+    lesions: Lesions
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Fixed and moving, (1, 1, D, H, W) in [0, 1]."""
+        return self.fixed.tensor, self.moving.tensor
+
+
 def conform_pair(
-    fixed: Image,
-    moving: Image,
+    fixed: Scan,
+    moving: Scan,
+    fixed_to_moving: np.ndarray | None = None,
     shape: Shape = WORKING_SHAPE,
     spacing: float = WORKING_SPACING,
-    start: np.ndarray | None = None,
-) -> tuple[Conformed, Conformed]:
+) -> Pair:
     """Bring both images to working grids of one spacing, so placed that the pair starts aligned.
 
-    The fixed grid is centred on its content. The moving one lies where the fixed one does if the images agree better as
-    their headers place them, else it is centred on its own content (see `deformgan.preprocess.placement`). Where
-    ``start`` (4×4 from fixed to moving world mm) is given, it lies where that takes the fixed grid.
-
-    Raises:
-        InputError: the two images share no part of world space.
+    Args:
+        fixed_to_moving: 4×4 in world mm (RAS+), where the registration starts; default: as the headers are.
+        shape: Of both grids; the fixed one is centred on its content.
+        spacing: Their voxel size in mm; grows until both foregrounds fit.
     """
-    if start is None:
-        require_overlap(fixed, moving)
-    content_f, content_m = find_content(fixed), find_content(moving)
-    spacing *= max(_growth(content, content.centre_mm, shape, spacing) for content in (content_f, content_m))
-    grid_f = _working_grid(fixed, shape, spacing, content_f.centre_mm)
-    if start is not None:
-        return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_f.moved_by(start))
-    sampled_f = placement.subsample(fixed, content_f.mask, content_f.background_value)
-    sampled_m = placement.subsample(moving, content_m.mask, content_m.background_value)
-    if placement.headers_win(sampled_f, sampled_m, content_m.centre_mm - content_f.centre_mm):
-        grid_m = grid_f
-    else:
-        grid_m = _working_grid(moving, shape, spacing, content_m.centre_mm)
-    return _to_grid(fixed, content_f, grid_f), _to_grid(moving, content_m, grid_m)
-
-
-def subsampled_pair(
-    fixed: Image, moving: Image, lesions: tuple[Image | None, Image | None] = (None, None)
-) -> tuple[placement.Subsampled, placement.Subsampled, tuple[np.ndarray, np.ndarray]]:
-    """Both images subsampled for a search, and their contents' centres in world mm (RAS+)."""
-    one, other = find_content(fixed), find_content(moving)
-    subsampled = (
-        placement.subsample(i, c.mask, c.background_value, d)
-        for i, c, d in zip((fixed, moving), (one, other), lesions, strict=True)
+    start = np.eye(4) if fixed_to_moving is None else np.asarray(fixed_to_moving)
+    centre, other = (scan.content.centre_mm(scan.image.grid) for scan in (fixed, moving))
+    grown = (_growth(s.image, s.content, c, shape, spacing) for s, c in ((fixed, centre), (moving, other)))
+    spacing *= max(grown)
+    grid_f = _working_grid(fixed.image, shape, spacing, centre)
+    grid_m = grid_f.moved_by(start)
+    if np.array_equal(start[:3, :3], np.eye(3)) and start[:3, 3].any():  # where a shift leads voxels may meet voxels
+        grid_m = _working_grid(moving.image, shape, spacing, centre + start[:3, 3])
+    return Pair(
+        _to_grid(fixed.image, fixed.content, grid_f),
+        _to_grid(moving.image, moving.content, grid_m),
+        Lesions.on_grids(fixed.lesion, moving.lesion, (grid_f, grid_m)),
     )
-    return *subsampled, (one.centre_mm, other.centre_mm)  # type: ignore[return-value]
 
 
-def require_overlap(fixed: Image, moving: Image) -> None:
-    """Raise `InputError` where the boxes of two images share no part of world space."""
-    (low_f, high_f), (low_m, high_m) = (_bounds_mm(image.grid) for image in (fixed, moving))
-    if (np.minimum(high_f, high_m) <= np.maximum(low_f, low_m)).any():
-        apart = np.linalg.norm(fixed.grid.centre_mm - moving.grid.centre_mm)
-        raise InputError(
-            f"{fixed.name} and {moving.name} do not overlap in world space: their centres are {apart:.0f} mm apart",
-            "check their headers, or centre both on the same origin first",
-        )
-
-
-def _bounds_mm(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    corners = corners_of_box_mm(grid, [(0, n) for n in grid.shape])
-    return corners.min(0), corners.max(0)
-
-
-def _growth(content: Content, centre_mm: np.ndarray, shape: Shape, spacing: float) -> float:
+def _growth(image: Image, content: Content, centre_mm: np.ndarray, shape: Shape, spacing: float) -> float:
     """By how much the spacing must grow (≥ 1) for the content to fit around the centre."""
-    reach = np.abs(content.corners_mm - centre_mm).max(0)
+    reach = np.abs(content.corners_mm(image.grid) - centre_mm).max(0)
     return float(max(1.0, (reach / (np.array(shape) * spacing / 2)).max()))
 
 

@@ -17,34 +17,52 @@ _WHITE = 0.998  # quantile of the values that bounds the histogram of Otsu's met
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What an image shows, found once: foreground mask, its value range and where it lies."""
+    """What an image shows, found once and told in voxels, so that it holds wherever a header places them.
 
-    mask: np.ndarray  # (D, H, W) bool
-    box: tuple[slice, slice, slice]  # of all the foreground, in voxels
-    centre_mm: np.ndarray  # centre of mass
-    corners_mm: np.ndarray  # (8, 3) of the box without strays, outer voxel faces
+    Args:
+        mask: (D, H, W) bool, the foreground.
+        zero_background: Whether the background is flat.
+        background_value: What becomes 0: the background's value, or the lowest of the foreground where that lies below.
+        box: Of all the foreground.
+        dense_box: Of the foreground without outliers, ``start ≤ i < stop`` along each axis.
+        centre: (3,) centre of mass, voxel index.
+    """
+
+    mask: np.ndarray
     zero_background: bool
-    background_value: float  # becomes 0: the background's, or the lowest of the foreground where that lies below
+    background_value: float
+    box: tuple[slice, ...]
+    dense_box: list[tuple[int, int]]
+    centre: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray, zero_background: bool, background_value: float) -> Content:
+        """Where a foreground lies that is not empty."""
+        counts = _projections(mask)
+        total = counts[0].sum()
+        centre = np.array([(np.arange(len(c)) * c).sum() / total for c in counts])
+        occupied = [np.flatnonzero(c) for c in counts]
+        box = tuple(slice(int(o[0]), int(o[-1]) + 1) for o in occupied)
+        dense = []
+        for c in counts:
+            share = np.cumsum(c) / total
+            first = np.searchsorted(share, OUTLIER_FRACTION, "right")
+            last = np.searchsorted(share, 1 - OUTLIER_FRACTION, "left")
+            dense.append((int(first), int(last) + 1))
+        return cls(mask, zero_background, background_value, box, dense, centre)
+
+    def centre_mm(self, grid: Grid) -> np.ndarray:
+        """Centre of mass in world mm, (3,)."""
+        return grid.to_world(self.centre)
+
+    def corners_mm(self, grid: Grid) -> np.ndarray:
+        """Corners of the dense box in world mm, outer voxel faces, (8, 3)."""
+        return corners_of_box_mm(grid, self.dense_box)
 
 
 def find_content(image: Image) -> Content:
     """The content of an image that has some (see `deformgan.io.image.load_image`)."""
-    mask, zero_background, background_value = foreground(image)
-    counts = _projections(mask)
-    total = counts[0].sum()
-    centre = np.array([(np.arange(len(c)) * c).sum() / total for c in counts])
-    occupied = [np.flatnonzero(c) for c in counts]
-    box = tuple(slice(int(o[0]), int(o[-1]) + 1) for o in occupied)
-    dense = []
-    for c in counts:
-        share = np.cumsum(c) / total
-        first, last = (
-            np.searchsorted(share, OUTLIER_FRACTION, "right"),
-            np.searchsorted(share, 1 - OUTLIER_FRACTION, "left"),
-        )
-        dense.append((int(first), int(last) + 1))
-    corners = corners_of_box_mm(image.grid, dense)
-    return Content(mask, box, image.grid.to_world(centre), corners, zero_background, background_value)  # type: ignore[arg-type]
+    return Content.of(*foreground(image))
 
 
 def corners_of_box_mm(grid: Grid, ranges: list[tuple[int, int]]) -> np.ndarray:

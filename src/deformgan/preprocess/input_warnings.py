@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deformgan.preprocess.conform import Conformed
+from deformgan.preprocess.conform import Conformed, Pair
 
 LARGEST_BRAIN_LITRES = 2.5
 
@@ -21,3 +21,8 @@ def input_warnings(role: str, image: Conformed, spacing: float) -> list[str]:
     if not found:
         return []
     return [f"the {role} image may not be a skull-stripped brain: {', '.join(found)}; results may be less accurate"]
+
+
+def pair_warnings(pair: Pair, spacing: float) -> list[str]:
+    """`input_warnings` of both images."""
+    return [*input_warnings("fixed", pair.fixed, spacing), *input_warnings("moving", pair.moving, spacing)]

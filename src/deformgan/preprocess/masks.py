@@ -7,7 +7,6 @@ the images networks were trained on; a hole in a mask is not background but a le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from scipy import ndimage
 
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_mask
-from deformgan.preprocess.foreground import OUTLIER_FRACTION, foreground
+from deformgan.preprocess.foreground import OUTLIER_FRACTION, Content
 from deformgan.spatial.grid import Grid
 
 if TYPE_CHECKING:
@@ -25,64 +24,87 @@ _APART = 0.25  # of a voxel, that a mask's corners may lie from its image's
 LEAST_MASK = 0.1  # share of the content; what keeps less is a lesion given as a mask, or another's mask
 MOST_LESION = 0.5  # share of the content; what leaves out more is a mask given as a lesion
 _SMALL_HOLE_MM3 = 100.0  # in a mask: a slip of the tool that made it
+_TWIN = {"fixed": "moving", "moving": "fixed"}
 _REACH = 3  # voxels beyond the content that a lesion at its rim may lie
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What the masks of one image say, on its own voxels.
-
-    Args:
-        image: With background where the mask leaves it out; as it was read where there is none.
-        lesion: uint8 on the image's grid, 1 where it has no counterpart, or None.
-    """
-
-    image: Image
-    lesion: Image | None = None
-
-
-def read_selection(
-    role: str, image: Image, other: Image, mask: ImageLike | None = None, lesion: ImageLike | None = None
-) -> Selection:
-    """Read and check the masks of one image.
+def read_mask(
+    role: str, image: Image, other: Image, mask: ImageLike, content: Content
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Where a mask keeps its image, (D, H, W) bool, its holes filled; and the large ones of these, or None.
 
     Args:
         role: ``fixed`` or ``moving``.
-        image: What they belong to.
-        other: The other image of the pair, to tell when they belong to that.
-        mask: Non-zero where the image is to be used.
-        lesion: Non-zero where the image has no counterpart in the other.
+        image, other: What the mask belongs to, and the other image of the pair.
+        content: What the image shows.
 
     Raises:
-        InputError: One cannot be read, is empty, lies elsewhere than the image, does not meet
-            its content, or covers so much or so little of it that it must be the wrong way round.
+        InputError: It cannot be used, see `deformgan.preprocess.scan.Scan.masked`.
     """
-    if mask is None and lesion is None:
-        return Selection(image)
-    twin = "moving" if role == "fixed" else "fixed"
-    content, zero_background, background_value = foreground(image)
-    if not zero_background:
-        content = np.asarray(ndimage.binary_fill_holes(content), bool)  # a bright skull may be all that stands out
-    out = None
-    if mask is not None:
-        name, kept = _read(f"--{role}-mask", mask, image, other, f"--{twin}-mask")
-        _check_mask(name, image.name, kept, content, f"--{role}-lesion")
-        kept, out = _without_holes(kept, float(image.grid.spacing.prod()))
-        image, content = _cut(image, kept, content, zero_background, background_value)
-        shown = image.data[content]
-        if shown.min() == shown.max():
-            raise InputError(f"{name} keeps a part of {image.name} that is constant", "give a mask of anatomy")
-    if lesion is not None:
-        name, away = _read(f"--{role}-lesion", lesion, image, other, f"--{twin}-lesion")
-        _check_lesion(name, image.name, away, content, f"--{role}-mask")
-        out = away if out is None else out | away
-    if out is not None and np.count_nonzero(out & content) > MOST_LESION * np.count_nonzero(content):
+    name, kept = _read(f"--{role}-mask", mask, image, other, f"--{_TWIN[role]}-mask")
+    _check_mask(name, image.name, kept, _solid(content), f"--{role}-lesion")
+    return _without_holes(kept, float(image.grid.spacing.prod()))
+
+
+def cut_by_mask(role: str, image: Image, kept: np.ndarray, content: Content) -> tuple[Image, Content]:
+    """The image with 0 outside its mask and positive numbers inside, and its content.
+
+    Raises:
+        InputError: What is kept is constant.
+    """
+    inside = kept & content.mask if content.zero_background else kept
+    background_value, values = content.background_value, image.data[inside].astype(np.float32)
+    if not content.zero_background:
+        background_value = min(background_value, float(np.quantile(values, OUTLIER_FRACTION)))
+    values -= np.float32(background_value)
+    data = np.zeros(image.data.shape, np.float32, order="F")
+    # dark voxels inside are not background
+    data[inside] = shown = np.maximum(values, 1e-6 * max(float(values.max()), np.finfo(np.float32).tiny))
+    if shown.min() == shown.max():
+        raise InputError(f"--{role}-mask keeps a part of {image.name} that is constant", "give a mask of anatomy")
+    return Image(data, image.grid, image.name), Content.of(inside, True, 0.0)
+
+
+def read_lesion(
+    role: str, image: Image, other: Image, lesion: ImageLike, content: Content, *, masked: bool = False
+) -> np.ndarray:
+    """Where a lesion lies, (D, H, W) bool.
+
+    Args:
+        role, image, other, content: As for `read_mask`.
+        masked: Whether the content is what a mask kept.
+
+    Raises:
+        InputError: It cannot be used, see `deformgan.preprocess.scan.Scan.masked`.
+    """
+    name, inside = _read(f"--{role}-lesion", lesion, image, other, f"--{_TWIN[role]}-lesion")
+    _check_lesion(name, image.name, inside, content.mask if masked else _solid(content), f"--{role}-mask")
+    return inside
+
+
+def merged_lesion(
+    role: str, image: Image, holes: np.ndarray | None, lesion: np.ndarray | None, content: Content
+) -> Image | None:
+    """The lesion and the large holes of the mask, uint8 on the image's grid; None where there is neither.
+
+    Raises:
+        InputError: They are most of the content.
+    """
+    marks = [one for one in (holes, lesion) if one is not None]
+    if not marks:
+        return None
+    inside = np.logical_or.reduce(marks)
+    if holes is not None and np.count_nonzero(inside & content.mask) > MOST_LESION * np.count_nonzero(content.mask):
         raise InputError(
             f"--{role}-mask {image.name}: what it encloses without keeping is most of the image",
             "a hole in a mask counts as a lesion; fill the mask",
         )
-    marked = None if out is None or not out.any() else Image(out.astype(np.uint8), image.grid, f"--{role}-lesion")
-    return Selection(image, marked)
+    return Image(inside.astype(np.uint8), image.grid, f"--{role}-lesion") if inside.any() else None
+
+
+def _solid(content: Content) -> np.ndarray:
+    """The foreground, filled where it is Otsu's: a bright skull may be all that stands out."""
+    return content.mask if content.zero_background else np.asarray(ndimage.binary_fill_holes(content.mask), bool)
 
 
 def _read(option: str, source: ImageLike, image: Image, other: Image, twin: str) -> tuple[str, np.ndarray]:
@@ -99,10 +121,10 @@ def _read(option: str, source: ImageLike, image: Image, other: Image, twin: str)
             f"{name} is not on the grid of {image.name}: {elsewhere}",
             "bring it onto that image's voxels first, by nearest neighbour",
         )
-    away = labels.data != 0
-    if not away.any():
+    inside = labels.data != 0
+    if not inside.any():
         raise InputError(f"{name} is empty: every voxel is 0", "leave the option out, or give the mask that was meant")
-    return name, away
+    return name, inside
 
 
 def _elsewhere(grid: Grid, own: Grid) -> str | None:
@@ -127,14 +149,14 @@ def _check_mask(name: str, image: str, kept: np.ndarray, content: np.ndarray, le
         )
 
 
-def _check_lesion(name: str, image: str, away: np.ndarray, content: np.ndarray, mask: str) -> None:
-    share = np.count_nonzero(away & content) / max(1, np.count_nonzero(content))
+def _check_lesion(name: str, image: str, inside: np.ndarray, content: np.ndarray, mask: str) -> None:
+    share = np.count_nonzero(inside & content) / max(1, np.count_nonzero(content))
     if share > MOST_LESION:
         raise InputError(
             f"{name} leaves out {100 * share:.0f} % of what {image} shows",
             f"in a lesion mask non-zero is the lesion; to keep these voxels give it as {mask}",
         )
-    if share == 0 and not (away & _around(content)).any():
+    if share == 0 and not (inside & _around(content)).any():
         raise InputError(f"{name} does not meet what {image} shows", "give the lesion of this image")
 
 
@@ -155,18 +177,3 @@ def _without_holes(kept: np.ndarray, voxel_mm3: float) -> tuple[np.ndarray, np.n
     large = sizes >= _SMALL_HOLE_MM3
     large[0] = False
     return filled, large[holes] if large.any() else None
-
-
-def _cut(
-    image: Image, kept: np.ndarray, content: np.ndarray, zero_background: bool, background_value: float
-) -> tuple[Image, np.ndarray]:
-    """The image with 0 outside and positive numbers inside, and its content."""
-    inside = kept & content if zero_background else kept
-    values = image.data[inside].astype(np.float32)
-    if not zero_background:
-        background_value = min(background_value, float(np.quantile(values, OUTLIER_FRACTION)))
-    values -= np.float32(background_value)
-    data = np.zeros(image.data.shape, np.float32, order="F")
-    # dark voxels inside are not background
-    data[inside] = np.maximum(values, 1e-6 * max(float(values.max()), np.finfo(np.float32).tiny))
-    return Image(data, image.grid, image.name), inside

@@ -6,9 +6,9 @@ the size of what is returned, and without a 64-bit copy of anything large.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,8 +90,6 @@ class Transform(Mapping):
         grid = fixed_grid.resized(tuple(field_vox.shape[2:]))  # type: ignore[arg-type]
         return cls(affine, vox_to_mm(field_vox, grid), grid)
 
-    # -- positions ---------------------------------------------------------------------------------------------------
-
     def map_points(self, points_mm: np.ndarray) -> np.ndarray:
         """Where fixed positions come from, (N, 3) → (N, 3): fixed → moving world mm, the way images are pulled."""
         points = _points(points_mm)
@@ -109,8 +107,6 @@ class Transform(Mapping):
         if self.disp_mm is None or self.grid is None:
             return np.zeros_like(points)
         return interpolate(self.disp_mm, self.grid.to_index(points))
-
-    # -- volumes -----------------------------------------------------------------------------------------------------
 
     def jacobian(self, onto: Grid) -> np.ndarray:
         """Local volume change of the complete map, (D, H, W) float32: 1 is none, ≤ 0 is folding.
@@ -143,8 +139,6 @@ class Transform(Mapping):
         linear = torch.from_numpy(matrix[:3, :3].astype(np.float32))
         values = torch.tensordot(linear, torch.from_numpy(self.disp_mm.T), 1)
         yield from blockwise.resampled_slabs(values, self.grid, onto, ramp)
-
-    # -- algebra -----------------------------------------------------------------------------------------------------
 
     def inverse(self) -> Transform:
         """The map from moving to fixed space; its ``residual_mm`` says how well the field could be inverted.
@@ -195,8 +189,6 @@ class Transform(Mapping):
                 turned[:, start:stop] += own
         return Transform(affine, disp, grid)
 
-    # -- files -------------------------------------------------------------------------------------------------------
-
     @property
     def parts(self) -> list[Part]:
         """The field and the matrix, in the order in which a fixed position meets them."""
@@ -204,7 +196,7 @@ class Transform(Mapping):
 
     def save(
         self,
-        path: str | Path,
+        path: str | os.PathLike[str],
         onto: Grid | None = None,
         *,
         moving: Grid | None = None,
@@ -224,7 +216,7 @@ class Transform(Mapping):
         Raises:
             UsageError: a geometry is missing, a field into a format for affines, an unknown ending.
         """
-        exchange.write(path, self, file_format=file_format, onto=onto, moving=moving)
+        exchange.write(os.fspath(path), self, file_format=file_format, onto=onto, moving=moving)
 
     def nearest_affine(self, onto: Grid | None = None) -> Transform:
         """The affine map nearest to this one by least squares over ``onto``, by default over the field's own grid."""
@@ -235,7 +227,11 @@ class Transform(Mapping):
 
 
 def load_transform(
-    path: str | Path, *, fixed: Grid | None = None, moving: Grid | None = None, file_format: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+    file_format: str | None = None,
 ) -> Transform | Chain:
     """Read a transform of ITK, ANTs, FSL or FreeSurfer; ending and contents say which.
 
@@ -254,7 +250,7 @@ def load_transform(
     from deformgan.transforms.chain import chained  # which is made of what this module defines
 
     maps = []
-    for part in exchange.read(path, file_format=file_format, fixed=fixed, moving=moving):
+    for part in exchange.read(os.fspath(path), file_format=file_format, fixed=fixed, moving=moving):
         if isinstance(part, np.ndarray):
             maps.append(Transform(part))
         else:

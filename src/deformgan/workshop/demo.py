@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from deformgan.io.image import Image
+from deformgan.options import DEFAULT_STEPS
 from deformgan.output import pictures
 from deformgan.output.folder import REPORT, staged_folder
 from deformgan.output.provenance import Progress, Stopwatch, no_progress
 from deformgan.output.report.page import report_of
-from deformgan.pipeline import Registration, register
+from deformgan.pipeline import register
 from deformgan.workshop.simulation.anatomy import load_anatomy
 from deformgan.workshop.simulation.cases import TUMOUR_LABELS, Case, make_case, write_case
 from deformgan.workshop.simulation.deformation import DeformationConfig
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from deformgan.models.load import Model
+    from deformgan.output.registration import Registration
 
 RECORD = "demo.json"
 OUTPUTS = ("case", "registration", "pictures", RECORD)
@@ -66,7 +68,7 @@ def run_demo(
     out: Path,
     *,
     model: str | Path | Model = "t1-t2",
-    refine_steps: int | None = None,
+    refine_steps: int = DEFAULT_STEPS,
     device: str = "auto",
     precision: str = "auto",
     seed: int = 0,
@@ -98,7 +100,7 @@ def run_demo(
         fixed, moving, labels = _images(case)
         found = register(
             fixed, moving, moving_labels=labels, model=model, refine_steps=refine_steps,
-            device=device, precision=precision, seed=seed, progress=progress,
+            device=device, precision=precision, progress=progress,
         )  # fmt: skip
         written = found.write(folder / "registration", progress=progress)
         if found.pair is not None:

@@ -251,7 +251,7 @@ def test_the_origin_names_inputs_weights_and_settings() -> None:
     assert rows["fixed"] == ("patient/T2.nii.gz", "a" * 64)
     assert rows["weights"] == ("t1-t2", "0123456789abcdef" * 4)
     assert "working grid 112×128×96" in rows["settings"][0]
-    assert "seed 0" in rows["settings"][0]
+    assert "refine steps 150" in rows["settings"][0]
     assert "init none" in rows["settings"][0]
     nothing = origin(small_report.record(model={}, inputs={"fixed": {"path": None, "sha256": None}}))
     assert ("weights", "none: no network was run", "") in nothing

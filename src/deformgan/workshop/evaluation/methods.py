@@ -13,8 +13,10 @@ from torch import Tensor
 
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
-from deformgan.models.load import Model, computes_in_bf16, load_model
-from deformgan.pipeline import pick_device, register
+from deformgan.models.device import pick_device, pick_precision
+from deformgan.models.load import Model, load_model
+from deformgan.options import DEFAULT_STEPS
+from deformgan.pipeline import register
 from deformgan.spatial.field import resize
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
@@ -83,10 +85,7 @@ class Compute:
             UsageError: There is no such device.
         """
         device = pick_device(self.device)
-        precision = self.precision
-        if precision == "auto":
-            precision = "bf16" if computes_in_bf16(torch.device(device)) else "fp32"
-        return Compute(device, precision, self.threads)
+        return Compute(device, pick_precision(self.precision, device), self.threads)
 
 
 def parse_method(text: str) -> Spec:
@@ -131,7 +130,7 @@ def make_method(spec: Spec, compute: Compute) -> Method:
         return Identity()
     if spec.name == FLUID:
         return Fluid(compute.device)
-    steps = 0 if spec.name == PRODUCT_NET else None
+    steps = 0 if spec.name == PRODUCT_NET else DEFAULT_STEPS
     return Product(spec.name, load_model(device=compute.device), compute.precision, steps)
 
 
@@ -185,9 +184,9 @@ class Trained:
 class Product:
     """`deformgan.register` with the shipped weights: conforming, T, refinement, transform and quality check."""
 
-    def __init__(self, name: str, model: Model, precision: str, steps: int | None) -> None:
+    def __init__(self, name: str, model: Model, precision: str, steps: int) -> None:
         self.name, self._model, self.precision, self._steps = name, model, precision, steps
-        self.device = next(model.network.parameters()).device.type
+        self.device = model.device.type
 
     def predict(self, fixed: Tensor, moving: Tensor, spacing: float) -> Tensor:
         """The transform of the whole pipeline as a field on the images' grid."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deformgan.io.image import Image
 from deformgan.losses.joint_histogram import normalised_mutual_information
+from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.resample import normalising
 
@@ -57,8 +58,16 @@ def subsample(image: Image, mask: np.ndarray, background_value: float, lesion: I
     white = np.quantile(values[inside], _WHITE) if inside.any() else 0.0
     values = np.clip(values / max(white, np.finfo(np.float32).tiny), 0, 1)
     grid = Grid(inside.shape, image.grid.affine @ np.diag([*steps, 1]))
-    away = None if lesion is None else torch.from_numpy(np.ascontiguousarray(lesion.data[every] != 0))
-    return Subsampled(torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(inside), grid, away)
+    marked = None if lesion is None else torch.from_numpy(np.ascontiguousarray(lesion.data[every] != 0))
+    return Subsampled(
+        torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(inside), grid, marked
+    )
+
+
+def subsampled_pair(fixed: Scan, moving: Scan) -> tuple[Subsampled, Subsampled, tuple[np.ndarray, np.ndarray]]:
+    """Both images subsampled, and their contents' centres in world mm (RAS+), (3,) each."""
+    one, other = (subsample(s.image, s.content.mask, s.content.background_value, s.lesion) for s in (fixed, moving))
+    return one, other, (fixed.content.centre_mm(fixed.image.grid), moving.content.centre_mm(moving.image.grid))
 
 
 def headers_win(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> bool:

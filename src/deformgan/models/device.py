@@ -1,0 +1,44 @@
+"""Where and in which number format a network runs: what ``auto`` stands for on this machine."""
+
+from __future__ import annotations
+
+import torch
+
+from deformgan.errors import UsageError
+
+
+def pick_device(name: str) -> str:
+    """``name`` itself, or for ``auto`` a CUDA device if there is one, else the CPU.
+
+    Raises:
+        UsageError: This machine, or this build of PyTorch, has no such device.
+    """
+    usable = {"cpu": True, "cuda": torch.cuda.is_available()}  # MPS lacks 3-D grid sampling
+    if name == "auto":
+        return "cuda" if usable["cuda"] else "cpu"
+    if not usable.get(name, False):
+        raise UsageError(
+            f"there is no device {name!r} here", f"use auto or {', '.join(n for n, ok in usable.items() if ok)}"
+        )
+    return name
+
+
+def pick_precision(name: str, device: str | torch.device) -> str:
+    """``name`` itself, or for ``auto`` bf16 where the device computes in it: elsewhere it is emulated and slower.
+
+    Raises:
+        UsageError: There is no such precision.
+    """
+    if name not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"there is no precision {name!r}", "use one of: auto, fp32, bf16")
+    if name != "auto":
+        return name
+    return "bf16" if _computes_in_bf16(torch.device(device)) else "fp32"
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu":
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

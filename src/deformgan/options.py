@@ -1,0 +1,54 @@
+"""What can be chosen for a registration: one dataclass for the command and for Python, which checks itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+
+from deformgan.errors import UsageError
+
+TransformKind = Literal["rigid", "affine", "joint", "deform"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
+DEFAULT_STEPS = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to register."""
+
+    # a new option is a line here and one in the record's schema
+
+    transform: TransformKind = "deform"
+    """deform starts where headers, or else the contents' centres, place the images; joint searches all rotations for an affine map first; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
+    refine_steps: Annotated[int, tyro.conf.arg(aliases=["--refine"], metavar="N")] = DEFAULT_STEPS
+    """Optimisation steps after the network, 0 for none."""
+    smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
+    """How much bending costs that optimisation: 3 for a smoother map, 0.3 for one that follows details."""
+    uncertainty: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Map the expected error in mm (uncertainty.nii.gz)."""
+    device: Device = "auto"
+    """auto takes a GPU if there is one."""
+    precision: Precision = "auto"
+    """Number format inside the network; auto is bf16 where the device gains by it."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("transform", TransformKind), ("precision", Precision)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                raise UsageError(f"unknown {name} {value!r}", f"use {', '.join(get_args(kind))}")
+        if self.refine_steps < 0:
+            raise UsageError(f"{self.refine_steps} refinement steps are less than 0", "give 0 for none")
+        if not 0 < self.smoothness < math.inf:
+            raise UsageError(f"a smoothness of {self.smoothness:g} is not above 0", "give 1 for the usual one")
+
+    def options_as_dict(self) -> dict[str, Any]:
+        """These fields alone, of a class that has more."""
+        return {one.name: getattr(self, one.name) for one in fields(Options)}
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the map is linear: no network is run, and nothing is refined."""
+        return self.transform in ("rigid", "affine")

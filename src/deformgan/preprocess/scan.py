@@ -1,0 +1,104 @@
+"""One image of a pair as the stages see it: what it shows is found once, when it is read."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deformgan.errors import InputError
+from deformgan.io.image import Image, load_image
+from deformgan.preprocess.foreground import Content, corners_of_box_mm, find_content
+from deformgan.preprocess.masks import cut_by_mask, merged_lesion, read_lesion, read_mask
+from deformgan.spatial.grid import Grid
+
+if TYPE_CHECKING:
+    from deformgan.io.image import ImageLike
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """An image with what it shows and what is to be left out of it.
+
+    Args:
+        original: As it was read.
+        image: The same, with background where its mask leaves it out.
+        content: What ``image`` shows.
+        lesion: uint8 on the image's grid, 1 where it has no counterpart in the other image, or None.
+    """
+
+    original: Image
+    image: Image
+    content: Content
+    lesion: Image | None = None
+
+    @classmethod
+    def of(cls, image: Image, lesion: Image | None = None) -> Scan:
+        """An image without a mask."""
+        return cls(image, image, find_content(image), lesion)
+
+    @classmethod
+    def masked(
+        cls, role: str, image: Image, other: Image, mask: ImageLike | None = None, lesion: ImageLike | None = None
+    ) -> Scan:
+        """Read and check the masks of an image.
+
+        Args:
+            role: ``fixed`` or ``moving``.
+            image: What they belong to.
+            other: The other image of the pair, to tell when they belong to that.
+            mask: Not 0 where the image is to be used.
+            lesion: Not 0 where the image has no counterpart in the other.
+
+        Raises:
+            InputError: One cannot be read, is not whole-numbered, is empty, lies elsewhere than the image, does not
+                meet its content, or covers so much or so little of it that it must be the wrong way round.
+        """
+        shown, content, holes, marked = image, find_content(image), None, None
+        if mask is not None:
+            kept, holes = read_mask(role, image, other, mask, content)
+            shown, content = cut_by_mask(role, image, kept, content)
+        if lesion is not None:
+            marked = read_lesion(role, image, other, lesion, content, masked=mask is not None)
+        return cls(image, shown, content, merged_lesion(role, image, holes, marked, content))
+
+    def moved_by(self, matrix: np.ndarray) -> Scan:
+        """The same voxels elsewhere: a 4×4 world-to-world matrix applied to their positions."""
+        grid = self.image.grid.moved_by(matrix)
+        return replace(self, image=Image(self.image.data, grid, self.image.name))
+
+
+def read_pair(
+    fixed: tuple[ImageLike, ImageLike | None, ImageLike | None],
+    moving: tuple[ImageLike, ImageLike | None, ImageLike | None],
+) -> tuple[Scan, Scan]:
+    """Image, mask and lesion of either side, read side by side: decompression leaves the interpreter free.
+
+    Raises:
+        InputError: See `load_image` and `Scan.masked`.
+    """
+    with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
+        images = [job.result() for job in [pool.submit(load_image, source[0]) for source in (fixed, moving)]]
+        jobs = [
+            pool.submit(Scan.masked, "fixed", images[0], images[1], fixed[1], fixed[2]),
+            pool.submit(Scan.masked, "moving", images[1], images[0], moving[1], moving[2]),
+        ]
+        return jobs[0].result(), jobs[1].result()
+
+
+def require_overlap(fixed: Image, moving: Image) -> None:
+    """Raise `InputError` where the boxes of two images share no part of world space."""
+    (low_f, high_f), (low_m, high_m) = (_bounds_mm(image.grid) for image in (fixed, moving))
+    if (np.minimum(high_f, high_m) <= np.maximum(low_f, low_m)).any():
+        apart = np.linalg.norm(fixed.grid.centre_mm - moving.grid.centre_mm)
+        raise InputError(
+            f"{fixed.name} and {moving.name} do not overlap in world space: their centres are {apart:.0f} mm apart",
+            "check their headers, or centre both on the same origin first",
+        )
+
+
+def _bounds_mm(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    corners = corners_of_box_mm(grid, [(0, n) for n in grid.shape])
+    return corners.min(0), corners.max(0)
