@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from deformgan.errors import UsageError
 from deformgan.losses import soft_dice
-from deformgan.models.load import computes_in_bf16, save_model
+from deformgan.models.device import pick_precision
+from deformgan.models.load import save_model
 from deformgan.networks import build
 from deformgan.workshop.datasets.heads import load_label_maps
 from deformgan.workshop.simulation.head_scans import LabelMap, Scan, draw_scan
@@ -115,7 +116,7 @@ class _Run:
         config, network = self.config, self.networks["S"]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(self.device))
+        bf16 = pick_precision(config.precision, self.device) == "bf16"
         scan = Scan(*(torch.cat([getattr(one, name) for one in scans]) for name in ("image", "structures", "mask")))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             losses = _losses(network, scan.to(self.device))
