@@ -37,7 +37,7 @@ def quick_settings(folder: Path, **more: object) -> Settings:
         "jacobian": False,
         "report": False,
     }
-    return weights_of(Settings(**(options | more)))  # type: ignore[arg-type]
+    return weights_of(Settings(**(options | {"report": False} | more)))  # type: ignore[arg-type]
 
 
 def task(pair: Pair, settings: Settings, out: Path, run: str = "first", *, again: bool = False) -> Task:
