@@ -104,7 +104,7 @@ GOOD = "Transform: AffineTransform_double_3_3\nParameters: 1 0 0 0 1 0 0 0 1 0 0
     [
         ("hello", "not an ITK text transform"),
         ("", "not an ITK text transform"),
-        (HEAD, "0 transforms"),
+        (HEAD, "no transform"),
         (HEAD + GOOD + "#Transform 1\n" + GOOD, "2 transforms"),
         (HEAD + GOOD.replace("AffineTransform", "BSplineTransform"), "not a 3-D affine"),
         (HEAD + GOOD.replace("3_3", "2_2"), "not a 3-D affine"),

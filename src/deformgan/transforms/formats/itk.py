@@ -13,10 +13,11 @@ from deformgan.errors import InputError
 from deformgan.io.atomic import atomic, write_nifti
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats.checks import read_text, read_vectors
-from deformgan.transforms.formats.itk_linear import WRITTEN_AS, to_matrix, to_parameters
+from deformgan.transforms.formats.itk_linear import COMPOSITE, WRITTEN_AS, in_order, to_parameters
 
 DISPLACEMENT_INTENT = 1006  # RAS: NIfTI's own code for displacements, which ITK 5.4 and FreeSurfer write
 _VECTOR_INTENT = 1007  # LPS: as ITK and ANTs have always written their own
+_ENTRIES = ("Parameters", "FixedParameters")
 _MAGIC = "#Insight Transform File V1.0"
 
 
@@ -55,25 +56,31 @@ def write_affine(path: str | Path, matrix: np.ndarray) -> None:
 
 
 def read_affine(path: str | Path) -> np.ndarray:
-    """Read an ITK text transform of one affine: 4×4 fixed-to-moving matrix in world mm (RAS+).
+    """Read an ITK text transform of matrices, one or a composite: 4×4 fixed-to-moving in world mm (RAS+).
 
     Raises:
-        InputError: missing, not an ITK text transform, more than one transform, not affine, or singular.
+        InputError: missing, not an ITK text transform, several that are no composite, not affine, or singular.
     """
     text = read_text(path, "an ITK text transform", "give a text file as ITK writes it")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or lines[0] != _MAGIC:
         raise InputError(f"{path} is not an ITK text transform", f"its first line should be {_MAGIC!r}")
-    split = [line.partition(":") for line in lines if ":" in line]
-    entries = [(key.strip(), value.strip()) for key, _, value in split]
-    kinds = [value for key, value in entries if key == "Transform"]
-    if len(kinds) != 1:
-        raise InputError(f"{path} holds {len(kinds)} transforms, not one", "give them one by one")
-    values = dict(entries)
+    parts: list[tuple[str, dict[str, str]]] = []
+    for line in lines[1:]:
+        key, colon, value = (word.strip() for word in line.partition(":"))
+        if colon and key == "Transform":
+            parts.append((value, {}))
+        elif colon and parts:
+            parts[-1][1][key] = value
     try:
-        numbers, fixed = (
-            np.array([float(v) for v in values[key].split()]) for key in ("Parameters", "FixedParameters")
-        )
+        found = [(kind, *(_numbers(kind, values, key) for key in _ENTRIES)) for kind, values in parts]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}", "write it again") from error
-    return to_matrix(kinds[0], numbers, fixed, path)
+    return in_order(found, path)
+
+
+def _numbers(kind: str, values: dict[str, str], key: str) -> np.ndarray:
+    """An entry's numbers; a composite has none of its own."""
+    if kind.startswith(COMPOSITE):
+        return np.zeros(0)
+    return np.array([float(v) for v in values[key].split()])

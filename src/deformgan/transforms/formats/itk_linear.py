@@ -11,12 +11,22 @@ from deformgan.transforms.formats.checks import checked_matrix
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 WRITTEN_AS = "AffineTransform_double_3_3"
-# kind → numbers it has, and whether a centre of rotation goes with them
+COMPOSITE = "CompositeTransform"
+# kind → numbers it has, and whether a centre goes with them
 _KINDS = {
     "AffineTransform": (12, True),
     "MatrixOffsetTransformBase": (12, True),
+    "Rigid3DTransform": (12, True),
     "Euler3DTransform": (6, True),
+    "VersorTransform": (3, True),
     "VersorRigid3DTransform": (6, True),
+    "QuaternionRigidTransform": (7, True),
+    "Similarity3DTransform": (7, True),
+    "ScaleVersor3DTransform": (9, True),
+    "ScaleSkewVersor3DTransform": (15, True),
+    "ComposeScaleSkewVersor3DTransform": (12, True),
+    "ScaleTransform": (3, True),
+    "ScaleLogarithmicTransform": (3, True),
     "TranslationTransform": (3, False),
     "IdentityTransform": (0, False),
 }
@@ -40,17 +50,62 @@ def to_matrix(kind: str, parameters: np.ndarray, fixed: np.ndarray, path: str | 
     if not np.isfinite([*numbers, *fixed]).all():
         raise InputError(f"{path} is damaged: its parameters are not finite", "write it again")
     lps = np.eye(4)
-    if expected:
-        lps[:3, 3] = numbers[-3:]
-    if expected == 12:
-        lps[:3, :3] = numbers[:9].reshape(3, 3)
-    elif name.startswith("Euler"):
-        lps[:3, :3] = _euler(numbers[:3], zyx=fixed.size == 4 and fixed[3] > 0)
-    elif name.startswith("Versor"):
-        lps[:3, :3] = _versor(numbers[:3], path)
+    lps[:3, :3], lps[:3, 3] = _linear_and_shift(name, numbers, fixed, path)
     if centred:  # y = M (x - c) + c + t
         lps[:3, 3] += fixed[:3] - lps[:3, :3] @ fixed[:3]
     return checked_matrix(LPS @ lps @ LPS, path)
+
+
+def _linear_and_shift(
+    name: str, numbers: np.ndarray, fixed: np.ndarray, path: str | Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """The 3×3 matrix and the translation that the parameters of a kind mean, in ITK's own order of them."""
+    none = np.zeros(3)
+    if name in ("AffineTransform", "MatrixOffsetTransformBase", "Rigid3DTransform"):
+        return numbers[:9].reshape(3, 3), numbers[9:]
+    if name == "Euler3DTransform":
+        return _euler(numbers[:3], zyx=fixed.size == 4 and fixed[3] > 0), numbers[3:]
+    if name.startswith("Scale") and numbers.size == 3:
+        return np.diag(np.exp(numbers) if "Logarithmic" in name else numbers), none
+    if name in ("TranslationTransform", "IdentityTransform"):
+        return np.eye(3), numbers if numbers.size else none
+    if name == "QuaternionRigidTransform":
+        return _quaternion(numbers[:4], path), numbers[4:]
+    turn = _versor(numbers[:3], path)
+    shift, scale, skew = numbers[3:6], numbers[6:9], numbers[9:]
+    if name == "Similarity3DTransform":
+        return scale[0] * turn, shift
+    if name == "ComposeScaleSkewVersor3DTransform":
+        return turn @ np.diag(scale) @ np.array([[1, skew[0], skew[1]], [0, 1, skew[2]], [0, 0, 1]]), shift
+    if name in ("ScaleVersor3DTransform", "ScaleSkewVersor3DTransform"):  # ITK adds here where others multiply
+        turn = turn + np.diag(scale - 1)
+        if skew.size:
+            turn += np.array([[0, skew[0], skew[1]], [skew[2], 0, skew[3]], [skew[4], skew[5], 0]])
+    return turn, shift if shift.size else none
+
+
+def in_order(parts: list[tuple[str, np.ndarray, np.ndarray]], path: str | Path) -> np.ndarray:
+    """The one 4×4 matrix of the transforms in a file: a composite, which applies its last part first, or one alone.
+
+    Args:
+        parts: Kind, parameters and fixed parameters of each, in the order of the file.
+
+    Raises:
+        InputError: none, several without a composite, a composite within, or a part that is no matrix.
+    """
+    composite = bool(parts) and parts[0][0].startswith(COMPOSITE)
+    if composite and len(parts) == 1:
+        hint = "ITK cannot keep them in .mat; write it as .tfm or .h5"
+        raise InputError(f"{path} is a composite without its parts", hint)
+    if not composite and len(parts) != 1:
+        what = f"{len(parts)} transforms in a row, which is no chain" if parts else "no transform"
+        raise InputError(f"{path} holds {what}", "give them one by one, or write them as a composite")
+    total = np.eye(4)
+    for kind, numbers, fixed in reversed(parts[1:] if composite else parts):
+        if kind.startswith(COMPOSITE):
+            raise InputError(f"{path} holds a composite within a composite", "write it flat")
+        total = to_matrix(kind, numbers, fixed, path) @ total
+    return total
 
 
 def checked_kind(kind: str, path: str | Path) -> str:
@@ -77,6 +132,15 @@ def _euler(angles: np.ndarray, *, zyx: bool) -> np.ndarray:
     y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     return z @ y @ x if zyx else z @ x @ y
+
+
+def _quaternion(parts: np.ndarray, path: str | Path) -> np.ndarray:
+    """The rotation of a quaternion x, y, z, w, which need not be of length 1."""
+    length = float(np.linalg.norm(parts))
+    if length == 0:
+        raise InputError(f"{path} is damaged: its quaternion is 0", "write it again")
+    sign = -1.0 if parts[3] < 0 else 1.0
+    return _versor(sign * parts[:3] / length, path)
 
 
 def _versor(axis: np.ndarray, path: str | Path) -> np.ndarray:

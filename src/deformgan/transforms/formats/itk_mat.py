@@ -14,7 +14,7 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
 from deformgan.transforms.formats.checks import read_bytes
-from deformgan.transforms.formats.itk_linear import WRITTEN_AS, to_matrix, to_parameters
+from deformgan.transforms.formats.itk_linear import WRITTEN_AS, in_order, to_parameters
 
 _MOST_NUMBERS = 64  # in a matrix; an affine has 12
 _MOST_NAME = 128
@@ -28,25 +28,26 @@ def write_mat(path: str | Path, matrix: np.ndarray) -> None:
 
 
 def read_mat(path: str | Path) -> np.ndarray:
-    """Read ITK's binary affine: 4×4 fixed-to-moving matrix in world mm (RAS+).
+    """Read ITK's binary matrices, one or a composite: 4×4 fixed-to-moving matrix in world mm (RAS+).
 
     Raises:
-        InputError: missing, truncated, not of this format, another kind of transform, not finite, or singular.
+        InputError: missing, truncated, not of this format, several transforms that are no composite, not affine, not
+            finite, or singular.
     """
     hint = "give a .mat file as ANTs writes it"
     data = read_bytes(path, "an ITK binary transform", hint)
-    found: dict[str, np.ndarray] = {}
+    parts: list[tuple[str, np.ndarray, np.ndarray]] = []
     at = 0
     try:
         while at < len(data):
             name, values, at = _read_block(data, at)
-            found[name] = values
+            if name == _FIXED and parts:
+                parts[-1] = (*parts[-1][:2], values)
+            else:
+                parts.append((name, values, np.zeros(0)))
     except (struct.error, ValueError) as error:
         raise InputError(f"{path} is not an ITK binary transform, or it is truncated: {error}", hint) from error
-    kinds = [name for name in found if name != _FIXED]
-    if len(kinds) != 1:
-        raise InputError(f"{path} holds {len(kinds)} transforms, not one", "give them one by one")
-    return to_matrix(kinds[0], found[kinds[0]], found.get(_FIXED, np.zeros(0)), path)
+    return in_order(parts, path)
 
 
 def _block(name: str, values: np.ndarray) -> bytes:
