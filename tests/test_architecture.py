@@ -29,7 +29,9 @@ LAYERS = [
     {"pipeline"},
     {"cohort"},
     {"workshop"},
-    {"commands", "__main__"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
 ]
 # what the product is built and judged with; the product itself does without
 WORKSHOP = {"workshop"}

@@ -165,7 +165,7 @@ def test_smoothness_is_a_choice(pair_files: PairFiles, model: Model) -> None:
 
 
 def test_usage_errors(pair_files: PairFiles, model: Model) -> None:
-    with pytest.raises(UsageError, match="less than 0"):
+    with pytest.raises(UsageError, match="are not 0 to"):
         deformgan.register(pair_files.fixed, pair_files.moving, model=model, refine_steps=-1)
     with pytest.raises(UsageError, match="no device 'tpu'"):
         pick_device("tpu")

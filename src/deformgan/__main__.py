@@ -2,7 +2,7 @@
 
 import sys
 
-from deformgan.commands.main import main
+from deformgan.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

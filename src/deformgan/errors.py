@@ -63,4 +63,6 @@ def unwritable(path: str | Path, error: OSError) -> InputError:
         return InputError(f"cannot write {path}: the disk is full", "free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"cannot write {path}: the folder is read-only", "choose a folder you may write to")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"cannot use {Path(path).name[:40]}…: the name is too long", "give a shorter name or path")
     return InputError(f"cannot write {path}: {error.strerror or error}", "choose another folder")

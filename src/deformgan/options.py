@@ -14,6 +14,7 @@ TransformKind = Literal["rigid", "affine", "joint", "deform"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 DEFAULT_STEPS = 150
+MOST_STEPS = 1_000_000  # months
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class Options:
         for name, kind in (("transform", TransformKind), ("precision", Precision)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise UsageError(f"unknown {name} {value!r}", f"use {', '.join(get_args(kind))}")
-        if self.refine_steps < 0:
-            raise UsageError(f"{self.refine_steps} refinement steps are less than 0", "give 0 for none")
+        if not 0 <= self.refine_steps <= MOST_STEPS:
+            raise UsageError(f"{self.refine_steps} refinement steps are not 0 to {MOST_STEPS}", "give 0 for none")
         if not 0 < self.smoothness < math.inf:
             raise UsageError(f"a smoothness of {self.smoothness:g} is not above 0", "give 1 for the usual one")
 

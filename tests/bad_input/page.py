@@ -27,8 +27,8 @@ _INTRODUCTION = """# Bad input, and what is said to it
 
 Each line below was printed by the command: `python tests/bad_input` makes the page, and a test compares it with what
 the command says today. Whatever the input, the exit code is 2 or 3, stdout stays empty, stderr has one line with the
-cause, a dash and the hint (warnings may come before it), and nothing is left in the output folder. An option that there
-is not, or a value that an option cannot have, is refused with code 2 and a line on how to get help.
+cause, a dash and the hint (warnings and stages may come before it), and nothing is left in the output folder. An
+option that there is not, or a value that an option cannot have, is refused with code 2 and a line on how to get help.
 [The command](command.md) has the exit codes, [Untrusted files](untrusted-files.md) the limits.
 
 """
@@ -139,7 +139,9 @@ def refused(answer: Answer) -> str:
     """
     assert answer.code in (2, 3), f"exit code {answer.code}: {answer.err}"
     assert answer.out == "", answer.out
-    lines = [line for line in answer.err.splitlines() if not line.startswith("deformgan: warning: ")]
+    lines = [
+        line for line in answer.err.splitlines() if not re.match(r"deformgan: (warning: |[\w ]+: [\d.]+ s$)", line)
+    ]
     assert len(lines) == 1, answer.err
     assert lines[0].startswith("deformgan: error: "), lines
     assert " — " in lines[0], f"no hint: {lines[0]}"

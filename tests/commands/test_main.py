@@ -6,6 +6,8 @@ import errno
 import json
 import logging
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,8 +24,12 @@ from grids import inner_points
 from tiny import write_tiny_model
 
 import deformgan
+from deformgan.commands.console import Console
 from deformgan.commands.main import COMMANDS, main
 from deformgan.output.folder import OUTPUTS
+from deformgan.transforms.formats.itk import write_affine
+
+GIVEN = ["register", "-f", "a.nii", "-m", "b.nii", "-o", "c"]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +50,11 @@ def test_register_writes_the_folder_and_one_line(
     assert main(arguments(pair_files, tmp_path / "out", weights, *extra)) == 0
     said = capsys.readouterr()
     assert said.out.count("\n") == 1
-    assert said.out.startswith(f"{tmp_path / 'out'}: similarity 0.")
-    assert said.err == ""
+    report = tmp_path / "out" / "report.html"
+    assert re.fullmatch(rf"{tmp_path / 'out'}: (pass|look), similarity 0\..*, report {report}\n", said.out)
+    stages = [line.removeprefix("deformgan: ").partition(":")[0] for line in said.err.splitlines()]
+    assert stages[:2] == ["read", "load model"]
+    assert len(set(stages)) == len(stages)
     assert {p.name for p in (tmp_path / "out").iterdir()} == set(OUTPUTS)
     assert (tmp_path / "out" / "moved_points.csv").read_text().endswith(",tip\n")
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -99,9 +108,10 @@ def test_a_failed_check_keeps_the_outputs_and_says_4(
     wild = write_tiny_model(tmp_path / "wild", bend=3.0)
     assert main(arguments(pair_files, tmp_path / "out", wild)) == 4
     said = capsys.readouterr()
-    assert "QUALITY CHECK FAILED" in said.out
-    assert said.err.startswith("deformgan: error: ")
-    assert "folds" in said.err
+    assert said.out.startswith(f"{tmp_path / 'out'}: FAIL, similarity ")
+    last = said.err.splitlines()[-1]
+    assert last.startswith("deformgan: error: ")
+    assert "folds" in last
     record = json.loads((tmp_path / "out" / "registration.json").read_text())
     assert record["quality"]["passed"] is False
     assert (tmp_path / "out" / "moved.nii.gz").exists()
@@ -130,13 +140,106 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nonsense"], ["register"], ["register", "--nonsense"], ["info", "--threads", "x"]]
+    ("words", "says"),
+    [
+        (["regster"], "there is no command 'regster' — did you mean register?"),
+        (["register"], "deformgan register needs -f/--fixed, -m/--moving and -o/--out"),
+        (["register", "--nonsense"], "deformgan register has no --nonsense"),
+        ([*GIVEN, "--refin", "3"], "did you mean --refine?"),
+        ([*GIVEN, "--refine", "abc"], "takes a whole number, not 'abc'"),
+        ([*GIVEN, "--refine", "1" + 30 * "0"], "refinement steps are not 0 to 1000000"),
+        ([*GIVEN, "--threads", "100000"], "--threads 100000 is more than any gain"),
+        ([*GIVEN, "--threads", "1000000000000"], "is more than any gain"),
+        (
+            [*GIVEN, "--transform", "afine"],
+            "--transform takes rigid, affine, joint or deform, not 'afine' — did you mean",
+        ),
+        (["register", "-f"], "-f/--fixed needs a value"),
+        (["convert", "a.txt"], "deformgan convert needs OUT"),
+        (["cohort", "status"], "deformgan cohort status needs DIR"),
+    ],
 )
-def test_wrong_usage_is_2_and_nothing_on_stdout(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_2_one_line_and_nothing_on_stdout(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err
+    assert said.err.startswith("deformgan: error: ")
+    assert said.err.count("\n") == 1
+    assert says in said.err
+
+
+def test_the_bare_command_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "usage: deformgan" in capsys.readouterr().out
+
+
+def test_wrong_usage_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["register", "--json", "--nonsense"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["exit_code"], answer["error"]) == (2, "deformgan register has no --nonsense")
+
+
+def test_quiet_and_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def speak(_: object, console: Console) -> None:
+        warnings.warn("the header is odd", stacklevel=1)
+        with console.progress() as progress:
+            progress("first")
+            progress("first: step 2")
+            progress("second")
+        console.result("done", {})
+
+    monkeypatch.setattr(COMMANDS["info"], "run", speak)
+    for _ in range(2):
+        assert main(["info", "--quiet", "--log", str(tmp_path / "a.log")]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("done\ndone\n", "")
+    lines = [line[20:] for line in (tmp_path / "a.log").read_text().splitlines()]
+    assert lines == 2 * ["warning: the header is odd", "first: 0.0 s", "second: 0.0 s", "done"]
+    assert main(["info", "-v"]) == 0
+    assert "deformgan: first: 0.0 s\ndeformgan: second: 0.0 s\n" in capsys.readouterr().err
+    assert main(["info", "--log", str(tmp_path / "none" / "a.log")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "says"), [(">/dev/full", 3, "No space left"), (">&-", 3, "Bad file"), ("", 141, "")]
+)
+@pytest.mark.parametrize("words", [["--help"], ["convert", "a.txt", "b.txt"]])
+def test_an_answer_that_goes_nowhere(tmp_path: Path, words: list[str], where: str, code: int, says: str) -> None:
+    if where and not Path("/dev/full").exists():
+        pytest.skip("this system has none")
+    write_affine(tmp_path / "a.txt", np.eye(4))
+    read, write = os.pipe()
+    os.close(read)
+    # without a redirection its answer goes into a pipe that nobody reads
+    command = f"exec {shlex.join([sys.executable, '-m', 'deformgan', *words])} {where}"
+    done = subprocess.run(
+        ["sh", "-c", command], stdout=write, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path
+    )
+    os.close(write)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert says in done.stderr
+    assert (tmp_path / "b.txt").exists() == (words != ["--help"])
+
+
+@pytest.mark.parametrize("wait", [0.05, 0.1, 0.2, 0.4])
+def test_ctrl_c_at_once_is_one_line(wait: float) -> None:
+    program = (
+        "from deformgan.cli import main; print(flush=True); import sys; sys.argv = ['x', 'info']; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in said
+    assert said.count("\n") <= 1
 
 
 def test_help_names_every_command_and_every_command_helps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +303,9 @@ def test_simulate_refuses_nonsense(tmp_path: Path, extra: list[str]) -> None:
     assert not (tmp_path / "cases").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)]
+)
 def test_interrupted_in_the_middle_nothing_is_left(
     pair_files: PairFiles, tmp_path: Path, weights: Path, number: signal.Signals, code: int
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Force, Json, Threads
+from deformgan.commands.options import Force, Json, Threads, Voice
 from deformgan.commands.transforms import Geometry, load
 from deformgan.errors import InputError, UsageError
 from deformgan.output.folder import staged_files
@@ -50,6 +50,7 @@ class Apply:
     """auto: nearest for label maps, linear for images."""
     force: Force = False
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
     compute: Threads = field(default_factory=Threads)
 
     def run(self, console: Console) -> None:

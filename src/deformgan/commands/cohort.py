@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Json, OutFolder, Weights
+from deformgan.commands.options import Json, OutFolder, Voice, Weights
 from deformgan.errors import CohortError, QualityError, UsageError
 from deformgan.options import Options
 
@@ -98,6 +98,7 @@ class Cohort:
     out: OutFolder
     """Folder for the results; made if it is not there."""
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
     what: What = field(default_factory=What)
     workers: Workers = field(default_factory=Workers)
     again: Again = field(default_factory=Again)
@@ -124,6 +125,7 @@ class CohortStatus:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
     """Folder of the cohort."""
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
 
     def run(self, console: Console) -> None:
         """Count, answer."""
@@ -145,6 +147,7 @@ class CohortMerge:
     ratings: Annotated[Path | None, tyro.conf.arg(metavar="TSV", help_behavior_hint="(optional)")] = None
     """Ratings saved from the page, to be kept in the folder and in the table."""
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
 
     def run(self, console: Console) -> None:
         """Gather, write, answer; exit codes as of the cohort."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Weights
+from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Voice, Weights
 from deformgan.errors import QualityError
 from deformgan.options import DEFAULT_STEPS
 
@@ -23,6 +23,7 @@ class Demo:
     """Of the simulation."""
     force: Force = False
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
     compute: Compute = field(default_factory=Compute)
 
     def run(self, console: Console) -> None:

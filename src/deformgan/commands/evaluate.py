@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from deformgan.commands.console import Console, Progress, success
-from deformgan.commands.options import Compute, Force, Json, OutFolder
+from deformgan.commands.options import Compute, Force, Json, OutFolder, Voice
 from deformgan.commands.simulate import Contrast, Regime
 from deformgan.errors import UsageError
 
@@ -66,6 +66,7 @@ class Evaluate:
     """What the table is to say first, for example the training budget."""
     force: Force = False
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
     compute: Compute = field(default_factory=Compute)
 
     def run(self, console: Console) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Force, Json, Weights
+from deformgan.commands.options import Force, Json, Voice, Weights
 from deformgan.output.folder import staged_files
 
 
@@ -31,6 +31,7 @@ class Export:
     """Keep the weights in half precision: half the size; computed in fp32 as before."""
     force: Force = False
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
 
     def run(self, console: Console) -> None:
         """Export, compare, answer.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Json
+from deformgan.commands.options import Json, Voice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class Info:
     schema: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Show the JSON Schema of registration.json instead."""
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
 
     def run(self, console: Console) -> None:
         """Collect and answer."""

@@ -1,7 +1,8 @@
 """The ``deformgan`` command: parse, call, report, and an exit code that tells the truth.
 
 0 done · 1 a bug · 2 wrong usage · 3 unusable input or output, or too little memory · 4 done, but the quality check
-failed (outputs kept) · 5 some pairs of a cohort failed · 130 interrupted · 143 terminated. Results go to stdout,
+failed (outputs kept) · 5 some pairs of a cohort failed · 130 interrupted · 129, 131, 143 ended by a closed terminal,
+Ctrl-\\ or a scheduler · 141 the reader of the answer has gone (the work is done). Results go to stdout,
 everything else to stderr.
 """
 
@@ -14,37 +15,43 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any, Union, cast
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, TextIO, Union, cast
 
 import tyro
 
 from deformgan import __version__
 from deformgan.commands.apply import Apply
 from deformgan.commands.cohort import Cohort, CohortMerge, CohortStatus
-from deformgan.commands.console import Console
+from deformgan.commands.console import Console, UnansweredError
 from deformgan.commands.convert import Convert
 from deformgan.commands.demo import Demo
 from deformgan.commands.evaluate import Evaluate
 from deformgan.commands.export import Export
 from deformgan.commands.info import Info
+from deformgan.commands.options import Voice
 from deformgan.commands.register import Register
 from deformgan.commands.report import Report
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
+from deformgan.commands.usage import unknown_command, usage_error
 from deformgan.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_OK,
     DeformganError,
     InputError,
+    UsageError,
     is_out_of_memory,
     unwritable,
 )
+from deformgan.output.staging import ENDING
 
-EXIT_TERMINATED = 143
+EXIT_PIPE = 141  # 128 and SIGPIPE: what a shell shows of other tools
 # what the system says when the place is to blame, not we
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG)
 DESCRIPTION = "Align 3-D medical images of different modality. Start with: deformgan demo"
 
 COMMANDS = {
@@ -84,24 +91,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # OpenMP's idle threads would spin, and hold up whoever shares the cores; few large operations are left to them
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    if arguments == ["--version"]:
-        sys.stdout.write(f"deformgan {__version__}\n")
-        return EXIT_OK
+    # before a command speaks, as it was asked to; usage is wrong in JSON too
+    console = Console(as_json="--json" in arguments)
     try:
-        command = _parse(arguments)
-    except SystemExit as stop:  # tyro has said why
-        return stop.code if isinstance(stop.code, int) else EXIT_BUG
+        if arguments == ["--version"]:
+            console.result(f"deformgan {__version__}", {"deformgan": __version__})
+            return EXIT_OK
+        command = _parse(arguments or ["--help"], console)
+    except UsageError as error:  # the parser's, or of options that check themselves
+        return _fail(console, error, error.exit_code)
+    except UnansweredError as error:
+        return _unanswered(console, error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except DeformganError as error:  # options that check themselves
-        Console(as_json="--json" in arguments).failure(error, error.exit_code)
-        return error.exit_code
-    return run_command(command)
+    return EXIT_OK if command is None else run_command(command)
 
 
 def run_command(command: Any) -> int:
     """Run a command that has been parsed, say what goes wrong, and return the exit code."""
-    console = Console(as_json=command.json)
+    voice: Voice = getattr(command, "voice", None) or Voice()
+    try:
+        log = None if voice.log is None else _open_log(voice.log)
+    except DeformganError as error:
+        return _fail(Console(as_json=command.json), error, error.exit_code)
+    with log or nullcontext():
+        console = Console(as_json=command.json, quiet=voice.quiet, verbose=voice.verbose, log=log)
+        try:
+            return _run(command, console)
+        except UnansweredError as error:
+            return _unanswered(console, error)
+
+
+def _open_log(path: Path) -> TextIO:
+    from deformgan.io.atomic import open_to_append
+
+    return open_to_append(path)
+
+
+def _run(command: Any, console: Console) -> int:
     try:
         with _terminable(), console.warnings_as_notes(), console.log_as_notes():
             command.run(console)
@@ -112,11 +139,10 @@ def run_command(command: Any) -> int:
         console.failure(KeyboardInterrupt("no unfinished file is left behind"), EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except Terminated as error:
-        console.failure(error, EXIT_TERMINATED)
-        return EXIT_TERMINATED
-    except BrokenPipeError:  # the reader of our output has gone: nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BUG
+        console.failure(error, 128 + error.number)
+        return 128 + error.number
+    except UnansweredError:
+        raise
     except OSError as error:
         if error.errno not in REFUSALS:
             return _report_bug(console, error)
@@ -135,42 +161,84 @@ def run_command(command: Any) -> int:
 
 
 class Terminated(BaseException):
-    """The process was told to end (SIGTERM), as schedulers do when the time is up."""
+    """The process was told to end: by a scheduler (SIGTERM), a terminal that was closed (SIGHUP), Ctrl-\\ (SIGQUIT)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}; no unfinished file is left behind")
+        self.number = number
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that unfinished outputs are removed."""
+    """Let these signals unwind the stack, so that unfinished outputs are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def terminate(*_: object) -> None:
-        raise Terminated("terminated; no unfinished file is left behind")
+    def terminate(number: int, _: object) -> None:
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    # one that is ignored, as SIGHUP under nohup, stays so
+    before = {one: signal.getsignal(one) for one in ENDING if one != signal.SIGINT}
+    ours = {one: handler for one, handler in before.items() if handler == signal.SIG_DFL}
+    for one in ours:
+        signal.signal(one, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in ours.items():
+            signal.signal(one, handler)
 
 
-def _parse(arguments: list[str]) -> Command:
+def _fail(console: Console, error: DeformganError, exit_code: int) -> int:
+    with suppress(UnansweredError):  # the exit code is all that is left
+        console.failure(error, exit_code)
+    return exit_code
+
+
+def _unanswered(console: Console, error: UnansweredError) -> int:
+    """The work is done, and its answer went nowhere: as other tools, silent where the reader has gone."""
+    if error.errno == errno.EPIPE:
+        return EXIT_PIPE
+    console.note(f"error: the answer cannot be written to stdout: {error}; what was asked for is done", error=True)
+    return InputError.exit_code
+
+
+def _parse(arguments: list[str], console: Console) -> Command | None:
+    """The command that is meant, or None where help was asked for and given.
+
+    Raises:
+        UsageError: In one line what is wrong.
+    """
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
     nested = NESTED.get(tuple(arguments[:2]))  # type: ignore[arg-type]
     if nested:
-        return tyro.cli(nested, args=arguments[2:], prog=f"deformgan {' '.join(arguments[:2])}", config=config)
-    if arguments and arguments[0] in COMMANDS:
-        name, *rest = arguments
-        return tyro.cli(COMMANDS[name], args=rest, prog=f"deformgan {name}", config=config)
-    # no such subcommand, or help about all of them: one line each
-    brief = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}
-    every = [Annotated[kind, tyro.conf.subcommand(name, description=brief[name])] for name, kind in COMMANDS.items()]
-    return tyro.cli(cast(Any, Union[*every]), args=arguments, prog="deformgan", description=DESCRIPTION, config=config)
+        kind, rest, prog = nested, arguments[2:], f"deformgan {' '.join(arguments[:2])}"
+    elif arguments[0] in COMMANDS:
+        kind, rest, prog = COMMANDS[arguments[0]], arguments[1:], f"deformgan {arguments[0]}"
+    elif not arguments[0].startswith("-"):
+        raise unknown_command(arguments[0], COMMANDS)
+    else:  # help about all of them: one line each
+        brief = {name: (one.__doc__ or "").split("\n")[0] for name, one in COMMANDS.items()}
+        every = [Annotated[one, tyro.conf.subcommand(name, description=brief[name])] for name, one in COMMANDS.items()]
+        kind, rest, prog = cast(Any, Union[*every]), arguments, "deformgan"
+    help_text, said = StringIO(), StringIO()
+    try:
+        with redirect_stdout(help_text), redirect_stderr(said):
+            whole = DESCRIPTION if prog == "deformgan" else None
+            return tyro.cli(kind, args=rest, prog=prog, description=whole, config=config)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            console.as_json = False
+            console.result(help_text.getvalue().rstrip(), {})
+            return None
+        raise usage_error(said.getvalue() + help_text.getvalue(), prog) from stop
 
 
 def _report_bug(console: Console, error: Exception) -> int:
-    traceback.print_exc()
+    lines = "".join(traceback.format_exception(error))
+    for line in lines.splitlines():
+        console.note(line, error=True)
     hint = "this is a bug: please report it with the lines above and `deformgan info`"
     console.failure(DeformganError(f"{type(error).__name__}: {error}", hint), EXIT_BUG)
     return EXIT_BUG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from deformgan.errors import UsageError
 from deformgan.native.threads import Usage, free_cpus
 from deformgan.options import Device, Precision
 
+MOST_THREADS = 256  # far more crash the libraries below
 OutFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
 Json = Annotated[bool, tyro.conf.arg(help="Answer with one JSON object on stdout.", help_behavior_hint="")]
 Force = Annotated[bool, tyro.conf.arg(help="Replace results that are there.", help_behavior_hint="")]
@@ -21,6 +23,18 @@ Steps = Annotated[
 Weights = Annotated[
     str, tyro.conf.arg(metavar="NAME|DIR", help="Shipped weights by name (see deformgan info), or a folder.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """How much to say."""
+
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"], help_behavior_hint="")] = False
+    """Only errors and the result."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
+    """Also each stage and its time, and what the libraries log."""
+    log: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """Add everything that is said, with the time, to this file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +52,12 @@ class Threads:
         """Tell PyTorch the number of threads.
 
         Raises:
-            UsageError: Fewer than one.
+            UsageError: Fewer than one, or far too many.
         """
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"--threads {self.threads} is less than 1", "leave it out to use the free cores")
+        if self.threads is not None and self.threads > max(MOST_THREADS, os.cpu_count() or 1):
+            raise UsageError(f"--threads {self.threads} is more than any gain", "leave it out to use the free cores")
         import torch
 
         free = free_cpus(self._before, Usage.now())  # type: ignore[attr-defined]
@@ -63,4 +79,5 @@ def given(command: Any) -> dict[str, Any]:
     options = {"command": type(command).__name__.lower(), **asdict(command)}
     for group in ("options", "compute"):
         options |= options.pop(group, {})
+    options.pop("voice", None)
     return {name: one if isinstance(one, str | int | float | None) else str(one) for name, one in options.items()}

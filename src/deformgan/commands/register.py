@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Force, Json, OutFolder, Threads, Weights, given
+from deformgan.commands.options import Force, Json, OutFolder, Threads, Voice, Weights, given
 from deformgan.commands.startup import quick_imports
 from deformgan.errors import QualityError
 from deformgan.options import Options
@@ -56,6 +56,7 @@ class Register:
     """Do not write report.html."""
     force: Force = False
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
     options: Options = field(default_factory=Options)
     compute: Threads = field(default_factory=Threads)
 
@@ -68,7 +69,10 @@ class Register:
         with staged_folder(self.out, OUTPUTS, force=self.force, last=RECORD) as folder:
             record = self._register(console, folder)
         quality = record["quality"]
-        console.result(_line(quality, record["timings"]["total"], self.out), verdict({"out": str(self.out), **record}))
+        report = self.out / REPORT if (self.out / REPORT).exists() else None
+        console.result(
+            _line(quality, record["timings"]["total"], self.out, report), verdict({"out": str(self.out), **record})
+        )
         for doubt in quality.get("doubts", ()):
             console.note(f"look: {doubt}")
         if not quality["passed"]:
@@ -110,14 +114,15 @@ class Register:
             return record
 
 
-def _line(quality: dict[str, Any], seconds: float, out: Path) -> str:
+def _line(quality: dict[str, Any], seconds: float, out: Path, report: Path | None) -> str:
     def number(name: str, form: str) -> str:
         return "none" if quality[name] is None else format(quality[name], form)
 
+    said = "FAIL" if quality["verdict"] == "fail" else quality["verdict"]
     shift = f" (initial shift {number('initial_shift_mm', '.1f')} mm)" if quality["initial_shift_mm"] else ""
     return (
-        f"{out}: similarity {number('similarity_before', '.3f')} → {number('similarity_after', '.3f')}, "
+        f"{out}: {said}, similarity {number('similarity_before', '.3f')} → {number('similarity_after', '.3f')}, "
         f"displacement mean {number('displacement_mean_mm', '.1f')} mm, max {number('displacement_max_mm', '.1f')} mm"
         f"{shift}, folding {number('folding_percent', '.3f')} %, {seconds:.1f} s"
-        f"{'' if quality['passed'] else ', QUALITY CHECK FAILED'}"
+        f"{f', report {report}' if report is not None else ''}"
     )

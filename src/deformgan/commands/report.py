@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Json
+from deformgan.commands.options import Json, Voice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Report:
     light: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Leave the interactive viewer out; a small file."""
     json: Json = False
+    voice: Voice = field(default_factory=Voice)
 
     def run(self, console: Console) -> None:
         """Check the files, draw, answer."""

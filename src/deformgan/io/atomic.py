@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -39,7 +39,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise UsageError(f"cannot write {path}: {path.parent} is not a folder", "create the folder first")
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder", "name a file")
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    # short whatever the name, and with the process's number, by which a killed one's is known for a left-over
+    partial = path.with_name(f".deformgan-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -49,6 +50,25 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and not isinstance(error, DeformganError):
             raise unwritable(path, error) from error
         raise
+
+
+def open_to_append(path: str | Path) -> TextIO:
+    """Open a text file to add lines to and read them; one that is no plain file is replaced, a link not followed.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    path = Path(path)
+    try:
+        if path.is_symlink():
+            path.unlink()
+        return open(path, "a+", encoding="utf-8", opener=opener)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def write_nifti(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-import signal
-import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from deformgan.errors import InputError, UsageError, unwritable
-
-PREFIX = ".deformgan-"
+from deformgan.output.staging import hidden_folder, one_at_a_time, undisturbed
 
 # what a registration writes
 RECORD = "registration.json"
@@ -55,26 +52,22 @@ def staged_folder(
     out = Path(out)
     check_free(out, names, force=force)
     made: list[Path] = []
-    staging = None
     try:
-        try:
-            home = _make_home(out, made)
-            staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home))
-            staging.chmod(0o777 & ~_umask())
-        except OSError as error:
-            raise unwritable(out, error) from error
-        with _named_as_asked(staging, out):
-            yield staging
-        with undisturbed():
+        with ExitStack() as stack:
             try:
-                _publish(staging, out, names, last)
+                staging = stack.enter_context(hidden_folder(_make_home(out, made)))
             except OSError as error:
                 raise unwritable(out, error) from error
-            made.clear()
+            with _named_as_asked(staging, out):
+                yield staging
+            with undisturbed():
+                try:
+                    _publish(staging, out, names, last, force=force)
+                except OSError as error:
+                    raise unwritable(out, error) from error
+                made.clear()
     finally:
         with undisturbed():
-            if staging is not None:
-                shutil.rmtree(staging, ignore_errors=True)
             for folder in reversed(made):
                 with suppress(OSError):  # somebody has put something there meanwhile: it is theirs now
                     folder.rmdir()
@@ -90,30 +83,58 @@ def staged_files(targets: Sequence[Path], *, force: bool = False) -> Iterator[li
         UsageError: A target's folder does not exist, or it is there itself and ``force`` is not given.
         InputError: Nothing can be written there.
     """
+    _check_targets(targets, force=force)
+    with ExitStack() as stack:
+        staged = []
+        for target in targets:
+            try:
+                folder = stack.enter_context(hidden_folder(target.parent))
+            except OSError as error:
+                raise unwritable(target.parent, error) from error
+            stack.enter_context(_named_as_asked(folder, target.parent))
+            staged.append(folder / target.name)
+        yield staged
+        with undisturbed():
+            _put(staged, targets, force=force)
+
+
+def _check_targets(targets: Sequence[Path], *, force: bool) -> None:
     for target in targets:
         if not target.parent.is_dir():
             raise UsageError(f"cannot write {target}: {target.parent} is not a folder", "create the folder first")
         if target.is_dir() or (os.path.lexists(target) and not force):
             raise UsageError(f"{target} is there", "give --force to replace it, or another name")
-    folders: list[Path] = []
+    places = [target.parent.resolve() / target.name for target in targets]
+    if len(set(places)) < len(places):
+        raise UsageError("two outputs have the same name", "give every input an output of its own")
+
+
+def _put(staged: Sequence[Path], targets: Sequence[Path], *, force: bool) -> None:
+    """Move files into place; without ``force`` nothing that has come there meanwhile is replaced."""
+    done: list[Path] = []
     try:
-        for target in targets:
-            try:
-                folders.append(Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent)))
-            except OSError as error:
-                raise unwritable(target.parent, error) from error
-        staged = [folder / target.name for folder, target in zip(folders, targets, strict=True)]
-        with ExitStack() as names:
-            for folder, target in zip(folders, targets, strict=True):
-                names.enter_context(_named_as_asked(folder, target.parent))
-            yield staged
-        with undisturbed():
-            for path, target in zip(staged, targets, strict=True):
+        for path, target in zip(staged, targets, strict=True):
+            if force or not _linked(path, target):
                 os.replace(path, target)
-    finally:
-        with undisturbed():
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+            done.append(target)
+    except FileExistsError as error:
+        for target in done:
+            target.unlink(missing_ok=True)
+        hint = "give --force to replace it, or another name"
+        raise UsageError(f"{targets[len(done)]} is there: another run has just written it", hint) from error
+
+
+def _linked(path: Path, target: Path) -> bool:
+    """Give a file its place if it is free, in one step; False where the file system cannot and the place is free."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(str(target)) from None
+        return False
+    return True
 
 
 @contextmanager
@@ -136,22 +157,6 @@ def check_free(out: Path, names: Sequence[str], *, force: bool) -> None:
         raise UsageError(f"{out} already holds {', '.join(present)}", "give --force to replace them, or another folder")
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Hold back Ctrl-C for a block that takes milliseconds and must not stop half-way (main thread only)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pending.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pending:
-        signal.raise_signal(pending[0])
-
-
 def _make_home(out: Path, made: list[Path]) -> Path:
     """Where the staging folder goes: into ``out`` if it is there (it may be a mount of its own), else its parent."""
     if out.is_dir():
@@ -163,19 +168,26 @@ def _make_home(out: Path, made: list[Path]) -> Path:
     return out.absolute().parent
 
 
-def _publish(staging: Path, out: Path, names: Sequence[str], last: str | None) -> None:
+def _publish(staging: Path, out: Path, names: Sequence[str], last: str | None, *, force: bool) -> None:
     if not out.is_dir():
-        staging.rename(out)
-        return
-    written = {path.name for path in staging.iterdir()}
-    if last is not None:
-        _remove(out / last)
-    for name in (name for name in names if name not in written):
-        _remove(out / name)
-    for name in sorted(written, key=lambda name: (name == last, name)):
-        if (out / name).is_dir():
+        try:
+            staging.rename(out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    with one_at_a_time(out):
+        check_free(out, names, force=force)  # another run may have written here meanwhile
+        written = {path.name for path in staging.iterdir()}
+        if last is not None:
+            _remove(out / last)
+        for name in (name for name in names if name not in written):
             _remove(out / name)
-        os.replace(staging / name, out / name)
+        for name in sorted(written, key=lambda name: (name == last, name)):
+            if (out / name).is_dir():
+                _remove(out / name)
+            os.replace(staging / name, out / name)
 
 
 def _remove(path: Path) -> None:
@@ -183,9 +195,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

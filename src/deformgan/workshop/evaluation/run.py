@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deformgan.errors import InputError, UsageError
-from deformgan.io.atomic import atomic
+from deformgan.io.atomic import atomic, open_to_append
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.models.load import load_model
 from deformgan.output.folder import unwritable
@@ -63,7 +63,7 @@ class ScoreFile:
     def append(self, row: Row) -> None:
         """Add a row."""
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open_to_append(self.path) as file:
                 file.write(_line(row))
         except OSError as error:
             raise unwritable(self.path, error) from error

@@ -10,6 +10,8 @@ from typing import TextIO
 
 from torch import Tensor, nn
 
+from deformgan.io.atomic import open_to_append
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +29,7 @@ class Record:
         if not active:
             return
         out.mkdir(parents=True, exist_ok=True)
-        self.lines = (out / "metrics.jsonl").open("a+", encoding="utf-8")
+        self.lines = open_to_append(out / "metrics.jsonl")
         _end_last_line(self.lines)
         try:
             from torch.utils.tensorboard import SummaryWriter
