@@ -27,9 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deformgan.models.load import DEFAULT_MODEL, load_model
+from deformgan.options import DEFAULT_STEPS
 from deformgan.preprocess.conform import conform_pair
 from deformgan.preprocess.scan import read_pair
-from deformgan.refine import DEFAULT_STEPS, refine
+from deformgan.refine import refine
 
 SHAPE = (240, 240, 155)
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from deformgan.align.start import find_start
 from deformgan.io.image import load_labels
 from deformgan.models.load import Model
+from deformgan.options import DEFAULT_STEPS
 from deformgan.preprocess.conform import Conformed, conform_pair
 from deformgan.preprocess.scan import read_pair
 from deformgan.quality.assess import Evidence, examine, features, judge, local_features
 from deformgan.quality.calibration import Calibration, Linear
-from deformgan.refine import DEFAULT_STEPS, refine
+from deformgan.refine import refine
 from deformgan.spatial.field import affine_field, compose, resize
 from deformgan.transforms.transform import load_transform
 from deformgan.workshop.evaluation.cases import read_meta

@@ -23,7 +23,7 @@ from documents import NAMES, PAGES, REPOSITORY, Block, blocks, commands, mention
 
 from deformgan.commands.main import COMMANDS, _parse, main
 from deformgan.pipeline import register
-from deformgan.refine import refine
+from deformgan.refine import Refined, refine_pair
 from deformgan.transforms.formats import itk
 from deformgan.workshop import demo
 
@@ -126,7 +126,11 @@ def test_every_block_runs(
         pytest.skip("nothing to run")
     matplotlib.use("Agg")
     pipeline = importlib.import_module("deformgan.pipeline")
-    monkeypatch.setattr(pipeline, "refine", lambda *images, **more: refine(*images[:3], min(images[3], 2), **more))
+
+    def few_steps(*images: Any, **more: Any) -> Refined:
+        return refine_pair(*images, **more | {"subject": "same", "steps": min(2, more["steps"])})
+
+    monkeypatch.setattr(pipeline, "refine_pair", few_steps)
     monkeypatch.setattr(demo, "SHAPE", (46, 52, 44))
     monkeypatch.setattr(demo, "SPACING_MM", 4.5)
     monkeypatch.setattr(demo, "DEFORMATION", demo.DEFORMATION.scaled(1 / 3))

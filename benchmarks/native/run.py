@@ -28,7 +28,8 @@ from measuring import keep, machine
 
 from deformgan import native
 from deformgan.models.load import DEFAULT_MODEL, load_model
-from deformgan.refine import DEFAULT_STEPS, refine
+from deformgan.options import DEFAULT_STEPS
+from deformgan.refine import refine
 from deformgan.spatial.field import resize
 
 WAYS = {"C": "1", "PyTorch": "0"}

@@ -13,7 +13,8 @@ from deformgan.errors import UsageError
 TransformKind = Literal["rigid", "affine", "joint", "deform"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
-DEFAULT_STEPS = 150
+Subject = Literal["auto", "same", "other"]
+DEFAULT_STEPS = 200
 MOST_STEPS = 1_000_000  # months
 
 
@@ -29,6 +30,8 @@ class Options:
     """Optimisation steps after the network, 0 for none."""
     smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
     """How much bending costs that optimisation: 3 for a smoother map, 0.3 for one that follows details."""
+    subject: Subject = "auto"
+    """Whether both images show the same person or another one; auto lets the images decide. Between people the map follows finer detail."""  # noqa: E501 — the help page wraps its paragraphs itself
     uncertainty: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Map the expected error in mm (uncertainty.nii.gz)."""
     device: Device = "auto"
@@ -37,7 +40,7 @@ class Options:
     """Number format inside the network; auto is bf16 where the device gains by it."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("transform", TransformKind), ("precision", Precision)):
+        for name, kind in (("transform", TransformKind), ("subject", Subject), ("precision", Precision)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise UsageError(f"unknown {name} {value!r}", f"use {', '.join(get_args(kind))}")
         if not 0 <= self.refine_steps <= MOST_STEPS:

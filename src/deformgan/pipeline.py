@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deformgan.align.start import find_start
+from deformgan.io.image import Image
 from deformgan.io.points import Points
 from deformgan.models.device import pick_device, pick_precision
 from deformgan.models.load import DEFAULT_MODEL, Model, load_model
@@ -19,10 +20,12 @@ from deformgan.output.provenance import Progress, no_progress
 from deformgan.output.registration import Registration
 from deformgan.output.run import Run
 from deformgan.preprocess.conform import WORKING_SHAPE, WORKING_SPACING, Pair, conform_pair
+from deformgan.preprocess.finer import finer_pair
 from deformgan.preprocess.input_warnings import pair_warnings
 from deformgan.preprocess.scan import read_pair
 from deformgan.quality import error_map, examine, judge
-from deformgan.refine import DEFAULT_SETTINGS, refine
+from deformgan.refine import Refined, refine_pair
+from deformgan.spatial.field import resize
 from deformgan.transforms.carried import Carried
 from deformgan.transforms.compact import compact
 from deformgan.transforms.of_field import transform_of_field
@@ -86,20 +89,24 @@ def register(
     if network is None:
         field, prediction, backward = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None
     else:
-        a, b = pair.tensors
         with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid
-            field = prediction = pair.lesions.fill_harmonic(network.predict(a, b, options.precision).cpu())
+            a, b = pair.seen_tensors
+            field = prediction = pair.completed(network.predict(a, b, options.precision).cpu())
             # the map of the expected error alone is worth a second prediction
             backward = network.predict(b, a, options.precision).cpu() if options.uncertainty else None
         if options.refine_steps:
             with run.stage("refine"):
-                field = pair.lesions.fill_harmonic(_refined(pair, prediction, run))
+                refined = _refined(pair, prediction, (scan.image, start.moving.image), run)
+                field = pair.lesions.fill_harmonic(refined.field.cpu())
+                run.settle(subject=refined.subject, refine_steps=refined.steps)
     with run.stage("transform"):  # world mm from here on
         found = Transform(start.fixed_to_moving) if network is None else _complete(pair, field)
         found = compact(start.completed(found), scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
     with run.stage("assess"):
-        evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.lesions)
+        if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
+            field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
+        evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.excluded)
         quality = judge(evidence)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
@@ -120,15 +127,15 @@ def _loaded(model: str | os.PathLike[str] | Model, run: Run) -> Model:
         return model if isinstance(model, Model) else load_model(model, run.options.device)
 
 
-def _refined(pair: Pair, field: Tensor, run: Run) -> Tensor:
+def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], run: Run) -> Refined:
     """The field after optimisation on the run's device."""
     options, device = run.options, run.options.device
-    settings = replace(DEFAULT_SETTINGS, bending=options.smoothness * DEFAULT_SETTINGS.bending)
     fixed, moving, mask, start = (one.to(device) for one in (*pair.tensors, pair.fixed.mask, field))
-    lesions = pair.lesions.to(device)
-    return refine(
-        fixed, moving, start, options.refine_steps, mask=mask, lesions=lesions, settings=settings, progress=run.step
-    ).cpu()
+    return refine_pair(
+        fixed, moving, start, mask=mask, lesions=pair.excluded.to(device), steps=options.refine_steps,
+        subject=options.subject, smoothness=options.smoothness, fine=lambda: finer_pair(images, pair),
+        progress=run.step,
+    )  # fmt: skip
 
 
 def _complete(pair: Pair, field: Tensor) -> Transform:

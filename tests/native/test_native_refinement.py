@@ -11,7 +11,7 @@ from deformgan import native
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.native import control, library, similarity
-from deformgan.refine import _adam, _folding
+from deformgan.refine.objective import adam, folding
 from deformgan.spatial.control_points import REACH, centred_positions, linear, smoothed
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
@@ -146,7 +146,7 @@ def test_bending_and_folds(coarse: tuple, level: int) -> None:
     points = torch.randn(1, 3, *coarse, generator=torch.Generator().manual_seed(1))
     for reference, add in (
         (bending_energy, lambda p, g: control.add_bending(p, 0.3, g, level)),
-        (_folding, lambda p, g: control.add_folding(p, 0.25, 0.3, g, level)),
+        (lambda p: folding(p, 0.25), lambda p, g: control.add_folding(p, 0.25, 0.3, g, level)),
     ):
         exact = points.double().requires_grad_()
         expected = reference(exact)
@@ -164,5 +164,5 @@ def test_adam(level: int) -> None:
     for step in range(1, 6):
         gradient = torch.randn(variable.shape, generator=torch.Generator().manual_seed(step))
         control.adam(variable, gradient, tuple(moments), 0.1, step, level)
-        _adam(other, gradient, tuple(others), 0.1, step)
+        adam(other, gradient, tuple(others), 0.1, step)
     torch.testing.assert_close(variable, other, atol=1e-6, rtol=1e-5)

@@ -27,7 +27,7 @@ from deformgan.preprocess.conform import conform
 from deformgan.preprocess.lesions import Lesions, harmonic, valid_mask
 from deformgan.preprocess.scan import Scan
 from deformgan.quality import assess
-from deformgan.refine import refine
+from deformgan.refine import RefineSettings, refine
 from deformgan.spatial.field import affine_field, resize
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.warp import warp
@@ -199,13 +199,18 @@ def tumour() -> Tumour:
 def test_a_lesion_keeps_its_size(tumour: Tumour) -> None:
     """Without its mask the tumour is pressed into the false match; with it, it changes as its surroundings do."""
     start, brain = torch.zeros(1, 3, *(n // 2 for n in SHAPE)), (tumour.fixed > 0).float()
-    plain = refine(tumour.fixed, tumour.moving, start, 60, mask=brain)
-    masked = refine(tumour.fixed, tumour.moving, start, 60, mask=brain, lesions=Lesions(moving=tumour.outline))
+    coarse = RefineSettings(levels=((4, 0.4), (2, 0.6)))
+    plain = refine(tumour.fixed, tumour.moving, start, 60, mask=brain, settings=coarse)
+    masked = refine(
+        tumour.fixed, tumour.moving, start, 60, mask=brain, lesions=Lesions(moving=tumour.outline), settings=coarse
+    )
     assert tumour.volume(plain) < 0.85
     assert abs(tumour.volume(masked) - 1) < 0.5 * abs(tumour.volume(plain) - 1)
     assert tumour.error(masked, tumour.healthy) < tumour.error(plain, tumour.healthy)
     # the same region, named in the image that has no tumour
-    named = refine(tumour.fixed, tumour.moving, start, 60, mask=brain, lesions=Lesions(fixed=tumour.aligned))
+    named = refine(
+        tumour.fixed, tumour.moving, start, 60, mask=brain, lesions=Lesions(fixed=tumour.aligned), settings=coarse
+    )
     assert abs(tumour.volume(named) - 1) < 0.5 * abs(tumour.volume(plain) - 1)
     assert tumour.error(named, tumour.healthy) < tumour.error(plain, tumour.healthy)
 

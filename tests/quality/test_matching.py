@@ -78,7 +78,7 @@ def test_overlap_and_surfaces_of_shifted_cubes() -> None:
     whole = torch.ones(10, 10, 10, dtype=torch.bool)
     shift = torch.zeros(1, 3, 10, 10, 10)
     shift[:, 0] = 4
-    assert measures.coverage(shift, whole) == pytest.approx(0.6)
+    assert measures.coverage(shift, whole, whole) == pytest.approx(0.6)
 
 
 def test_roughness_is_that_of_a_parabola() -> None:

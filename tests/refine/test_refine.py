@@ -11,7 +11,11 @@ from conftest import make_phantom
 from torch import Tensor
 
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.refine import DEFAULT_SETTINGS, DEFAULT_STEPS, RefineSettings, _better, _folding, refine
+from deformgan.options import DEFAULT_STEPS
+from deformgan.refine import DEFAULT_SETTINGS, RefineSettings, refine
+from deformgan.refine.folds import count_folds, without_folds
+from deformgan.refine.objective import folding
+from deformgan.refine.optimise import better
 from deformgan.spatial.field import affine_field, fit_affine, identity_positions, resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent
@@ -100,27 +104,41 @@ def test_a_wild_run_gives_the_start_back() -> None:
     assert torch.equal(refine(fixed, moving, truth, 4, settings=WILD), resize(truth, HALF))
 
 
-def test_folds_are_refused_even_where_they_cost_no_similarity() -> None:
+def test_folds_are_repaired_where_they_are() -> None:
     """An empty moving image looks the same through every field."""
     half = [F.avg_pool3d(image, 2) for image in (case()[0], case()[3])]
     empty = torch.zeros_like(half[0])
-    shifted = still() + 0.5
-    assert _better(half[0], empty, half[1], shifted, still(), DEFAULT_SETTINGS) is shifted
-    folded = still()
-    folded[:, 0, 10:] = -3.0
+    moved = still() + 0.5
+    assert better(half[0], empty, half[1], moved, still()) is moved
+    folded = moved.clone()
+    folded[:, 0, 10:12, 10:12, 8:10] = -3.0
+    assert count_folds(folded, torch.ones_like(empty)) > 0
+    repaired = better(half[0], empty, half[1], folded, still())
+    assert count_folds(repaired, torch.ones_like(empty)) == 0
+    assert torch.equal(repaired[:, :, :4], folded[:, :, :4])
+    assert better(half[0], empty, half[1], still() + float("nan"), moved) is moved
+
+
+def test_what_cannot_be_repaired_is_refused() -> None:
+    """A volume that is turned inside out as a whole has nothing around it to be smoothed towards."""
+    half = [F.avg_pool3d(image, 2) for image in (case()[0], case()[3])]
+    inverted = -2 * (identity_positions(HALF) - 10)
     start = still()
-    assert _better(half[0], empty, half[1], folded, start, DEFAULT_SETTINGS) is start
-    assert _better(half[0], empty, half[1], shifted, folded, DEFAULT_SETTINGS) is shifted
-    assert _better(half[0], empty, half[1], still() + float("nan"), start, DEFAULT_SETTINGS) is start
+    assert better(half[0], torch.zeros_like(half[0]), half[1], inverted, start) is start
+
+
+def test_a_field_without_folds_stays_as_it_is() -> None:
+    field = 0.3 * torch.sin(identity_positions(HALF) / 2)
+    assert torch.equal(without_folds(field), field)
 
 
 def test_the_fold_penalty_sees_folds_alone() -> None:
-    assert _folding(still()) == 0
-    assert _folding(0.3 * torch.sin(identity_positions(HALF) / 2)) == 0
+    assert folding(still(), 0.25) == 0
+    assert folding(0.3 * torch.sin(identity_positions(HALF) / 2), 0.25) == 0
     folded = still()
     folded[:, 1, :, 11:] = -2.0  # one layer of determinant -1
     layer = 1 / (HALF[1] - 1)
-    assert float(_folding(folded)) == pytest.approx((0.25 + 1) ** 2 * layer, rel=1e-5)
+    assert float(folding(folded, 0.25)) == pytest.approx((0.25 + 1) ** 2 * layer, rel=1e-5)
 
 
 def test_progress_counts_every_step_once() -> None:

@@ -31,6 +31,7 @@ class Run:
 
     def __init__(self, options: Options, progress: Progress, **inputs: object) -> None:
         self.options, self.progress, self._init = options, progress, inputs.get("init")
+        self._settled: dict[str, Any] = {}
         self._watch, self._notes = Stopwatch(progress), list[str]()
         given = {role: source for role, source in inputs.items() if source is not None}
         self._checksums = provenance.describe_inputs_later(given)
@@ -49,6 +50,10 @@ class Run:
             self._notes.append(note)
             warnings.warn(note, stacklevel=3)
 
+    def settle(self, **settings: Any) -> None:
+        """What became of a setting that left something to be decided."""
+        self._settled |= settings
+
     def record(self, model: Model | None, grid: Grid) -> dict[str, Any]:
         """The provenance, JSON-able.
 
@@ -59,10 +64,12 @@ class Run:
         settings = asdict(self.options) | {
             "init": os.fspath(self._init) if isinstance(self._init, str | os.PathLike) else self._init is not None,
             "refine_steps": 0 if model is None else self.options.refine_steps,
+            "subject_hint": self.options.subject,
             "threads": torch.get_num_threads(),
             "working_grid": list(grid.shape),
             "working_spacing_mm": float(grid.spacing[0]),
         }
+        settings |= self._settled
         return provenance.record(
             inputs=self._checksums.result(),
             model={} if model is None else model.described(),

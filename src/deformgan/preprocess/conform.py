@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.io.image import Image
+from deformgan.preprocess.field_of_view import WHOLE, common, continued
 from deformgan.preprocess.foreground import Content, corners_of_box_mm, find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
@@ -31,12 +32,15 @@ class Conformed:
         grid: The working grid, along the world axes (RAS+), centred on the image's content.
         mask: (1, 1, D, H, W) float32, 1 in the foreground, else 0.
         zero_background: Whether the image has a flat background, as skull-stripped ones have.
+        seen: (1, 1, D, H, W) float32, 1 where the image has data, else 0; None where it has data all over the grid, or
+            its content ends before it does (see `deformgan.preprocess.field_of_view`).
     """
 
     tensor: Tensor
     grid: Grid
     mask: Tensor
     zero_background: bool = True
+    seen: Tensor | None = None
 
 
 def conform(
@@ -83,6 +87,31 @@ class Pair:
     fixed: Conformed
     moving: Conformed
     lesions: Lesions
+
+    @property
+    def excluded(self) -> Lesions:
+        """The lesions, and all that either image has no data of."""
+        return self.lesions.unseen(self.fixed.seen, self.moving.seen)
+
+    @property
+    def seen_tensors(self) -> tuple[Tensor, Tensor]:
+        """Fixed and moving, cut to what both have data of: T takes what ends for the border of a brain."""
+        seen = self._seen
+        return self.tensors if seen is None else (self.fixed.tensor * seen, self.moving.tensor * seen)
+
+    def completed(self, field: Tensor) -> Tensor:
+        """A field found from `seen_tensors` (1, 3, d, h, w), continued where nothing was known."""
+        seen = self._seen
+        field = field if seen is None else continued(field, seen, self.fixed.mask)
+        return self.lesions.fill_harmonic(field)
+
+    @property
+    def _seen(self) -> Tensor | None:
+        seen = common(self.fixed.seen, self.moving.seen)
+        if seen is None:
+            return None
+        whole = [float((i.mask * seen).sum()) > WHOLE * float(i.mask.sum()) for i in (self.fixed, self.moving)]
+        return None if all(whole) else seen
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -141,7 +170,8 @@ def _to_grid(image: Image, content: Content, grid: Grid) -> Conformed:
     values, covered = _resampled(source, source_grid, grid, sigmas)
     mask = covered >= 0.5
     values = _normalised(values, mask, content.zero_background)
-    return Conformed(_turned(values), grid, _turned(mask.float()), content.zero_background)
+    seen = content.field_of_view(image.grid).on(image.grid, grid)
+    return Conformed(_turned(values), grid, _turned(mask.float()), content.zero_background, seen)
 
 
 def _cropped(image: Image, content: Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:

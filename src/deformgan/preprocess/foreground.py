@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deformgan.io.image import Image
+from deformgan.preprocess.field_of_view import FieldOfView, find_field_of_view
 from deformgan.spatial.grid import Grid
 
 OUTLIER_FRACTION = 1e-3  # share of the foreground that may stick out at each end of each axis
@@ -26,6 +27,7 @@ class Content:
         box: Of all the foreground.
         dense_box: Of the foreground without outliers, ``start ≤ i < stop`` along each axis.
         centre: (3,) centre of mass, voxel index.
+        areas: For each axis, the foreground voxels in each plane across it.
     """
 
     mask: np.ndarray
@@ -34,6 +36,7 @@ class Content:
     box: tuple[slice, ...]
     dense_box: list[tuple[int, int]]
     centre: np.ndarray
+    areas: list[np.ndarray]
 
     @classmethod
     def of(cls, mask: np.ndarray, zero_background: bool, background_value: float) -> Content:
@@ -49,11 +52,15 @@ class Content:
             first = np.searchsorted(share, OUTLIER_FRACTION, "right")
             last = np.searchsorted(share, 1 - OUTLIER_FRACTION, "left")
             dense.append((int(first), int(last) + 1))
-        return cls(mask, zero_background, background_value, box, dense, centre)
+        return cls(mask, zero_background, background_value, box, dense, centre, counts)
 
     def centre_mm(self, grid: Grid) -> np.ndarray:
         """Centre of mass in world mm, (3,)."""
         return grid.to_world(self.centre)
+
+    def field_of_view(self, grid: Grid) -> FieldOfView:
+        """Where the image has data beside what it shows."""
+        return find_field_of_view(self.areas, grid.spacing)
 
     def corners_mm(self, grid: Grid) -> np.ndarray:
         """Corners of the dense box in world mm, outer voxel faces, (8, 3)."""

@@ -44,6 +44,15 @@ class Lesions:
             *(None if one is None else _on_grid(one, grid) for one, grid in zip((fixed, moving), grids, strict=True))
         )
 
+    def unseen(self, fixed: Tensor | None, moving: Tensor | None) -> Lesions:
+        """The same with all that either image has no data of, which cannot be compared either.
+
+        Args:
+            fixed, moving: (1, 1, D, H, W), 1 where that image has data on its working grid; None for everywhere.
+        """
+        pairs = zip((self.fixed, self.moving), (fixed, moving), strict=True)
+        return Lesions(*(_either(lesion, None if seen is None else 1 - seen) for lesion, seen in pairs))
+
     def __bool__(self) -> bool:
         return self.fixed is not None or self.moving is not None
 
@@ -80,6 +89,12 @@ class Lesions:
             return field
         values = harmonic(field[0].cpu().numpy(), region.cpu().numpy())
         return torch.from_numpy(values)[None].to(field)
+
+
+def _either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return torch.maximum(first, second)
 
 
 def valid_mask(lesion: Tensor, shape: tuple[int, ...]) -> Tensor:

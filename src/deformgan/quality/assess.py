@@ -31,6 +31,7 @@ MAX_FOLDING_PERCENT = 1.0
 # of 11 patients' pairs that were aligned before, none falls below it by a smooth error of 1 mm (root mean square), and
 # 9 do by a shift of 2 mm
 MIN_SIMILARITY_RATIO = 0.8
+MIN_COVERAGE_PERCENT = 70.0  # of the fixed content, below which a person should know that the rest is a guess
 # of a coarse voxel, that makes it one of the foreground
 FOREGROUND_SHARE = 0.4
 # what the calibration has seen: adult brains on half-resolution grids
@@ -65,6 +66,7 @@ class Evidence:
         inconsistency_mm: (D, H, W), of the field and T's prediction the other way round, if that is known.
         compared: (D, H, W) bool, where neither image has a lesion: where it has no counterpart they are not compared.
         change_mm: (D, H, W), distance between T's prediction and the field, if that is known.
+        covered: (D, H, W) bool, where both images have data.
     """
 
     fixed: Conformed
@@ -77,6 +79,7 @@ class Evidence:
     inconsistency_mm: Tensor | None
     change_mm: Tensor | None
     compared: Tensor
+    covered: Tensor
 
     @property
     def is_calibrated(self) -> bool:
@@ -111,6 +114,7 @@ def examine(
     if not bool(torch.isfinite(field).all()):
         return None
     d, h, w = field.shape[2:]
+    fixed_seen, moving_seen = fixed.seen, moving.seen
     fixed, moving = (_averaged(image, (d, h, w)) for image in (fixed, moving))
     moved = warp(moving.tensor, field)
     spacing = _vector(fixed.grid.spacing)
@@ -126,6 +130,7 @@ def examine(
         moved=moved,
         inside=inside,
         compared=compared,
+        covered=measures.covered(fixed_seen, moving_seen, field),
         moved_inside=measures.foreground(warp(moving.mask, field)),
         matching=match(fixed.tensor, moved, around, float(fixed.grid.spacing.mean())),
         inconsistency_mm=None
@@ -167,14 +172,19 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
     folded = determinant <= 0
     folding = 100.0 * float(folded.float().mean())
     found = features(e)
-    overlap = measures.dice(inside, e.moved_inside)
+    overlap = found["dice"] or 0.0
     probability = calibration.failure_probability(found) if e.is_calibrated else None
     doubts = _doubts(folding, before, after, overlap)
+    covered = 100.0 * measures.coverage(e.field, inside, e.covered)
     complaint = ()
+    if covered < MIN_COVERAGE_PERCENT:
+        complaint += (f"the moving image shows {covered:.0f} % of the fixed image's content; the rest is extrapolated",)
     if probability is not None and probability >= calibration.look:
-        complaint = (f"{_complaint(calibration, found)} (probability of a failure {probability:.2f})",)
+        likely = f"{_complaint(calibration, found)} (probability of a failure {probability:.2f})"
         if probability >= calibration.fail:
-            doubts, complaint = [*doubts, *complaint], ()
+            doubts = [*doubts, likely]
+        else:
+            complaint = (likely, *complaint)
     return Quality(
         folding_percent=folding,
         jacobian_min=float(determinant.min()),
@@ -185,7 +195,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
         similarity_after=after,
         reasons=tuple(doubts),
         initial_shift_mm=float(np.linalg.norm(e.moving.grid.centre_mm - e.fixed.grid.centre_mm)),
-        doubts=complaint,
+        doubts=() if doubts else complaint,
         failure_probability=probability,
         folded_voxels=int(folded.sum()),
         displacement_p95_mm=float(length.quantile(0.95)),
@@ -194,8 +204,10 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
         edge_agreement_after=_mean(e.matching.agreement, inside & e.compared),
         inconsistency_mean_mm=None if e.inconsistency_mm is None else _mean(e.inconsistency_mm, inside),
         foreground_dice=overlap,
-        coverage_percent=100.0 * measures.coverage(e.field, inside),
-        surface_distance_mm=measures.surface_distance_mm(inside, e.moved_inside, _sizes(e)),
+        coverage_percent=covered,
+        surface_distance_mm=measures.surface_distance_mm(
+            inside & e.covered, e.moved_inside & e.covered, tuple(e.fixed.grid.spacing.tolist())
+        ),
     )
 
 
@@ -214,7 +226,7 @@ def features(evidence: Evidence) -> dict[str, float | None]:
         "log_similarity": _log(after),
         "log_roughness": _log(measures.roughness(e.field, inside)),
         "log_jacobian": _log(float(jacobian)),
-        "dice": measures.dice(inside, e.moved_inside),
+        "dice": measures.dice(inside & e.covered, e.moved_inside & e.covered),
     }
 
 
@@ -241,11 +253,6 @@ def error_map(evidence: Evidence, onto: Grid) -> Image:
 
 def _vector(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values)).float().view(1, 3, 1, 1, 1)
-
-
-def _sizes(evidence: Evidence) -> tuple[float, float, float]:
-    a, b, c = evidence.fixed.grid.spacing.tolist()
-    return a, b, c
 
 
 def _mean(values: Tensor, inside: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from deformgan.losses import bending_energy
 from deformgan.spatial.field import compose
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.warp import warp
 from deformgan.transforms.transform import Transform
 
 RESIDUAL_POINTS = 20_000
@@ -40,12 +41,28 @@ def dice(a: Tensor, b: Tensor) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp_min(1))
 
 
-def coverage(field: Tensor, inside: Tensor) -> float:
-    """Share of the positions inside (D, H, W) whose source lies within the moving grid."""
+def covered(fixed: Tensor | None, moving: Tensor | None, field: Tensor) -> Tensor:
+    """Where both images have data, (D, H, W) bool on the field's grid.
+
+    Args:
+        fixed, moving: (1, 1, D', H', W'), 1 where that image has data on its working grid; None for everywhere.
+        field: (1, 3, D, H, W).
+    """
+    d, h, w = field.shape[2:]
+    out = torch.ones(d, h, w, dtype=torch.bool, device=field.device)
+    if fixed is not None:
+        out &= F.adaptive_avg_pool3d(fixed.to(field), (d, h, w))[0, 0] > 0.5
+    if moving is not None:
+        out &= warp(F.adaptive_avg_pool3d(moving.to(field), (d, h, w)), field, padding="border")[0, 0] > 0.5
+    return out
+
+
+def coverage(field: Tensor, inside: Tensor, known: Tensor) -> float:
+    """Share of the positions inside (D, H, W) whose source lies within the moving grid, and where it is known."""
     shape = torch.tensor(field.shape[2:]).view(3, 1)
     at = torch.nonzero(inside).T + field[0][:, inside]
     within = ((at > -0.5) & (at < shape - 0.5)).all(0)
-    return float(within.float().mean()) if within.numel() else 0.0
+    return float((within & known[inside]).float().mean()) if within.numel() else 0.0
 
 
 def surface_distance_mm(a: Tensor, b: Tensor, spacing_mm: tuple[float, float, float]) -> float:

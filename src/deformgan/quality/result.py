@@ -51,7 +51,7 @@ class Quality:
     foreground_dice: float | None = None
     """Overlap of the foregrounds of fixed and moved, in [0, 1]."""
     coverage_percent: float | None = None
-    """Of the fixed foreground, what finds its source within the moving working grid."""
+    """Of the fixed foreground, what finds its source where the moving image has data."""
     surface_distance_mm: float | None = None
     """Mean distance between the surfaces of the two foregrounds."""
 

@@ -1,0 +1,122 @@
+"""Where an image has data, apart from where there is tissue.
+
+A brain that ends inside its image is surrounded by background, however tight the image is; one that is cut off at a
+face goes on beyond it, and there nothing is known: neither background nor edge. The same where an image was padded:
+content that ends in a whole plane at once was cut there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.spatial.field import affine_field, fit_affine
+from deformgan.spatial.grid import Grid
+
+WHOLE = 0.95  # of a content that is seen, from which on nothing of consequence is missing
+
+_OCCUPIED = 0.02  # of the largest cross-section, from which on a plane holds content and not strays
+_CUT = 0.15  # of it, that a content's last plane shows where it is cut
+_ROUND = 10.0  # the same for thick planes, times their thickness over the content's size: the cap of a ball has 4
+_REACH = 6.0  # voxels over which what a field does goes on beyond where anything is known
+_KNOWN = 0.05  # share of known voxels about a place, from which on it is reached
+
+
+@dataclass(frozen=True, eq=False)
+class FieldOfView:
+    """Between which planes an image has data.
+
+    Args:
+        low, high: (3,) voxel index of the outer faces; infinite where the content ends before the image does.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the content is cut off anywhere."""
+        return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
+
+    def on(self, image: Grid, grid: Grid) -> Tensor | None:
+        """1 where a grid's voxels lie in it, else 0, (1, 1, D, H, W) float32; None where all do.
+
+        Args:
+            image: The image's own grid.
+            grid: Any other.
+        """
+        if not self.is_limited:
+            return None
+        to_image = image.world_to_index @ grid.affine
+        inside = torch.ones(grid.shape, dtype=torch.bool)
+        for axis, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if np.isfinite(low) or np.isfinite(high):
+                ramps = [torch.arange(n, dtype=torch.float64) * to_image[axis, i] for i, n in enumerate(grid.shape)]
+                at = ramps[0][:, None, None] + ramps[1][:, None] + ramps[2] + to_image[axis, 3]
+                inside &= (at >= low) & (at <= high)
+        return None if bool(inside.all()) else inside.float()[None, None]
+
+
+def find_field_of_view(areas: list[np.ndarray], spacing: np.ndarray) -> FieldOfView:
+    """Decide face by face.
+
+    Args:
+        areas: For each axis, the number of foreground voxels in each plane across it.
+        spacing: (3,) voxel size in mm.
+    """
+    occupied = [np.flatnonzero(a >= _OCCUPIED * a.max()) for a in areas]
+    sizes = np.array([(o[-1] - o[0] + 1) * s for o, s in zip(occupied, spacing, strict=True)])
+    low, high = np.full(3, -np.inf), np.full(3, np.inf)
+    for axis, (area, planes) in enumerate(zip(areas, occupied, strict=True)):
+        across = np.delete(sizes, axis).mean()
+        needed = max(_CUT, _ROUND * spacing[axis] / across) * area.max()
+        if area[planes[0]] >= needed:
+            low[axis] = planes[0] - 0.5
+        if area[planes[-1]] >= needed:
+            high[axis] = planes[-1] + 0.5
+    return FieldOfView(low, high)
+
+
+def common(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Where both have data; None for everywhere."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first * second
+
+
+def continued(field: Tensor, known: Tensor, mask: Tensor) -> Tensor:
+    """The field where something is known; beyond, the affine map nearest to it and what is left, fading away.
+
+    Args:
+        field: (1, 3, d, h, w) in voxels of its own grid.
+        known: (1, 1, D, H, W) in [0, 1] over the same extent.
+        mask: The same, where the field matters.
+    """
+    shape = tuple(field.shape[2:])
+    known, mask = (F.adaptive_avg_pool3d(one.to(field), shape) for one in (known, mask))  # type: ignore[arg-type]
+    weight = (known >= 1).to(field) * mask
+    if float(weight.sum()) < 64:
+        return field
+    affine = affine_field(fit_affine(field, weight), shape)
+    inside = (known >= 1).to(field)
+    near = _blurred(inside)
+    rest = _blurred((field - affine) * inside) / near.clamp_min(1e-3) * (near / _KNOWN).clamp(max=1)
+    return torch.where(inside > 0, field, affine + rest)
+
+
+def _blurred(volume: Tensor) -> Tensor:
+    """With a Gaussian of `_REACH` voxels, outside 0."""
+    radius = int(3 * _REACH)
+    at = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    line = torch.exp(-0.5 * (at / _REACH) ** 2)
+    line = (line / line.sum()).to(volume)
+    out = volume.transpose(0, 1)
+    for axis in range(3):
+        size = [1, 1, 1]
+        size[axis] = len(line)
+        out = F.conv3d(out, line.view(1, 1, *size), padding=[n // 2 for n in size])
+    return out.transpose(0, 1)

@@ -1,0 +1,165 @@
+"""Refinement with a displacement of every voxel: a fluid field for two people.
+
+Step by step the moved image is compared with the fixed one by local correlation and mutual information; where it should
+move is smoothed like a viscous fluid moves (Christensen et al. 1996; Avants et al. 2008; "greedy", Yushkevich et al.
+2016), and composed with the field so far: such steps do not fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.preprocess.bias_field import correct_bias_field
+from deformgan.preprocess.lesions import Lesions
+from deformgan.refine.drive import Drive, force, gaussian
+from deformgan.refine.folds import without_folds
+from deformgan.refine.progress import shifted
+from deformgan.refine.settings import DEFAULT_FLUID, FluidSettings
+from deformgan.refine.weights import Weight, reduced
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import box_maximum, warp
+
+_CELL = 4  # voxels of the working grid, of the cells on which brightness is evened
+_BORDER = 4  # voxels around what counts that are moved too
+_REWEIGHED = 5  # steps after which the moving image's weights are looked up anew
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """A pair at one resolution, the fixed side cut to where anything counts.
+
+    Args:
+        shape: Of the whole grid.
+        box: The part of it that ``fixed`` and the weights' fixed side are.
+        fixed, moving, weight, steps: See `refine_fluid`.
+    """
+
+    shape: tuple[int, ...]
+    box: tuple[slice, ...]
+    fixed: Tensor
+    moving: Tensor
+    weight: Weight
+    steps: int
+
+    @classmethod
+    def of(cls, fixed: Tensor, moving: Tensor, weight: Weight, steps: int) -> _Level:
+        """Cut to the box around the weights, with a margin for what is smoothed."""
+        counts = torch.nonzero(weight.fixed[0, 0] > 0)
+        shape = tuple(fixed.shape[2:])
+        if len(counts) == 0:
+            box = tuple(slice(0, n) for n in shape)
+        else:
+            low, high = (counts.amin(0) - _BORDER).tolist(), (counts.amax(0) + _BORDER + 1).tolist()
+            box = tuple(slice(max(0, a), min(n, b)) for a, b, n in zip(low, high, shape, strict=True))
+        cut = (slice(None), slice(None), *box)
+        return cls(
+            shape, box, fixed[cut].contiguous(), moving.contiguous(), Weight(weight.fixed[cut], weight.moving), steps
+        )
+
+    def enter(self, field: Tensor) -> Tensor:
+        """The part of a whole field in the box, leading from there into the whole moving image."""
+        return field[(slice(None), slice(None), *self.box)] + self._offset(field)
+
+    def leave(self, field: Tensor, part: Tensor) -> Tensor:
+        """The whole field with that part put back."""
+        out = field.clone()
+        out[(slice(None), slice(None), *self.box)] = part - self._offset(field)
+        return out
+
+    def _offset(self, like: Tensor) -> Tensor:
+        return torch.tensor([float(s.start) for s in self.box]).to(like).view(1, 3, 1, 1, 1)
+
+
+@torch.no_grad()
+def refine_fluid(
+    fixed: Tensor,
+    moving: Tensor,
+    field: Tensor,
+    steps: int,
+    *,
+    mask: Tensor | None = None,
+    lesions: Lesions | None = None,
+    fine: tuple[Tensor, Tensor] | None = None,
+    settings: FluidSettings = DEFAULT_FLUID,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Improve a field between two people.
+
+    Args:
+        fixed, moving: (1, 1, D, H, W) in [0, 1] on working grids.
+        field: (1, 3, d, h, w), the start, in voxels of its own grid over the same extent.
+        steps: Steps in all, shared among the levels; 0 returns ``field``.
+        mask: (1, 1, D, H, W), where the similarity counts; default: where ``fixed`` is above 0.
+        lesions: Where no similarity is taken, in either image.
+        fine: Both images on a finer grid over the same extent, for the last level, or None for none.
+        settings: See there.
+        progress: Called after each step with the steps done and their number.
+
+    Returns:
+        (1, 3, D', H', W') in voxels of the finest level's grid.
+    """
+    if steps <= 0:
+        return field
+    field, done = field.float(), 0
+    for level in _levels(fixed, moving, mask, lesions or Lesions(), fine, steps, settings):
+        field = resize(field, level.shape)
+        field = level.leave(field, _flow(level.enter(field), level, settings, shifted(progress, done, steps)))
+        done += level.steps
+    return without_folds(field)
+
+
+def _flow(field: Tensor, level: _Level, settings: FluidSettings, progress: Callable[[int], None]) -> Tensor:
+    """All steps of a level."""
+    drive = Drive(level.fixed, level.weight.at(field), settings)
+    for step in range(level.steps):
+        if step and step % _REWEIGHED == 0 and level.weight.moving is not None:
+            drive = Drive(level.fixed, level.weight.at(field), settings)
+        field = _step(field, level, drive, settings, 1 - 0.9 * step / level.steps)
+        progress(step + 1)
+    return field
+
+
+def _step(field: Tensor, level: _Level, drive: Drive, settings: FluidSettings, share: float) -> Tensor:
+    moved = warp(level.moving, field, padding="border")
+    update = gaussian(force(drive(moved), moved), settings.update_sigma)
+    longest = float(update.square().sum(1).amax().sqrt())
+    if not 0 < longest < float("inf"):
+        return field
+    update *= settings.step * share / longest
+    # what was there is taken from where the update leads
+    return gaussian(update.add_(warp(field, update, padding="border")), settings.field_sigma)
+
+
+def _levels(
+    fixed: Tensor,
+    moving: Tensor,
+    mask: Tensor | None,
+    lesions: Lesions,
+    fine: tuple[Tensor, Tensor] | None,
+    steps: int,
+    settings: FluidSettings,
+) -> Iterator[_Level]:
+    """Coarse to fine; a level without steps is left out."""
+    mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
+    images = [correct_bias_field(image, _CELL) for image in (fixed, moving)]
+    wide = box_maximum(mask, settings.margin)
+    fine_share = settings.fine_share if fine is not None else 0.0
+    whole, left = sum(share for _, share in settings.levels) + fine_share, steps
+    for number, (factor, share) in enumerate(settings.levels):
+        last = fine is None and number == len(settings.levels) - 1
+        todo = left if last else min(left, round(steps * share / whole))
+        left -= todo
+        f, m, inside = (reduced(image, factor) for image in (*images, wide))
+        if todo:
+            yield _Level.of(f, m, Weight.of(inside, lesions), todo)
+    if fine is not None and left:
+        shape = fine[0].shape[2:]
+        cell = round(_CELL * shape[0] / fixed.shape[2])
+        f, m = (correct_bias_field(image.to(fixed), cell) for image in fine)
+        inside = F.interpolate(wide, size=shape)
+        yield _Level.of(f, m, Weight.of(inside, lesions), left)

@@ -1,0 +1,144 @@
+"""How a pair is refined: one person or two, how much there is to do, and whether doing nothing is better.
+
+Nothing is decided by what was optimised: a refinement by edges is judged by mutual information, one by intensities is
+judged by edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from deformgan.losses.gradient import GradientSimilarity
+from deformgan.losses.joint_histogram import normalised_mutual_information
+from deformgan.options import DEFAULT_STEPS, Subject
+from deformgan.preprocess.bias_field import correct_bias_field
+from deformgan.preprocess.lesions import Lesions
+from deformgan.refine.fluid import refine_fluid
+from deformgan.refine.optimise import refine
+from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS, FLUID_SHARE
+from deformgan.refine.weights import Weight, reduced
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import warp
+
+_PROBE_STEPS = 15
+_PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0)
+_OTHER = 0.10  # share by which a fluid field betters the match of edges between people; within one person it is 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What became of a pair.
+
+    Attributes:
+        field: (1, 3, d, h, w) in voxels of its own grid.
+        subject: ``same`` or ``other``: how it was refined; what was asked for where it was not.
+        steps: Of the refinement that was kept.
+    """
+
+    field: Tensor
+    subject: str
+    steps: int
+
+
+@torch.no_grad()
+def refine_pair(
+    fixed: Tensor,
+    moving: Tensor,
+    predicted: Tensor,
+    *,
+    mask: Tensor,
+    lesions: Lesions | None = None,
+    steps: int = DEFAULT_STEPS,
+    subject: Subject = "auto",
+    smoothness: float = 1.0,
+    fine: Callable[[], tuple[Tensor, Tensor] | None] = lambda: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Refined:
+    """Refine T's field.
+
+    Args:
+        fixed, moving: (1, 1, D, H, W) in [0, 1] on working grids.
+        predicted: (1, 3, d, h, w), T's field.
+        mask: (1, 1, D, H, W), where the similarity counts.
+        lesions: Where the images have no counterpart in each other.
+        steps: Of the optimisation, 0 for none; between people `FLUID_SHARE` as many.
+        subject: ``same`` person, ``other`` person, or ``auto``: a fluid field that betters the match of edges much,
+            which it did not look at, is one between people.
+        smoothness: How much smoother the field shall be than by default; 1 is the default.
+        fine: Gives both images on a finer grid, or None; asked only between people.
+        progress: Called after each step with the steps done and their number.
+    """
+    if steps == 0:
+        return Refined(predicted, subject, 0)
+    lesions = lesions or Lesions()
+    view = _View(fixed, moving, mask, lesions)
+    start = view.better_start(predicted)
+    if subject != "other":
+        same = _same(view, start, steps, smoothness, progress)
+        if subject == "same" or not view.is_other(same):
+            return Refined(same, "same", steps)
+    how = replace(DEFAULT_FLUID, field_sigma=DEFAULT_FLUID.field_sigma * smoothness**0.5)
+    many = max(1, round(FLUID_SHARE * steps))
+    fluid = refine_fluid(
+        fixed, moving, start, many, mask=mask, lesions=lesions, fine=fine(), settings=how, progress=progress
+    )
+    kept = fluid if view.edges(fluid) >= view.edges(start) else start
+    return Refined(kept, "other", many)
+
+
+def _same(
+    view: _View, start: Tensor, steps: int, smoothness: float, progress: Callable[[int, int], None] | None
+) -> Tensor:
+    how = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
+    return refine(
+        view.fixed, view.moving, start, steps, mask=view.mask, lesions=view.lesions, settings=how, progress=progress
+    )
+
+
+class _View:
+    """A pair, and how well a field fits it by measures that are compared and not optimised."""
+
+    def __init__(self, fixed: Tensor, moving: Tensor, mask: Tensor, lesions: Lesions) -> None:
+        self.fixed, self.moving, self.mask, self.lesions = fixed, moving, mask.to(fixed), lesions
+        self.half = tuple(n // 2 for n in fixed.shape[2:])
+        self._corrected = [correct_bias_field(image, 4) for image in (fixed, moving)]
+        self._weight = Weight.of(self.mask, lesions)
+
+    def edges(self, field: Tensor) -> float:
+        """Squared product of normalised gradients on the working grid, in [0, 1]."""
+        field = self._at_full(field)
+        f, m = self._corrected
+        similarity = GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=self._weight.at(field))
+        return float(similarity(warp(m, field)))
+
+    def information(self, field: Tensor) -> float:
+        """Normalised mutual information on the working grid, in [0, 1]."""
+        field = self._at_full(field)
+        return normalised_mutual_information(self.fixed, warp(self.moving, field), self._weight.at(field) > 0.5)
+
+    def better_start(self, predicted: Tensor) -> Tensor:
+        """T's field where both measures prefer it to none, else none: where T knows no such images it does harm."""
+        predicted = predicted.float()
+        none = torch.zeros_like(predicted)
+        gains = self.edges(predicted) > self.edges(none) and self.information(predicted) > self.information(none)
+        return predicted if gains else none
+
+    def is_other(self, field: Tensor) -> bool:
+        """Whether a few fluid steps by intensities alone improve the match of edges as they do between people."""
+        probe = refine_fluid(
+            self.fixed, self.moving, field, _PROBE_STEPS, mask=self.mask, lesions=self.lesions, settings=_PROBE
+        )
+        return self._coarse_edges(probe) > (1 + _OTHER) * self._coarse_edges(field)
+
+    def _coarse_edges(self, field: Tensor) -> float:
+        f, m, inside = (reduced(image, 2) for image in (*self._corrected, self.mask))
+        field = resize(field, tuple(f.shape[2:]))
+        weight = Weight.of(inside, self.lesions).at(field)
+        return float(GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)(warp(m, field)))
+
+    def _at_full(self, field: Tensor) -> Tensor:
+        return resize(field.float(), tuple(self.fixed.shape[2:]))

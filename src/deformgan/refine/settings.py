@@ -1,0 +1,72 @@
+"""How fields are refined; chosen by the experiments in ``docs/log.md``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How a field of control points is refined.
+
+    Args:
+        levels: For each level, coarse to fine: the factor by which the images are reduced, and its share of the steps.
+        spacing: Voxels between control points.
+        smoothing: How often the control points are smoothed with a 3³ box.
+        margin: Voxels by which the mask is widened: the content's border is an edge, and both its sides must count, or
+            the moved image is drawn inwards.
+        epsilon: Gradient (intensity in [0, 1] per voxel of the level) below which an edge counts as noise.
+        bending: Weight of the bending energy at the end.
+        relaxation: How many times heavier it is at the start; it falls geometrically over the first level.
+        folding: Weight of the mean squared amount by which the Jacobian determinant falls below `least_jacobian`.
+        least_jacobian: See there.
+        rate: Adam's step in voxels, of the control points.
+        affine_rate: The same of the affine map; 0 leaves it to the control points.
+    """
+
+    levels: tuple[tuple[int, float], ...] = ((4, 0.3), (2, 0.3), (1, 0.4))
+    spacing: int = 4
+    smoothing: int = 2
+    margin: int = 3
+    epsilon: float = 0.015
+    bending: float = 0.02
+    relaxation: float = 3.0
+    folding: float = 5.0
+    least_jacobian: float = 0.25
+    rate: float = 0.5
+    affine_rate: float = 2.0
+
+
+@dataclass(frozen=True)
+class FluidSettings:
+    """How a dense field is refined.
+
+    Args:
+        levels: For each level on the working grid, coarse to fine: the factor by which the images are reduced, and its
+            share of the steps.
+        fine_share: Share of the steps that follows on a finer grid, where the images are as fine.
+        update_sigma, field_sigma: Of the Gaussians that smooth each update and then the field, in voxels of the level.
+        step: Length of the largest update in voxels of the level; it falls linearly to a tenth within each level.
+        correlation, information: Weights of the local correlation and of the mutual information.
+        radius: The correlation is taken in cubes of ``2 radius + 1`` voxels.
+        epsilon: Added to both variances there.
+        bins: Of the joint histogram, along each axis.
+        margin: Voxels by which the mask is widened.
+    """
+
+    levels: tuple[tuple[int, float], ...] = ((4, 0.28), (2, 0.28), (1, 0.3))
+    fine_share: float = 0.14
+    update_sigma: float = 1.5
+    field_sigma: float = 0.3
+    step: float = 0.5
+    correlation: float = 1.0
+    information: float = 1.0
+    radius: int = 2
+    epsilon: float = 1e-4
+    bins: int = 32
+    margin: int = 3
+
+
+DEFAULT_SETTINGS = RefineSettings()
+DEFAULT_FLUID = FluidSettings()
+FLUID_SHARE = 0.45  # of the steps that control points take, for a fluid field

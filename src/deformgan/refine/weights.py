@@ -1,0 +1,42 @@
+"""The images as refinement compares them, level by level, and how much each voxel counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.preprocess.lesions import Lesions, valid_mask
+from deformgan.spatial.warp import warp
+
+
+def reduced(image: Tensor, factor: int) -> Tensor:
+    """Box means on a grid with about ``factor`` times fewer voxels along each axis, over the same extent."""
+    if factor == 1:
+        return image
+    return F.adaptive_avg_pool3d(image, [max(2, n // factor) for n in image.shape[2:]])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """How much each voxel of a level counts: ``fixed`` by its own place, ``moving`` by where it comes from, if any.
+
+    Args:
+        fixed: (1, 1, D, H, W) ≥ 0 on the level's grid.
+        moving: (1, 1, D, H, W) in [0, 1] on the moving image's grid at that level, or None for 1 everywhere.
+    """
+
+    fixed: Tensor
+    moving: Tensor | None
+
+    @classmethod
+    def of(cls, mask: Tensor, lesions: Lesions) -> Weight:
+        """From the mask of a level and what is excluded in either image."""
+        shape = tuple(mask.shape[2:])
+        own = mask if lesions.fixed is None else mask * valid_mask(lesions.fixed, shape)
+        return cls(own, None if lesions.moving is None else valid_mask(lesions.moving, shape))
+
+    def at(self, field: Tensor) -> Tensor:
+        """The weights where a field (1, 3, D, H, W) leads, (1, 1, D, H, W)."""
+        return self.fixed if self.moving is None else self.fixed * warp(self.moving, field, padding="border")

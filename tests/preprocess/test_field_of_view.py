@@ -1,0 +1,128 @@
+"""Where content is cut off nothing is known; where it ends by itself there is background, however tight the image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deformgan.io.image import Image
+from deformgan.preprocess.conform import conform
+from deformgan.preprocess.field_of_view import FieldOfView, common, continued
+from deformgan.preprocess.foreground import find_content
+from deformgan.preprocess.lesions import Lesions
+from deformgan.quality import measures
+from deformgan.spatial.field import affine_field, identity_positions
+from deformgan.spatial.grid import Grid
+
+RADIUS = 30
+
+
+def ball(spacing: tuple[float, float, float] = (1, 1, 1)) -> Image:
+    """Of 30 mm in a box of 80 mm."""
+    shape = tuple(round(80 / s) for s in spacing)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    at = (index + 0.5) * spacing - 40
+    data = ((at**2).sum(-1) < RADIUS**2).astype(np.float32) * (1.5 + np.sin(at).prod(-1))
+    return Image(np.asfortranarray(data, np.float32), Grid(shape, np.diag([*spacing, 1.0])), "ball")  # type: ignore[arg-type]
+
+
+def view(data: np.ndarray, image: Image) -> FieldOfView:
+    grid = Grid(data.shape, image.grid.affine)  # type: ignore[arg-type]
+    return find_content(Image(np.asfortranarray(data), grid, "part")).field_of_view(grid)
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 4), (2, 1, 1), (0.1, 0.1, 0.1)], ids=str)
+def test_content_that_ends_by_itself_is_seen_whole(spacing: tuple) -> None:
+    image = ball(spacing if spacing[0] > 0.5 else (1, 1, 1))
+    assert not view(image.data, image).is_limited
+    content = find_content(image)
+    assert not view(image.data[content.box], image).is_limited
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_cut_is_found_at_a_face_and_in_padding(axis: int, padded: bool) -> None:
+    image = ball()
+    part = [slice(None)] * 3
+    part[axis] = slice(30, 55)
+    cut = image.data[tuple(part)]
+    low, high = -0.5, 24.5
+    if padded:
+        cut = np.zeros_like(image.data)
+        cut[tuple(part)] = image.data[tuple(part)]
+        low, high = 29.5, 54.5
+    found = view(cut, image)
+    assert (found.low[axis], found.high[axis]) == (low, high)
+    assert not np.isfinite(np.delete(found.low, axis)).any()
+    assert not np.isfinite(np.delete(found.high, axis)).any()
+
+
+def test_one_end_may_be_cut_and_the_other_not() -> None:
+    image = ball()
+    found = view(image.data[:, :, 35:], image)
+    assert found.low[2] == -0.5
+    assert np.isinf(found.high[2])
+
+
+def test_an_oblique_view_lies_where_its_planes_are() -> None:
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    image, grid = Grid((20, 20, 20), turn), Grid((30, 24, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
+    field_of_view = FieldOfView(np.array([3.5, -np.inf, -np.inf]), np.array([12.5, np.inf, np.inf]))
+    seen = field_of_view.on(image, grid)
+    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
+    along = voxels[..., 0] * 0.8 + voxels[..., 1] * 0.6
+    assert seen is not None
+    np.testing.assert_array_equal(seen[0, 0].numpy(), ((along >= 3.5) & (along <= 12.5)).astype(np.float32))
+
+
+def test_conform_says_where_there_is_data() -> None:
+    image = ball()
+    assert conform(image).seen is None
+    part = Image(np.asfortranarray(image.data[:, :, 30:55]), Grid((80, 80, 25), image.grid.affine), "part")
+    found = conform(part)
+    assert found.seen is not None
+    planes = found.seen[0, 0].amax((0, 1))
+    assert float(planes.sum()) * found.grid.spacing[2] == pytest.approx(25, abs=1.5)
+
+
+def test_common_and_excluded_regions() -> None:
+    one, other = torch.tensor([1.0, 1, 0]).view(1, 1, 3, 1, 1), torch.tensor([0.0, 1, 1]).view(1, 1, 3, 1, 1)
+    assert common(None, None) is None
+    assert common(one, None) is one
+    assert torch.equal(common(one, other), one * other)  # type: ignore[arg-type]
+    lesions = Lesions(fixed=other).unseen(one, None)
+    assert lesions.moving is None
+    assert torch.equal(lesions.fixed, torch.ones_like(one) - one * (1 - other))  # type: ignore[arg-type]
+    assert not Lesions().unseen(None, None)
+
+
+def test_beyond_what_is_known_the_map_goes_on_as_it_is() -> None:
+    shape = (24, 24, 24)
+    affine = affine_field(torch.tensor([[[1.1, 0.0, 0.05, 1.0], [0.0, 0.95, 0.0, -2.0], [0.02, 0.0, 1.0, 0.5]]]), shape)
+    known = torch.zeros(1, 1, 48, 48, 48)
+    known[..., 12:36] = 1
+    spoilt = affine.clone()
+    spoilt[..., :6] += 5
+    spoilt[..., 18:] -= 7
+    found = continued(spoilt, known, torch.ones_like(known))
+    torch.testing.assert_close(found, affine, atol=1e-3, rtol=0)
+    wavy = affine + 0.5 * torch.sin(identity_positions(shape) / 2)
+    kept = continued(wavy, known, torch.ones_like(known))
+    assert torch.equal(kept[..., 6:18], wavy[..., 6:18])
+    assert float((kept - affine)[..., 0].abs().max()) < 1.0
+    assert continued(wavy, torch.zeros_like(known), known) is wavy
+
+
+def test_coverage_counts_what_is_known() -> None:
+    still = torch.zeros(1, 3, 8, 8, 8)
+    half = torch.zeros(1, 1, 16, 16, 16)
+    half[:, :, :8] = 1
+    whole = torch.ones(8, 8, 8, dtype=torch.bool)
+    for fixed, moving, expected in ((None, None, 1.0), (half, None, 0.5), (None, half, 0.5), (half, 1 - half, 0.0)):
+        known = measures.covered(fixed, moving, still)
+        assert measures.coverage(still, whole, known) == pytest.approx(expected)
+    moved = still.clone()
+    moved[:, 0] = 2.0
+    assert measures.coverage(moved, whole, measures.covered(None, half, moved)) == pytest.approx(0.25)

@@ -1,0 +1,76 @@
+"""The kind of a pair is found from it, and a field that does harm is not a start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.refine import refine_pair
+from deformgan.spatial.field import identity_positions, invert
+from deformgan.spatial.warp import warp
+
+SHAPE = (48, 48, 48)
+
+
+def anatomy(seed: int) -> Tensor:
+    """Detail of some voxels' size inside a ball, (1, 1, D, H, W)."""
+    noise = torch.rand(1, 1, 14, 14, 14, generator=torch.Generator().manual_seed(seed))
+    image = F.interpolate(noise, size=SHAPE, mode="trilinear", align_corners=False)
+    middle = (identity_positions(SHAPE) - 23.5).norm(dim=1, keepdim=True)
+    return (0.2 + 0.8 * image) * (middle < 20)
+
+
+def bumps(height: float, size: int, seed: int) -> Tensor:
+    noise = torch.rand(1, 3, size, size, size, generator=torch.Generator().manual_seed(seed)) - 0.5
+    return height * F.interpolate(noise, size=SHAPE, mode="trilinear", align_corners=True)
+
+
+def pair(field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    image = anatomy(1)
+    moving = warp((1.2 - image) * (image > 0), invert(field)[0])
+    return image, moving, (image > 0).float()
+
+
+def mean_error(found: Tensor, truth: Tensor, mask: Tensor) -> float:
+    found = F.interpolate(found, size=SHAPE, mode="trilinear") * (SHAPE[0] / found.shape[2])
+    return float(((found - truth).norm(dim=1)[:, None] * mask).sum() / mask.sum())
+
+
+def test_a_smooth_deformation_is_one_person() -> None:
+    truth = bumps(4.0, 3, 2)
+    fixed, moving, mask = pair(truth)
+    found = refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask)
+    assert found.subject == "same"
+    assert mean_error(found.field, truth, mask) < 0.35 * mean_error(0 * truth, truth, mask)
+
+
+def test_fine_differences_are_two_people() -> None:
+    """What a stiff field cannot follow and a fluid one can."""
+    truth = bumps(5.0, 9, 3)
+    fixed, moving, mask = pair(truth)
+    found = refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask)
+    assert found.subject == "other"
+    stiff = refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask, subject="same")
+    assert mean_error(found.field, truth, mask) < mean_error(stiff.field, truth, mask)
+
+
+@pytest.mark.parametrize("subject", ["same", "other"])
+def test_a_hint_is_obeyed(subject: str) -> None:
+    fixed, moving, mask = pair(bumps(2.0, 4, 4))
+    assert (
+        refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask, subject=subject, steps=3).subject
+        == subject
+    )
+
+
+def test_a_prediction_that_does_harm_is_no_start() -> None:
+    """The images agree already; T would move them apart."""
+    fixed = anatomy(1)
+    mask = (fixed > 0).float()
+    wrong = torch.full((1, 3, 24, 24, 24), 1.5)
+    found = refine_pair(fixed, fixed, wrong, mask=mask, steps=6)
+    assert mean_error(found.field, torch.zeros(1, 3, *SHAPE), mask) < 0.2
+    unrefined = refine_pair(fixed, fixed, wrong, mask=mask, steps=0)
+    assert unrefined.field is wrong
