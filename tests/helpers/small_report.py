@@ -10,8 +10,8 @@ import torch
 from conftest import make_phantom
 
 from deformgan.io.image import Image
+from deformgan.output.report.material import Material
 from deformgan.output.report.page import write_report
-from deformgan.output.report.synthesis import Synthesis
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
@@ -57,8 +57,8 @@ def record(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def volumes() -> tuple[Image, Image, Image, Transform, Image, Synthesis]:
-    """Fixed, moving, moved, the map, an uncertainty in mm and a stand-in for G's image."""
+def material(**changes: Any) -> Material:
+    """A pair, a known map, and everything that can be shown of it; ``changes`` are of the material's fields."""
     phantom = make_phantom(texture=0)
     grid = Grid(phantom.t1.shape, phantom.affine)
     field = torch.zeros(1, 3, *grid.shape)
@@ -68,12 +68,24 @@ def volumes() -> tuple[Image, Image, Image, Transform, Image, Synthesis]:
     fixed, moving = Image(phantom.t2, grid), Image(phantom.t1, grid)
     moved = transform.apply(moving, grid)
     doubt = np.linspace(0, 6, grid.shape[2], dtype=np.float32)[None, None] * (phantom.labels > 0)
-    made = Image(np.where(moved.data > 0, 1 - moved.data, 0).astype(np.float32), grid)
-    return fixed, moving, moved, transform, Image(doubt, grid), Synthesis(made)
+    inside = grid.to_world(np.argwhere(phantom.labels > 0)[::977])
+    lesion = np.zeros(grid.shape, np.uint8)
+    lesion[tuple(slice(n // 3, n // 2) for n in grid.shape)] = 1
+    everything: dict[str, Any] = {
+        "fixed": fixed, "moving": moving, "moved": moved, "transform": transform, "uncertainty": Image(doubt, grid),
+        "synthesis": Image(np.where(moved.data > 0, 1 - moved.data, 0).astype(np.float32), grid),
+        "labels": transform.apply_labels(Image(phantom.labels.astype(np.int32), grid), grid), "points_mm": inside,
+        "selections": {"fixed_lesion": Image(lesion, grid)},
+    }  # fmt: skip
+    return Material(**(everything | changes))
+
+
+def bare() -> Material:
+    """The same with nothing but the pair and the map."""
+    return material(uncertainty=None, synthesis=None, labels=None, points_mm=None, selections={})
 
 
 def write(path: Path, *, viewer: bool = True, **changes: Any) -> Path:
     """Write the page with every panel; ``changes`` are of the record."""
-    *images, transform, doubt, made = volumes()
-    write_report(path, record(**changes), *images, transform, uncertainty=doubt, synthesis=made, viewer=viewer)
+    write_report(path, record(**changes), material(), viewer=viewer)
     return path

@@ -21,7 +21,7 @@ from deformgan.transforms.transform import Transform
 from deformgan.workshop import demo
 from deformgan.workshop.simulation.cases import Case
 
-PICTURES = {"before.png", "after.png", "checkerboard.png", "warped_grid.png", "error_map.png"}
+PICTURES = {"overview.png", "before.png", "after.png", "checkerboard.png", "warped_grid.png", "error_map.png"}
 SHARE = 0.8  # of the true displacement that the stand-in registration finds
 
 

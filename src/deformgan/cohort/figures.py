@@ -10,7 +10,8 @@ import numpy as np
 from deformgan.io.atomic import atomic
 from deformgan.io.image import Image
 from deformgan.output.registration import Registration
-from deformgan.output.report.views import PLANES, cut, edges_over
+from deformgan.output.report.stacks import PLANES, cut
+from deformgan.output.report.views import edges_over
 from deformgan.preprocess.foreground import foreground
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
@@ -77,8 +78,7 @@ def picture(found: Registration) -> np.ndarray | None:
     still = Transform.identity()
     shown = [still.apply(fixed, grid), still.apply(moving, grid), found.transform.apply(moving, grid)]
     grey = [_window(image.data) for image in shown]
-    n = _PICTURE_PIXELS // 2
-    middle = (n, n, n)
+    middle = _PICTURE_PIXELS // 2
     inside = grey[0] > 0.02
     rows = []
     for other in grey[1:]:

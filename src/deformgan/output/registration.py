@@ -7,7 +7,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deformgan.io.atomic import atomic
 from deformgan.io.image import Image
@@ -22,6 +22,9 @@ from deformgan.spatial.grid import Grid
 from deformgan.transforms.compact import compact_inverse
 from deformgan.transforms.formats import itk
 from deformgan.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,16 @@ class Registration:
     moved_points: Points | None = None
     pair: tuple[Image, Image] | None = None
     uncertainty: Image | None = None
+
+    def plot(self) -> Figure:
+        """A figure of the middle slices: before, after, edges, displacement and volume change; a notebook shows it.
+
+        Raises:
+            ValueError: It does not carry its pair.
+        """
+        from deformgan.output.overview import draw_registration
+
+        return draw_registration(self)
 
     def save(self, out: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
         """Write everything into a folder, whole or not at all; the folder is made if it is not there.

@@ -179,7 +179,7 @@ def draw(
     after: Agreement,
     folder: Path,
 ) -> None:
-    """Write before, after, checkerboard, warped_grid and error_map, ``.png`` each."""
+    """Write overview, before, after, checkerboard, warped_grid and error_map, ``.png`` each."""
     if found.moved_labels is None:
         raise ValueError("the demo's registration carries labels along")
     fixed, moving, moved = _volume(case.fixed), _volume(case.moving), found.moved.data
@@ -198,6 +198,7 @@ def draw(
 
     boards = {"before": moving, "after": moved}
     pages = {
+        "overview": found.plot(),
         "before": pair(moving, moving_labels, "moving", "Before registration", before),
         "after": pair(moved, found.moved_labels.data, "moved", "After registration", after),
         "checkerboard": pictures.draw_checkerboard(view, fixed, boards, "Checkerboard", f"{_BOARD}\n{_SOURCE}"),

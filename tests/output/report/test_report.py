@@ -1,20 +1,17 @@
-"""The report: correct PNGs, colours that mean what they say, escaped names, checked files, every panel or a reason."""
+"""The report's page: every panel that has something to show, escaped names, checked files, nothing asked for."""
 
 from __future__ import annotations
 
-import base64
 import copy
 import gzip
 import hashlib
 import html
-import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import numpy as np
 import pytest
 import small_report
@@ -32,12 +29,11 @@ from deformgan.networks import build
 from deformgan.output import folder as outputs
 from deformgan.output.provenance import describe_input, sha256
 from deformgan.output.report import page as page_module
-from deformgan.output.report import png, views
-from deformgan.output.report.figures import figures, origin, verdict
+from deformgan.output.report.figures import Reason, figures, origin, verdict
+from deformgan.output.report.material import Material
 from deformgan.output.report.page import render
 from deformgan.output.report.rebuild import rebuild_report
 from deformgan.output.report.synthesis import synthesise
-from deformgan.output.report.volumes import Shown, gather
 from deformgan.preprocess.conform import conform
 from deformgan.transforms.transform import Transform
 
@@ -52,56 +48,6 @@ NAMES = [
     "n" * 250,
     "line\nbreak\tand\x07bell.nii.gz",
 ]
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1), (120, 90)])
-def test_a_png_holds_the_pixels(shape: tuple[int, ...], rng: np.random.Generator) -> None:
-    pixels = rng.integers(0, 256, shape, np.uint8)
-    read = matplotlib.image.imread(io.BytesIO(png.encode(pixels)), format="png")
-    assert np.array_equal((read * 255).round().astype(np.uint8), pixels)
-
-
-def test_colours_of_the_volume_change() -> None:
-    drawn = views.jacobian_map(np.array([[0.5, 1.0, 2.0, -1.0, 1.0]]), np.array([[True, True, True, True, False]]))[0]
-    assert drawn[0].tolist() == views.JACOBIAN_COLOURS[0].tolist()
-    assert drawn[1].tolist() == [247, 247, 247]
-    assert drawn[2].tolist() == views.JACOBIAN_COLOURS[-1].tolist()
-    assert drawn[3].tolist() == [255, 0, 200]
-    assert drawn[4].tolist() == [0, 0, 0]
-
-
-def test_the_legends_have_the_colours_of_the_maps() -> None:
-    style = (Path(views.__file__).parent / "assets" / "report.css").read_text()
-    for key, colours in (("jac", views.JACOBIAN_COLOURS), ("unc", views.UNCERTAINTY_COLOURS)):
-        stops = ",".join("#" + "".join(f"{int(v):02x}" for v in colour) for colour in colours)
-        assert f".key.{key}{{background:linear-gradient(90deg,{stops})}}" in style
-
-
-def test_edges_inside_are_drawn_although_the_rim_is_steeper() -> None:
-    image, mask = np.zeros((40, 40)), np.zeros((40, 40), bool)
-    mask[5:35, 5:35] = True
-    image[mask] = 1.0
-    image[15:25, 15:25] = 0.8
-    lines = views.edges(image, mask)
-    assert lines[14:26, 14:26].sum() > 20
-    assert lines[5, 5:35].sum() > 20
-    assert not lines[8:12, 8:12].any()
-    assert not views.edges(image, np.zeros_like(mask)).any()
-
-
-@pytest.mark.parametrize(("plane", "across", "up"), [("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2)])
-def test_grid_lines_go_where_the_map_takes_them(plane: str, across: int, up: int) -> None:
-    """A shift of whole voxels moves every line as it moves a voxel of the picture."""
-    mask = np.ones((6, 8), bool)
-    displacement = np.zeros((6, 8, 3))
-    displacement[..., across], displacement[..., up] = 2, 1
-    still, moved = (next(views.grid_lines(d, mask, plane, 3.0)) for d in (0 * displacement, displacement))
-    start = [[float(n) for n in re.findall(r"-?[\d.]+", path)[:2]] for path in (still, moved)]
-    assert np.subtract(*start[::-1]).tolist() == [-2, -1]
-    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)
-    shifted = np.roll(volume, (-1 if across == 0 else 0, -1 if across == 1 else 0, 0), (0, 1, 2))
-    pictures = [views.cut(v, plane, (2, 2, 2)) for v in (volume, shifted)]
-    assert np.array_equal(np.roll(pictures[0], 1, 1), pictures[1])
 
 
 # -- the page --------------------------------------------------------------------------------------------------------
@@ -130,28 +76,63 @@ class _Outline(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def shown() -> Shown:
-    *images, transform, doubt, made = small_report.volumes()
-    return gather(*images, transform, uncertainty=doubt, synthesis=made.image)
+def shown() -> Material:
+    return small_report.material()
 
 
-def test_the_page_has_every_panel(shown: Shown) -> None:
+def test_the_page_has_every_panel(shown: Material) -> None:
     page = render(small_report.record(), shown, viewer=False)
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == [
-        "Flicker", "Checkerboard", "Edges of the moved image on the fixed one", "Warped grid", "Volume change",
-        "Uncertainty", "Synthesis", "Numbers", "Provenance",
+        "Before and after", "Difference of edges", "Displacement", "Volume change", "Expected error", "Synthesis",
+        "Images", "Numbers", "Methods", "Provenance",
     ]  # fmt: skip
     assert page.index("<strong>Look.</strong>") < page.index("<h2>")
-    assert "in places edges would match" in page
-    assert "6 mm and more" in page
-    assert page.count("<svg") == 3
-    # every picture that is no repetition says what it shows
-    assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page.split('class="row printed"')[0]))
+    assert "In places edges would match" in page
+    assert "some places are off" in page, "the cause is told in plain words"
+    assert "grew to 2 ×" in page
+    assert "6 mm</span>" in page
+    # three pictures in each of 21 places, a row each for displacement, its grid, volume change, error and G, two of
+    # edges, and the fixed image again beside G's
+    assert page.count("<img ") == 21 * (3 + 5 + 2 + 1)
+    assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
+    assert len(page) < 1_500_000, "the page without the viewer is a small file"
+
+
+def test_every_slice_has_its_letters_and_its_place(shown: Material) -> None:
+    page = render(small_report.record(), shown, viewer=False)
+    cells = page.split('class="cell"')[1:]
+    letters = ["".join(re.findall(r"<b>(.)</b>", cell)) for cell in cells]
+    assert letters[:21] == ["RLAP"] * 7 + ["RLSI"] * 7 + ["APSI"] * 7
+    assert set(letters) == {"RLAP", "RLSI", "APSI"}
+    places = [re.findall(r'class="place">(.) = ([−\d.]+)<', cell)[0] for cell in cells[:21]]
+    assert [axis for axis, _ in places] == ["z"] * 7 + ["y"] * 7 + ["x"] * 7
+    values = [float(value.replace("−", "-")) for _, value in places]
+    for start in (0, 7, 14):
+        gaps = np.diff(values[start : start + 7])
+        assert (gaps > 0).all()
+        assert np.ptp(gaps) <= 2, "slices lie at equal distances, but for rounding"
+
+
+def test_panels_with_nothing_in_them_are_left_out() -> None:
+    bare = render(small_report.record(), small_report.bare(), no_synthesis="No G.", viewer=False)
+    titles = re.findall(r"<h2>(.*?)</h2>", bare)
+    assert {"Expected error", "Synthesis"}.isdisjoint(titles)
+    assert re.findall(r'data-mark="(\w+)"', bare) == ["outline"]
+    left_out = bare[bare.index("Left out: ") :]
+    assert "deformgan register --uncertainty" in left_out
+    assert "No G." in left_out
+    still = small_report.material(transform=Transform.identity(), moved=small_report.material().moving)
+    titles = re.findall(r"<h2>(.*?)</h2>", render(small_report.record(), still, viewer=False))
+    assert "Volume change" not in titles
+    for text in (bare, render(small_report.record(), still, viewer=False)):
+        assert set(re.findall(r'href="#([\w-]+)"', text)) <= set(re.findall(r' id="([\w-]+)"', text))
+    whole = render(small_report.record(), small_report.material(), viewer=False)
+    assert re.findall(r'data-mark="(\w+)"', whole) == ["outline", "labels", "lesion", "points"]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_whatever_a_file_is_called_it_is_text(shown: Shown, name: str) -> None:
+def test_whatever_a_file_is_called_it_is_text(shown: Material, name: str) -> None:
     def page(word: str) -> str:
         path = f"folder/{word}"
         record = small_report.record(
@@ -179,7 +160,7 @@ def test_a_name_that_is_no_text_is_written_too(tmp_path: Path) -> None:
     assert "scan?.nii.gz" in small_report.write(tmp_path / "r.html", viewer=False, inputs=inputs).read_text("utf-8")
 
 
-def test_the_page_asks_for_nothing(shown: Shown) -> None:
+def test_the_page_asks_for_nothing(shown: Material) -> None:
     page = render(small_report.record(), shown, viewer=False)
     assert "default-src 'none'" in html.unescape(page)
     assert not re.search(r"""(?:src|href|action|url)\s*[=(]\s*["']?(?!data:|#)[\w/.]""", page.split("<details>")[0])
@@ -188,25 +169,30 @@ def test_the_page_asks_for_nothing(shown: Shown) -> None:
 def test_the_same_registration_gives_the_same_page(tmp_path: Path) -> None:
     pages = [small_report.write(tmp_path / name).read_bytes() for name in ("a.html", "b.html")]
     assert pages[0] == pages[1]
-    assert pages[0].count(b"H4sIAAAAAAA") == 3, "gzip's header holds no time"
+    volumes = json.loads(re.findall(rb'id="volumes"[^>]*>(.*?)</script>', pages[0])[0])
+    assert [volume["name"] for volume in volumes] == [
+        "fixed", "moved", "change", "displacement", "error", "labels", "lesion"
+    ]  # fmt: skip
+    assert all(volume["data"].startswith("H4sIAAAAAAA") for volume in volumes), "gzip's header holds no time"
+    assert len(pages[0]) < 6_000_000
 
 
-def test_verdicts_and_notes_are_told(shown: Shown) -> None:
+def test_verdicts_and_notes_are_told(shown: Material) -> None:
     for quality, notes, words in (
         (
             {"verdict": "fail", "passed": False, "reasons": ["it <folds>"]},
             [],
-            ["<strong>Fail.", "<li>it &lt;folds&gt;"],
+            ["<strong>Fail.", "<li><span>It &lt;folds&gt;."],
         ),
-        ({"verdict": "look", "doubts": ["odd edges"]}, [], ["<strong>Look.", "<li>odd edges</li>"]),
-        ({"verdict": "pass", "doubts": []}, ["odd image"], ["<strong>Pass.", "Note: odd image."]),
+        ({"verdict": "look", "doubts": ["odd edges"]}, [], ["<strong>Look.", "<li><span>Odd edges.</span></li>"]),
+        ({"verdict": "pass", "doubts": []}, ["odd image"], ["<strong>Pass.", "Note: Odd image."]),
     ):
         record = small_report.record(quality=small_report.QUALITY | quality, notes=notes)
         page = render(record, shown, viewer=False)
         assert all(word in page for word in words)
     # records from before there were three words
     old = {"quality": {"passed": False, "reasons": ["a"]}, "inputs": {}, "timings": {}}
-    assert (verdict(old).word, verdict(old).because) == ("fail", ["a"])
+    assert (verdict(old).word, verdict(old).because) == ("fail", [Reason("A.", "")])
     assert verdict({"quality": {"passed": True}}).word == "pass"
 
 
@@ -258,7 +244,7 @@ def test_the_origin_names_inputs_weights_and_settings() -> None:
     assert ("fixed", "in memory, no file", "") in nothing
 
 
-def test_the_viewer_is_the_one_that_is_named_and_brings_its_licences(shown: Shown) -> None:
+def test_the_viewer_is_the_one_that_is_named_and_brings_its_licences(shown: Material) -> None:
     tool = (REPOSITORY / "tools" / "vendor_niivue.py").read_text()
     assets = REPOSITORY / "src" / "deformgan" / "output" / "report" / "assets"
     assert f'VERSION = "@niivue/niivue", "{page_module.NIIVUE_VERSION}"' in tool
@@ -320,7 +306,7 @@ def test_a_map_without_a_network_has_its_page(pair_files: PairFiles, tmp_path: P
 
 
 def test_without_g_a_sentence_says_why(tmp_path: Path, with_generator: Path) -> None:
-    fixed, _, moved, *_ = small_report.volumes()
+    fixed, moved = small_report.material().fixed, small_report.material().moved
     checksum = load_model(with_generator).generator_sha256
     alone = write_tiny_model(tmp_path / "alone")
     assert load_generator(alone) is None
@@ -340,17 +326,6 @@ def test_without_g_a_sentence_says_why(tmp_path: Path, with_generator: Path) -> 
     assert "brings nothing of the moving image" in synthesise({"model": model}, fixed, empty).why
     (alone / "generator.safetensors").write_bytes(b"no weights")
     assert "is damaged" in synthesise({"model": {"name": str(alone), "generator": checksum}}, fixed, moved).why
-
-
-def test_a_page_without_uncertainty_and_synthesis(tmp_path: Path) -> None:
-    fixed, moving, moved, transform, *_ = small_report.volumes()
-    page = render(small_report.record(), gather(fixed, moving, moved, transform), no_synthesis="No G.", viewer=False)
-    assert "The expected error was not mapped" in page
-    assert "No G." in page
-    assert "synthesised" not in page
-    bare = render(small_report.record(), gather(fixed, moving, moved, transform), viewer=False)
-    for text in (page, bare):
-        assert set(re.findall(r'href="#([\w-]+)"', text)) <= set(re.findall(r' id="([\w-]+)"', text))
 
 
 # -- a folder of results ---------------------------------------------------------------------------------------------
@@ -403,11 +378,8 @@ def test_the_maps_of_the_folder_are_shown(folder: Path) -> None:
     (folder / outputs.RECORD).write_text(json.dumps(record))
     page = rebuild_report(folder, viewer=False).read_text()
     assert "The expected error was not mapped" in without
-    assert "3 mm and more" in page
-    drawn = re.findall(r'src="([^"]*)"[^>]*alt="Map of the volume change, axial', page)[0]
-    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(drawn.split(",")[1])), format="png")
-    colours = {tuple(colour) for colour in (pixels.reshape(-1, 3) * 255).round().astype(int).tolist()}
-    assert colours == {(0, 0, 0), tuple(int(v) for v in views.JACOBIAN_COLOURS[-1])}
+    assert "<span>3 mm</span>" in page
+    assert "changes every volume alike" in page
     record["output_sha256"].pop("jacobian.nii.gz")
     (folder / outputs.RECORD).write_text(json.dumps(record))
     write_nifti(folder / "jacobian.nii.gz", ones[1:], moved.grid.affine)

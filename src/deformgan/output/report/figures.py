@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from deformgan.quality.assess import COMPLAINTS
+
 Rows = list[tuple[str, str, str]]
 
 _AGREEMENT = {
@@ -25,8 +27,8 @@ _MAP = {
     "initial_shift_mm": ("Initial shift", "{:.1f} mm", "How far the start was off the headers; 0 kept them."),
     "folding_percent": ("Folding", "{:.3f} %", "Share of the brain turned inside out: good at 0, fails above 1 %."),
     "folded_voxels": ("Folded voxels", "{:.0f}", "Their number on the field's grid."),
-    "jacobian_min": ("Volume change, smallest", "{:.2f}", "1 is unchanged, ½ is halved; good when clearly above 0."),
-    "jacobian_max": ("Volume change, largest", "{:.2f}", "2 is doubled; larger values want a look at the map above."),
+    "jacobian_min": ("Jacobian, smallest", "{:.2f}", "Below 1 the moving tissue grew: at 0.5 to twice its volume."),
+    "jacobian_max": ("Jacobian, largest", "{:.2f}", "Above 1 the moving tissue shrank: at 2 to half its volume."),
     "roughness_voxels": ("Roughness", "{:.3f}", "How much the map bends; 0 for affine maps."),
     "inverse_residual_mm": (
         "Error of the inverse",
@@ -42,14 +44,61 @@ _SENTENCES = {
 }
 
 
+_SIGNS = {"pass": "✓", "look": "!", "fail": "✕"}
+# what a reason begins with, what it means, and what to do
+_PLAIN = {
+    COMPLAINTS[
+        "agreement"
+    ]: "Borders seen in one image are hardly found in the other. Check that both show one anatomy.",
+    COMPLAINTS["pinning"]: "A slightly wrong position would look as good as this one, so nothing confirms it. Compare "
+    "the edges before and after.",
+    COMPLAINTS["gain"]: "The images want to be moved farther than they were. Try another start.",
+    COMPLAINTS[
+        "gain_p95"
+    ]: "Most of it may be right, but some places are off. Look for edges that stay orange and blue.",
+    COMPLAINTS["shift"]: "Several positions look alike, so the one found may be wrong. Watch borders in the flicker.",
+    COMPLAINTS["log_similarity"]: "One image says little about the other. Check that they belong together.",
+    COMPLAINTS["log_roughness"]: "Lines of the warped grid should be smooth. A larger --smoothness makes them so.",
+    COMPLAINTS["log_jacobian"]: "Look at the volume change; strong colours belong at lesions and ventricles only.",
+    COMPLAINTS["dice"]: "One image shows more of the head than the other. Strip both skulls or neither, or give masks.",
+    "the map folds": "Tissue is turned inside out, which no anatomy does. A larger --smoothness prevents it.",
+    "the images agree less": "The result is worse than the start. Do not use it; try another start.",
+    "the contents do not overlap": "The images lie apart. Try another start.",
+    "the inverse is off": "Going there and back does not return to the same place; do not use the inverse map.",
+    "the displacement is not finite": "The computation broke down. Please report it with the images' headers.",
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One cause of a verdict: ``text`` as the record has it, as a sentence, and what it means in ``plain`` words."""
+
+    text: str
+    plain: str
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """``word`` is pass, look or fail; ``sentence`` says what that means; ``because`` and ``notes`` are sentences."""
+    """``word`` is pass, look or fail, ``sign`` a character for it, ``sentence`` what it means, ``notes`` sentences."""
 
     word: str
     sentence: str
-    because: list[str]
+    because: list[Reason]
     notes: list[str]
+
+    @property
+    def sign(self) -> str:
+        """Tells the words apart without colour."""
+        return _SIGNS[self.word]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure that is seen at once."""
+
+    name: str
+    value: str
+    note: str
 
 
 def verdict(record: dict[str, Any]) -> Verdict:
@@ -57,7 +106,47 @@ def verdict(record: dict[str, Any]) -> Verdict:
     quality = record["quality"]
     word = quality.get("verdict", "pass" if quality["passed"] else "fail")
     because = quality.get("reasons", []) if word == "fail" else quality.get("doubts", [])
-    return Verdict(word, _SENTENCES[word], list(because), list(record.get("notes", [])))
+    notes = [sentence(str(note)) for note in record.get("notes", [])]
+    joint = record.get("settings", {}).get("transform") == "joint"
+    start = "a start from --init" if joint else "--transform joint, which searches all rotations for its start"
+    return Verdict(word, _SENTENCES[word], [_reason(str(text), start) for text in because], notes)
+
+
+def _reason(text: str, start: str) -> Reason:
+    plain = next((meaning for begins, meaning in _PLAIN.items() if text.startswith(begins)), "")
+    return Reason(sentence(text), plain.replace("another start", start))
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def tiles(record: dict[str, Any]) -> list[Tile]:
+    """The few figures that come first; those that are not known are left out."""
+    q = record["quality"]
+
+    def both(name: str, form: str) -> str:
+        before, after = q.get(f"{name}_before"), q.get(f"{name}_after")
+        return "" if before is None or after is None else f"{before:{form}} → {after:{form}}"
+
+    def one(name: str, form: str, unit: str = "") -> str:
+        return "" if q.get(name) is None else f"{q[name]:{form}}{unit}"
+
+    found = [
+        Tile("Similarity", both("similarity", ".3f"), "higher is better"),
+        Tile("Edge agreement", both("edge_agreement", ".2f"), "higher is better"),
+        Tile("Displacement", one("displacement_mean_mm", ".1f", " mm"), _upto(q.get("displacement_max_mm"))),
+        Tile("Folding", one("folding_percent", ".2f", " %"), "0 is best, fails above 1"),
+        Tile("Contents overlap", one("foreground_dice", ".3f"), "1 is best"),
+        Tile("Inverse error", one("inverse_residual_mm", ".2f", " mm"), "fails above 3"),
+        Tile("Time", f"{record['timings']['total']:.1f} s" if "total" in record["timings"] else "", ""),
+    ]
+    return [tile for tile in found if tile.value]
+
+
+def _upto(largest: float | None) -> str:
+    return "on average" if largest is None else f"on average, at most {largest:.0f}"
 
 
 def figures(record: dict[str, Any]) -> list[tuple[str, Rows]]:
@@ -105,7 +194,7 @@ def _affine(record: dict[str, Any]) -> Rows:
         scales = ", ".join(f"{scale:.3f}" for scale in parts["scales"])
         rows += [
             ("Rotation", f"{parts['rotation_degrees']:.1f}°", "Of the affine map nearest to the whole one."),
-            ("Stretch", scales, "Along three perpendicular directions; 1 is none."),
+            ("Stretch", scales, "Along three perpendicular directions; below 1 the moving tissue grew."),
             ("Shift", f"{parts['shift_mm']:.1f} mm", "Of the middle of the fixed image."),
         ]
     return rows

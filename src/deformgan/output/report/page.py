@@ -6,8 +6,6 @@ import base64
 import gzip
 import hashlib
 import json
-import math
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,47 +15,31 @@ from jinja2 import Environment
 
 from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
-from deformgan.io.image import Image
 from deformgan.output.registration import Registration
-from deformgan.output.report import views
-from deformgan.output.report.figures import figures, origin, verdict
-from deformgan.output.report.png import data_url
+from deformgan.output.report import outlines, texts, views
+from deformgan.output.report.cells import LABEL_COLOURS, Drawn, draw
+from deformgan.output.report.figures import figures, origin, tiles, verdict
+from deformgan.output.report.material import Material, read_selections
 from deformgan.output.report.synthesis import Synthesis, synthesise
-from deformgan.output.report.volumes import Shown, gather, nifti_base64
-from deformgan.transforms.transform import Transform
+from deformgan.output.report.volumes import viewer_grid, viewer_volumes
 
 NIIVUE_VERSION = "0.69.0"
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"  # of dist/niivue.umd.js
 
 
 def write_report(
-    path: Path,
-    record: dict[str, Any],
-    fixed: Image,
-    moving: Image,
-    moved: Image,
-    transform: Transform,
-    *,
-    jacobian: Image | None = None,
-    uncertainty: Image | None = None,
-    synthesis: Synthesis | None = None,
-    viewer: bool = True,
+    path: Path, record: dict[str, Any], material: Material, *, no_synthesis: str = "", viewer: bool = True
 ) -> None:
     """Write the page of one registration, whole or not at all.
 
     Args:
         path: Of the HTML file.
         record: What registration.json holds.
-        fixed, moving, moved: The pair, and the moving image on the fixed image's grid.
-        transform: Fixed to moving space.
-        jacobian: Of the transform, if it is at hand; taking it of a fine field costs seconds.
-        uncertainty: Expected error in mm, on any grid in fixed space.
-        synthesis: What the generator makes of the moved image, or why there is nothing; None leaves the panel out.
+        material: What is drawn.
+        no_synthesis: Why there is no image of the generator, if there is none.
         viewer: With the interactive viewer, which is most of the file.
     """
-    made = synthesis.image if synthesis else None
-    shown = gather(fixed, moving, moved, transform, jacobian=jacobian, uncertainty=uncertainty, synthesis=made)
-    page = render(record, shown, no_synthesis=synthesis.why if synthesis else "", viewer=viewer)
+    page = render(record, material, no_synthesis=no_synthesis, viewer=viewer)
     with atomic(path) as partial:
         partial.write_bytes(page.encode("utf-8", "replace"))
 
@@ -68,93 +50,116 @@ def report_of(found: Registration, record: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: The registration does not carry its pair.
     """
+    made = Synthesis(None) if found.pair is None else synthesise(record, found.pair[0], found.moved)
+    write_report(path, record, material_of(found, record, made), no_synthesis=made.why)
+
+
+def material_of(found: Registration, record: dict[str, Any], made: Synthesis | None = None) -> Material:
+    """What a picture of a registration is drawn from.
+
+    Args:
+        record: Names the files of masks and lesions; those that are gone are left out.
+        made: The generator's image, if it was asked for.
+
+    Raises:
+        ValueError: The registration does not carry its pair.
+    """
     if found.pair is None:
         raise ValueError("a report is drawn of a registration that carries its pair")
-    fixed, moving = found.pair
-    made = synthesise(record, fixed, found.moved)
-    write_report(
-        path, record, fixed, moving, found.moved, found.transform, uncertainty=found.uncertainty, synthesis=made
+    return Material(
+        *found.pair,
+        found.moved,
+        found.transform,
+        uncertainty=found.uncertainty,
+        synthesis=made.image if made else None,
+        labels=found.moved_labels,
+        points_mm=None if found.moved_points is None else found.moved_points.positions_mm,
+        selections=read_selections(record),
     )
 
 
-def render(record: dict[str, Any], shown: Shown, *, no_synthesis: str = "", viewer: bool = True) -> str:
+def render(record: dict[str, Any], material: Material, *, no_synthesis: str = "", viewer: bool = True) -> str:
     """The page as text; whatever comes from files is escaped."""
-    script = _asset("report.js").decode()
+    script, viewer_script = _asset("report.js").decode(), _asset("viewer.js").decode() if viewer else ""
     library = gzip.decompress(_asset("niivue.umd.js.gz")).decode() if viewer else ""
     if viewer and hashlib.sha256(library.encode()).hexdigest() != NIIVUE_SHA256:
         raise InputError("the viewer in this installation is damaged", "install deformgan again")
-    sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, library) if text)
+    sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, viewer_script, library) if text)
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         _asset("report.html.j2").decode()
     )
-    most_mm = _most_mm(shown)
+    drawn = draw(material)
+    names = {role: texts.file_name(record, role) for role in ("fixed", "moving")}
     return template.render(
         record=record,
         csp=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {sources}; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'",
         style=_asset("report.css").decode(),
         script=script,
+        viewer_script=viewer_script,
         library=library,
         verdict=verdict(record),
+        tiles=tiles(record),
         figures=figures(record),
         origin=origin(record),
-        planes=[_panels(shown, plane, most_mm) for plane in views.PLANES],
-        most_mm=most_mm,
-        has_uncertainty=shown.uncertainty is not None,
-        has_synthesis=shown.synthesis is not None,
-        no_synthesis=no_synthesis,
-        volumes=_volumes(shown) if viewer else None,
+        drawn=drawn,
+        units=outlines.UNITS,
+        label_colours=LABEL_COLOURS,
+        bars=_bars(drawn),
+        left_out=_left_out(drawn, no_synthesis),
+        images=texts.image_facts(material, names),
+        overlap=texts.overlap_sentence(material),
+        before=texts.before_sentence(material),
+        command=texts.command(record),
+        methods=texts.methods(record, material, names),
+        references=texts.references(record),
+        volumes=_volumes(material, drawn) if viewer else None,
+        voxel_mm=round(float(viewer_grid(material).spacing[0]), 3),
         niivue=NIIVUE_VERSION,
         licences=_asset("niivue.LICENSES.txt").decode() if viewer else "",
         provenance=json.dumps(record, indent=2, ensure_ascii=False),
-        fixed_name=_name(record, "fixed"),
-        moving_name=_name(record, "moving"),
+        fixed_name=names["fixed"],
+        moving_name=names["moving"],
     )
 
 
-def _panels(shown: Shown, plane: str, most_mm: float) -> dict[str, Any]:
-    """Addresses of one plane's pictures, by name, with their size in pixels."""
+def _volumes(material: Material, drawn: Drawn) -> list[dict[str, Any]]:
+    which = "displacement" if "displacement" in drawn.rows else "local"
+    return viewer_volumes(material, viewer_grid(material), which, drawn.tops_mm[which], drawn.tops_mm["error"])
 
-    def at(volume: np.ndarray) -> np.ndarray:
-        return views.cut(volume, plane, shown.centre)
 
-    fixed, moving, moved, mask = (at(v) for v in (shown.fixed, shown.moving, shown.moved, shown.mask))
-    pictures: dict[str, Callable[[], np.ndarray]] = {
-        "fixed": lambda: views.grey(fixed),
-        "before": lambda: views.grey(moving),
-        "after": lambda: views.grey(moved),
-        "checkerboard": lambda: views.checkerboard(fixed, moved, shown.spacing),
-        "edges": lambda: views.edges_over(fixed, moved, mask),
-        "jacobian": lambda: views.jacobian_map(at(shown.jacobian), mask),
-    }
-    if (doubt := shown.uncertainty) is not None:
-        pictures["uncertainty"] = lambda: views.uncertainty_map(at(doubt), mask, most_mm)
-    if (made := shown.synthesis) is not None:
-        pictures["synthesis"] = lambda: views.grey(at(made))
-    lines = "".join(views.grid_lines(at(shown.displacement), mask, plane, shown.spacing))
-    rows, columns = fixed.shape
-    return {"name": plane, "width": columns, "height": rows, "lines": lines} | {
-        name: data_url(draw()) for name, draw in pictures.items()
+def _bars(drawn: Drawn) -> dict[str, dict[str, Any]]:
+    """Colour bars: the colours as a gradient of CSS, and what stands below it from left to right."""
+
+    def bar(stops: np.ndarray, ticks: list[str]) -> dict[str, Any]:
+        return {"colours": ",".join(_hex(colour) for colour in stops), "ticks": ticks}
+
+    def amounts(stops: np.ndarray, top: float) -> dict[str, Any]:
+        return bar(stops, ["0", f"{top / 2:g}", f"{top:g} mm"])
+
+    tops = drawn.tops_mm
+    return {
+        "change": bar(views.CHANGE_COLOURS, ["shrank to ½", "unchanged", "grew to 2 ×"]),
+        "displacement": amounts(views.LENGTH_COLOURS, tops["displacement"]),
+        "local": amounts(views.LENGTH_COLOURS, tops["local"]),
+        "error": amounts(views.ERROR_COLOURS, tops["error"]),
     }
 
 
-def _most_mm(shown: Shown) -> float:
-    """The lightest colour of the uncertainty's map: whole millimetres, so that its legend is easy to read."""
-    if shown.uncertainty is None or not shown.mask.any():
-        return 1.0
-    return float(max(1, math.ceil(np.quantile(shown.uncertainty[shown.mask][::7], 0.99) - 1e-3)))
+def _left_out(drawn: Drawn, no_synthesis: str) -> list[str]:
+    """Why panels are missing that a reader may look for."""
+    reasons = []
+    if "change" not in drawn.rows:
+        reasons.append("The map changes every volume alike, so there is no map of the volume change.")
+    if "error" not in drawn.rows:
+        reasons.append("The expected error was not mapped; deformgan register --uncertainty does it.")
+    if "synthesis" not in drawn.rows and no_synthesis:
+        reasons.append(no_synthesis)
+    return reasons
 
 
-def _volumes(shown: Shown) -> dict[str, str]:
-    one = {"fixed": shown.fixed, "moved": shown.moved}
-    packed = {name: nifti_base64(volume, shown.grid, 0.0, 1.0) for name, volume in one.items()}
-    change = np.where(shown.mask, np.log2(np.maximum(shown.jacobian, 1e-6)), 0.0)
-    return {**packed, "jacobian": nifti_base64(change, shown.grid, -1.0, 1.0)}
-
-
-def _name(record: dict[str, Any], role: str) -> str:
-    path = record.get("inputs", {}).get(role, {}).get("path")
-    return Path(path).name if path else f"{role} image"
+def _hex(colour: np.ndarray) -> str:
+    return "#" + "".join(f"{int(v):02x}" for v in colour)
 
 
 def _asset(name: str) -> bytes:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deformgan.errors import InputError
-from deformgan.io.image import Image, load_image
+from deformgan.io.image import Image, load_image, load_labels
+from deformgan.io.points import read_points
 from deformgan.io.untrusted import parse_json, read_nifti, read_small
 from deformgan.output.folder import RECORD, REPORT
 from deformgan.output.provenance import sha256
+from deformgan.output.report.material import Material, read_selections
 from deformgan.output.report.page import write_report
 from deformgan.output.report.synthesis import synthesise
 from deformgan.transforms.chain import single
 from deformgan.transforms.transform import load_transform
 
 _MAPS = ("jacobian", "uncertainty")
+_LABELS, _POINTS = "moved_labels.nii.gz", "moved_points.csv"
+_CARRIED = {*(f"{name}.nii.gz" for name in _MAPS), _LABELS, _POINTS}
 _WORDS = ("pass", "look", "fail")
 
 
@@ -36,23 +42,34 @@ def rebuild_report(folder: Path, *, viewer: bool = True) -> Path:
         _require(Path(source["path"]), source["sha256"])
     fixed, moving = (load_image(source["path"]) for source in sources.values())
     moved, transform = load_image(folder / "moved.nii.gz"), single(load_transform(folder / "warp.nii.gz"))
-    maps = {}
-    for name in _MAPS:
-        if (path := folder / f"{name}.nii.gz").is_file():
-            _require(path, sums.get(path.name))
-            maps[name] = _on_the_grid_of(moved, path)
-    write_report(
-        folder / REPORT,
-        record,
+    there = {path.name for path in folder.iterdir()}
+    for name in _CARRIED & there:
+        _require(folder / name, sums.get(name))
+    maps = {name: _on_the_grid_of(moved, folder / f"{name}.nii.gz") for name in _MAPS if f"{name}.nii.gz" in there}
+    made = synthesise(record, fixed, moved)
+    material = Material(
         fixed,
         moving,
         moved,
         transform,
         **maps,
-        synthesis=synthesise(record, fixed, moved),
-        viewer=viewer,
+        synthesis=made.image,
+        affine=_affine_part(record),
+        labels=load_labels(folder / _LABELS) if _LABELS in there else None,
+        points_mm=read_points(folder / _POINTS).positions_mm if _POINTS in there else None,
+        selections=read_selections(record, lambda source: _require(Path(source["path"]), source.get("sha256"))),
     )
+    write_report(folder / REPORT, record, material, no_synthesis=made.why, viewer=viewer)
     return folder / REPORT
+
+
+def _affine_part(record: dict[str, Any]) -> np.ndarray | None:
+    """What the record says of it; warp.nii.gz has it fused with the rest."""
+    try:
+        matrix = np.asarray((record.get("affine") or {})["matrix"], np.float64)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return matrix if matrix.shape == (4, 4) and np.isfinite(matrix).all() else None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
