@@ -1,0 +1,112 @@
+"""How a registration shares the machine: beside a busy program, three at once, and with one core.
+
+    python benchmarks/native/polite.py FIXED MOVING [--rounds 3] [--results DIR] [-- OPTIONS OF REGISTER]
+
+Each situation is timed by the clock, as whole processes, one after the other within every round, so that a machine that
+changes its mind changes all of them: ``alone``; ``busy core``, beside a loop that does nothing else; ``three in turn``
+and ``three at once``; ``one core`` (``taskset``). The ratios of one round count, and their median is given. A JSON file
+joins benchmarks/native/results. For a quiet machine: with other programs running, all of them are busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import keep, machine
+
+RATIOS = {
+    "busy core / alone": ("busy core", "alone"),
+    "three at once / three in turn": ("three at once", "three in turn"),
+    "one core / alone": ("one core", "alone"),
+}
+
+
+class Runs:
+    """Whole runs of the command on one pair."""
+
+    def __init__(self, fixed: Path, moving: Path, options: list[str], work: Path) -> None:
+        self._command = [sys.executable, "-m", "deformgan", "register", "-f", str(fixed), "-m", str(moving), *options]
+        self._work = work
+
+    def start(self, number: int = 0, core: int | None = None) -> subprocess.Popen:
+        """One run, on one core if it is given."""
+        pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
+        out = ["--force", "-o", str(self._work / str(number))]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([*self._command, *out], preexec_fn=pin, **quiet)
+
+    def wait(self, *runs: subprocess.Popen) -> None:
+        """Until all have ended; 4, a failed quality check, will do.
+
+        Raises:
+            RuntimeError: One failed otherwise.
+        """
+        for run in runs:
+            if run.wait() not in (0, 4):
+                raise RuntimeError(f"exit code {run.returncode} of {run.args}")
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """A program that takes all of the first core it may run on."""
+    core = min(os.sched_getaffinity(0))
+    pin = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    loop = subprocess.Popen([sys.executable, "-c", pin])
+    time.sleep(0.5)
+    try:
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
+
+
+def seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def one_round(runs: Runs) -> dict[str, float]:
+    """Every situation once."""
+    first = min(os.sched_getaffinity(0))
+    found = {"alone": seconds(lambda: runs.wait(runs.start()))}
+    with busy_core():
+        found["busy core"] = seconds(lambda: runs.wait(runs.start()))
+    found["three in turn"] = sum(seconds(lambda: runs.wait(runs.start())) for _ in range(3))
+    found["three at once"] = seconds(lambda: runs.wait(*[runs.start(number) for number in range(3)]))
+    found["one core"] = seconds(lambda: runs.wait(runs.start(core=first)))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fixed", type=Path)
+    parser.add_argument("moving", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    options, register_options = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as work:
+        runs = Runs(options.fixed, options.moving, [o for o in register_options if o != "--"], Path(work))
+        runs.wait(runs.start())  # files and libraries are in memory now
+        rounds = [one_round(runs) for _ in range(options.rounds)]
+    ratios = {name: statistics.median(r[a] / r[b] for r in rounds) for name, (a, b) in RATIOS.items()}
+    times = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    result = {"machine": machine(), "options": register_options, "seconds": times, "ratios": ratios, "rounds": rounds}
+    options.results.mkdir(parents=True, exist_ok=True)
+    Console().print(times, ratios, keep("polite", result, options.results))
+
+
+if __name__ == "__main__":
+    main()
