@@ -66,6 +66,23 @@ def test_a_coarse_field_is_widened_on_the_way(level: int, fine: tuple[int, int, 
     torch.testing.assert_close(sampling.warp(image, field, "border", fine, level=level), expected, atol=2e-4, rtol=1e-4)
 
 
+@each_shape
+@each_level
+def test_an_image_at_any_positions(shape: tuple[int, int, int], level: int) -> None:
+    g = generator(shape)
+    image, at = torch.randn(2, *shape, generator=g), 1.5 * torch.randn(3, 4, 5, 37, generator=g)
+    where = at.double().permute(1, 2, 3, 0)[None]
+    expected = F.grid_sample(image[None].double(), where, padding_mode="border", align_corners=False)[0]
+    found = sampling.sample(image, at, level=level)
+    torch.testing.assert_close(found, expected.float(), atol=1e-4, rtol=1e-4)
+    assert sampling.sample(image, at[:, :0], level=level).shape == (2, 0, 5, 37)
+    at[:, 1] = float("nan")
+    at[:, 2] = 1e30
+    assert bool(sampling.sample(image, at, level=level).isfinite().all())
+    with pytest.raises(ValueError, match="cannot sample"):
+        sampling.sample(image[0], at)
+
+
 @each_level
 @pytest.mark.parametrize("wild", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 2.0**31])
 def test_wild_fields_stay_inside_the_image(level: int, wild: float) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deformgan.native.fields import MOST_VOXELS, contiguous, describe
 from deformgan.native.library import kernel
-from deformgan.native.structures import WarpJob
+from deformgan.native.structures import PointsJob, WarpJob
 from deformgan.native.threads import native_threads
 
 _PARTS = 4  # of the work for each thread: one that is held up leaves the rest to the others
@@ -64,6 +64,29 @@ def warp(
     job.image, job.out, job.scratch = source.data_ptr(), out.data_ptr(), scratch.data_ptr()
     kernel("dg_warp", None, level)(byref(job))
     del alive
+    return out
+
+
+def sample(image: Tensor, at: Tensor, level: int | None = None) -> Tensor:
+    """An image at any positions, linearly, its border value outside.
+
+    Args:
+        image: (C, W, H, D).
+        at: (3, …), as `torch.nn.functional.grid_sample` counts (``align_corners=False``): -1 and 1 are the outer faces
+            of the voxels, and the last axis comes first.
+        level: See `deformgan.native.library.kernel`.
+
+    Returns:
+        (C, …) float32.
+    """
+    source, at = contiguous(image), contiguous(at)
+    if source.ndim != 4 or at.ndim < 2 or len(at) != 3 or not source.numel() or source[0].numel() > MOST_VOXELS:
+        raise ValueError(f"cannot sample {tuple(image.shape)} at {tuple(at.shape)}")
+    out = torch.empty(len(source), *at.shape[1:])
+    job = PointsJob(channels=len(source), count=at[0].numel(), threads=native_threads(out.numel()))
+    job.shape[:] = tuple(source.shape[1:])
+    job.image, job.at, job.out = source.data_ptr(), at.data_ptr(), out.data_ptr()
+    kernel("dg_points", None, level)(byref(job))
     return out
 
 

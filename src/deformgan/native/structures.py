@@ -62,6 +62,20 @@ class WarpJob(Structure):
     ]
 
 
+class PointsJob(Structure):
+    """See ``points_job``."""
+
+    _fields_ = [
+        ("image", c_void_p),
+        ("shape", c_int64 * 3),
+        ("channels", c_int64),
+        ("at", c_void_p),
+        ("count", c_int64),
+        ("out", c_void_p),
+        ("threads", c_int64),
+    ]
+
+
 class ShiftJob(Structure):
     """See ``shift_job``."""
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.native import sampling
+from deformgan.native.use import usable
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.resample import affine_coordinates, axis_matrix, normalising, parallel_axes
 from deformgan.spatial.warp import cubic_sum, cubic_volumes
@@ -118,6 +120,8 @@ def unit_to_index(at: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def sample(source: Tensor, at: Tensor) -> Tensor:
     """Linear sampling, border value outside: (C, w, h, d) at (3, s, H, D) → (C, s, H, D)."""
+    if usable(source[None], at[None]):
+        return sampling.sample(source, at)
     where = at.permute(1, 2, 3, 0)[:, None]
     slices = source[None].expand(where.shape[0], -1, -1, -1, -1)
     return F.grid_sample(slices, where, padding_mode="border", align_corners=False)[:, :, 0].transpose(0, 1)

@@ -93,6 +93,65 @@ DG_EXPORT void DG_NAME(dg_warp)(const warp_job *job) {
 }
 
 typedef struct {
+    const float *image; /* (C, n0, n1, n2) */
+    int64_t shape[3], channels;
+    const float *at; /* (3, count): -1 and 1 are the outer faces of the voxels; the last axis comes first */
+    int64_t count;
+    float *out; /* (C, count) */
+    int64_t threads;
+} points_job;
+
+enum { BLOCK = 256, PART = 1 << 14 };
+
+/* What is left of a block of positions: the first of eight voxels, and how far behind it along each axis. */
+static void locate_block(const points_job *job, int64_t from, int64_t n, int32_t *restrict at, float behind[3][BLOCK]) {
+    memset(at, 0, (size_t)n * sizeof(int32_t));
+    for (int axis = 0; axis < 3; axis++) {
+        const float *restrict where = job->at + (2 - axis) * job->count + from;
+        float *restrict rest = behind[axis], half = 0.5f * (float)job->shape[axis], end = (float)(job->shape[axis] - 1);
+        int32_t size = (int32_t)job->shape[axis], last = size > 1 ? size - 2 : 0;
+        for (int64_t i = 0; i < n; i++) {
+            float p = dg_clamp((where[i] + 1) * half - 0.5f, 0, end);
+            int32_t below = (int32_t)p;
+            below = below < last ? below : last;
+            rest[i] = p - (float)below;
+            at[i] = at[i] * size + below;
+        }
+    }
+}
+
+static void points_part(void *context, int64_t part) {
+    const points_job *job = context;
+    int64_t size = job->shape[0] * job->shape[1] * job->shape[2], stop = dg_min((part + 1) * PART, job->count);
+    voxel_steps step = steps_of(job->shape);
+    int32_t at[BLOCK];
+    float behind[3][BLOCK];
+    for (int64_t from = part * PART; from < stop; from += BLOCK) {
+        int64_t n = dg_min(BLOCK, stop - from);
+        locate_block(job, from, n, at, behind);
+        for (int64_t c = 0; c < job->channels; c++) {
+            const float *restrict v = job->image + c * size;
+            float *restrict out = job->out + c * job->count + from;
+            for (int64_t i = 0; i < n; i++) {
+                const float *p = v + at[i], *q = p + step.z;
+                float x = behind[2][i], y = behind[1][i];
+                float l00 = p[0] + x * (p[step.x] - p[0]);
+                float l01 = p[step.y] + x * (p[step.y + step.x] - p[step.y]);
+                float l10 = q[0] + x * (q[step.x] - q[0]);
+                float l11 = q[step.y] + x * (q[step.y + step.x] - q[step.y]);
+                float m0 = l00 + y * (l01 - l00), m1 = l10 + y * (l11 - l10);
+                out[i] = m0 + behind[0][i] * (m1 - m0);
+            }
+        }
+    }
+}
+
+/* The image at any positions, linearly, its border value outside. */
+DG_EXPORT void DG_NAME(dg_points)(const points_job *job) {
+    dg_parallel(points_part, (void *)job, (job->count + PART - 1) / PART, job->threads);
+}
+
+typedef struct {
     const float *in;
     float *between, *out;
     int64_t shape[3], radius;
