@@ -16,7 +16,7 @@ AUDIT = $(VENV)-audit
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit browser audit docs clean bench-speed bench-scaling bench-roofline
+.PHONY: help demo test lint types unit browser audit docs clean bench-speed bench-scaling bench-roofline torture
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
@@ -67,6 +67,9 @@ bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev
 	$(BIN)/python benchmarks/page.py
 
 # strict: a link that leads nowhere, or a page that is in no menu, is an error
+torture: $(VENV)/.installed ## Kill commands at 200 random moments and look at what is left
+	$(VENV)/bin/python tests/torture 200
+
 docs: $(VENV)/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet
 

@@ -265,3 +265,19 @@ def test_a_pyramid_needs_even_sides(tmp_path: Path) -> None:
     save_model(tmp_path, build(network), {"network": network, "grid": grid})
     with pytest.raises(InputError, match="even"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("spacing", [1e300, 1e-9])
+def test_a_spacing_of_no_image_is_refused(folder: Path, spacing: float) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["grid"]["spacing"] = spacing
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the weights in .* are damaged"):
+        load_model(folder)
+
+
+def test_weights_that_lead_beyond_any_image_are_refused(tmp_path: Path) -> None:
+    model = load_model(write_tiny_model(tmp_path / "wild", bend=1e30))
+    pair = torch.rand(1, 1, *model.grid_shape), torch.rand(1, 1, *model.grid_shape)
+    with pytest.raises(InputError, match="beyond any image"):
+        model.predict(*pair)

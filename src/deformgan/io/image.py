@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from deformgan.errors import InputError
 from deformgan.io.atomic import storable, write_nifti
+from deformgan.io.itk_images import from_ants, from_simpleitk, is_itk_format, read_itk, read_itk_geometry
 from deformgan.io.label_maps import is_whole
 from deformgan.io.nibabel_formats import is_nibabel_format, nibabel_voxels, open_nibabel
 from deformgan.io.nifti_header import header_affine
@@ -21,7 +23,7 @@ from deformgan.spatial.grid import Grid
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-    ImageLike: TypeAlias = "str | Path | SpatialImage | Image"
+    ImageLike: TypeAlias = "str | os.PathLike[str] | SpatialImage | Image | tuple[np.ndarray, np.ndarray] | Any"
 
 _VOXEL_MM = (1e-6, 1e3)  # from a nanometre to a metre
 _MOST_MM = 1e6  # from the origin: a kilometre
@@ -62,7 +64,9 @@ def load_image(source: ImageLike, name: str | None = None, *, volume: int | None
     so: other tools may take the qform; so does one where the header counts in another unit than millimetres.
 
     Args:
-        source: A path (NIfTI, ``.mgz``, ``.mgh``, or a pair of ``.hdr`` and ``.img``), a nibabel image or an `Image`.
+        source: A path (NIfTI, ``.mgz``, ``.mgh``, a pair of ``.hdr`` and ``.img``; with SimpleITK ``.nrrd``, ``.mha``,
+            ``.mhd`` or a folder of one DICOM series), an image of nibabel, SimpleITK or ANTs, an array with its 4×4
+            affine, or an `Image`.
         name: What messages call it; default: its path.
         volume: Which one to take of a 4-D file.
 
@@ -134,6 +138,8 @@ def load_grid(path: str | Path) -> Grid:
     if is_nibabel_format(Path(path)):
         image = open_nibabel(Path(path))
         header, shape, affine = None, image.shape, image.affine
+    elif is_itk_format(Path(path)):
+        header, (shape, affine) = None, read_itk_geometry(Path(path))
     else:
         header = read_nifti_header(path, whole=True)  # what it claims is what is going to be computed on
         shape, affine = header.get_data_shape(), None
@@ -148,14 +154,15 @@ def load_grid(path: str | Path) -> Grid:
 def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Image:
     if isinstance(source, Image):
         return source
-    if isinstance(source, str | Path):
-        name = name or str(source)
+    if isinstance(source, str | os.PathLike):
+        name = name or os.fspath(source)
         data, header, affine = _read_path(Path(source), name, volume)
     elif hasattr(source, "dataobj") and hasattr(source, "header"):
         name = name or "image"
         data, header, affine = _raw_nibabel(source)
     else:
-        raise InputError(f"{type(source).__name__} is not an image", "give a path, a nibabel image or an Image")
+        name = name or "image"
+        (data, affine), header = _from_memory(source, name), None
     if volume is not None:
         data = _one_volume(data, volume, name)
     data = _real_3d(data, name)
@@ -165,11 +172,26 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
     return Image(data, Grid(data.shape, checked_affine(affine, name)), name)
 
 
+def _from_memory(source: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and affine of SimpleITK's and ANTs' images, and of an array with its affine."""
+    if hasattr(source, "GetDirection") and hasattr(source, "GetSpacing"):
+        return from_simpleitk(source, name)
+    if hasattr(source, "direction") and hasattr(source, "numpy"):
+        return from_ants(source)
+    if isinstance(source, tuple) and len(source) == 2 and np.shape(source[1]) == (4, 4):
+        return np.asarray(source[0]), np.asarray(source[1], np.float64)
+    hint = "give a path, an image of nibabel, SimpleITK or ANTs, an Image, or (array, 4×4 affine)"
+    raise InputError(f"{type(source).__name__} is not an image", hint)
+
+
 def _read_path(path: Path, name: str, volume: int | None) -> tuple[np.ndarray, Any, np.ndarray | None]:
     """Array, header and, where the format is not NIfTI, its affine."""
     if is_nibabel_format(path):
         image = open_nibabel(path)
         return nibabel_voxels(path, image), None, image.affine
+    if is_itk_format(path):
+        data, affine = read_itk(path)
+        return data, None, affine
 
     def check(header: Any) -> None:
         if volume is None:

@@ -31,6 +31,8 @@ _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
 _MOST_BYTES = 2**31  # of weights
 _MOST_LEVELS, _MOST_REPEATS = 8, 64
 _REPEATS = ("iterations", "passes", "integration_steps")
+_LEAST_MM, _MOST_MM = 1e-3, 1e3  # of a working voxel
+_MOST_VOXELS = 1e6  # that a field moves
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Model:
 
         Raises:
             UsageError: There is no such precision.
+            InputError: The field is not finite, or leads beyond any image.
         """
         device = self.device
         bf16 = pick_precision(precision, device) == "bf16"
@@ -98,6 +101,8 @@ class Model:
             fixed, moving = (F.avg_pool3d(image.float(), self.reduction) for image in (fixed, moving))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             field = self.network(fixed, moving)
+        if not float(field.abs().amax()) <= _MOST_VOXELS:  # NaN is not either
+            raise InputError(f"the weights {self.name} move voxels beyond any image", "train them anew")
         return field.float()
 
 
@@ -188,8 +193,8 @@ def load_generator(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Translator |
 
 def _check_grid(config: dict[str, Any]) -> None:
     sizes, spacing = config["grid"]["shape"], float(config["grid"]["spacing"])
-    if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes) or not 0 < spacing < math.inf:
-        raise ValueError("the grid is not one of three axes with a positive spacing")
+    if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes) or not _LEAST_MM <= spacing <= _MOST_MM:
+        raise ValueError(f"the grid is not one of three axes and voxels of {_LEAST_MM:g} to {_MOST_MM:g} mm")
     if math.prod(sizes) > _MAX_VOXELS or max(sizes) > _MAX_SIDE:
         raise ValueError(f"a grid of {sizes} voxels is larger than any network's")
     scale = config.get("scale", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from deformgan.errors import UsageError
-from deformgan.io.image import Image, load_grid, load_image, load_labels
+from deformgan.io.image import Image, load_exact, load_grid, load_image, load_labels
 from deformgan.spatial import blockwise
 from deformgan.spatial.grid import Grid
 
@@ -96,6 +97,8 @@ def grid_of(onto: Grid | ImageLike) -> Grid:
     """A grid, or that of an image: a path, a nibabel image or an `Image`."""
     if isinstance(onto, Grid):
         return onto
-    if isinstance(onto, str | Path):
-        return load_grid(onto)
-    return onto.grid if isinstance(onto, Image) else Grid(tuple(onto.shape[:3]), onto.affine)  # type: ignore[arg-type]
+    if isinstance(onto, str | os.PathLike):
+        return load_grid(Path(onto))
+    if hasattr(onto, "affine") and hasattr(onto, "shape"):  # nibabel's, whose voxels need not be read
+        return Grid(tuple(onto.shape[:3]), onto.affine)  # type: ignore[arg-type]
+    return load_exact(onto).grid

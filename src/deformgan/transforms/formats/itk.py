@@ -17,7 +17,6 @@ from deformgan.transforms.formats.itk_linear import COMPOSITE, WRITTEN_AS, in_or
 
 DISPLACEMENT_INTENT = 1006  # RAS: NIfTI's own code for displacements, which ITK 5.4 and FreeSurfer write
 _VECTOR_INTENT = 1007  # LPS: as ITK and ANTs have always written their own
-_ENTRIES = ("Parameters", "FixedParameters")
 _MAGIC = "#Insight Transform File V1.0"
 
 
@@ -73,7 +72,10 @@ def read_affine(path: str | Path) -> np.ndarray:
         elif colon and parts:
             parts[-1][1][key] = value
     try:
-        found = [(kind, *(_numbers(kind, values, key) for key in _ENTRIES)) for kind, values in parts]
+        found = [
+            (kind, _numbers(kind, values, "Parameters"), _numbers(kind, values, "FixedParameters"))
+            for kind, values in parts
+        ]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}", "write it again") from error
     return in_order(found, path)
