@@ -67,8 +67,8 @@ bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev
 	$(BIN)/python benchmarks/page.py
 
 # strict: a link that leads nowhere, or a page that is in no menu, is an error
-torture: $(VENV)/.installed ## Kill commands at 200 random moments and look at what is left
-	$(VENV)/bin/python tests/torture 200
+torture: $(VENV)/.stamp-dev $(KERNELS) ## Kill commands at 200 random moments and look at what is left
+	$(BIN)/python tests/torture 200
 
 docs: $(VENV)/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet

@@ -313,3 +313,11 @@ def test_the_image_does_not_run_as_root() -> None:
     assert [line for line in joined if line.startswith("USER")][-1] not in ("USER root", "USER 0")
     assert json.loads(joined[-1].removeprefix("CMD")) == ["--help"]
     assert json.loads(joined[-2].removeprefix("ENTRYPOINT")) == ["deformgan"]
+
+
+def test_what_was_found_in_the_wild_has_its_tests() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "found.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", page)
+    assert len(named) > 30
+    for path, name in named:
+        assert f"def {name}(" in (Path(__file__).parents[1] / path).read_text(encoding="utf-8"), f"{path} has no {name}"
