@@ -18,7 +18,7 @@ from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
 from deformgan.models.device import pick_device
 from deformgan.models.load import Model, load_model
-from deformgan.output.folder import OUTPUTS, REPORT
+from deformgan.output.folder import OUTPUTS
 from deformgan.output.registration import Registration
 from deformgan.spatial.field import affine_field
 from deformgan.spatial.grid import Grid
@@ -78,7 +78,7 @@ def test_paths_nibabel_images_and_images_are_alike(pair_files: PairFiles, model:
 
 def test_the_folder_is_complete_and_reads_back(registration: Registration, tmp_path: Path) -> None:
     record = registration.save(tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == set(OUTPUTS) - {REPORT, "uncertainty.nii.gz"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(OUTPUTS) - {"uncertainty.nii.gz"}
     assert json.loads((tmp_path / "out" / "registration.json").read_text()) == record
     transform = deformgan.load_transform(tmp_path / "out" / "warp.nii.gz")
     points = np.array([[0.0, 0.0, 0.0], [20.0, -30.0, 10.0]])

@@ -13,14 +13,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deformgan.errors import DeformganError as DeformganError
+    from deformgan.errors import InputError as InputError
+    from deformgan.errors import QualityError as QualityError
+    from deformgan.errors import UsageError as UsageError
     from deformgan.io.image import Image as Image
     from deformgan.io.image import load_image as load_image
+    from deformgan.io.image import load_labels as load_labels
+    from deformgan.io.points import Points as Points
     from deformgan.models.load import Model as Model
     from deformgan.models.load import load_model as load_model
     from deformgan.options import Options as Options
     from deformgan.output.registration import Registration as Registration
     from deformgan.pipeline import register as register
+    from deformgan.quality.result import Quality as Quality
     from deformgan.spatial.grid import Grid as Grid
+    from deformgan.transforms.apply import apply as apply
     from deformgan.transforms.transform import Transform as Transform
     from deformgan.transforms.transform import load_transform as load_transform
 
@@ -28,26 +36,42 @@ __version__ = "0.1.0"
 
 _HOME = {
     "register": "pipeline",
-    "Registration": "output.registration",
-    "Transform": "transforms.transform",
+    "apply": "transforms.apply",
+    "load_image": "io.image",
+    "load_labels": "io.image",
     "load_transform": "transforms.transform",
     "load_model": "models.load",
-    "Model": "models.load",
     "Image": "io.image",
-    "load_image": "io.image",
     "Grid": "spatial.grid",
+    "Transform": "transforms.transform",
+    "Points": "io.points",
+    "Registration": "output.registration",
+    "Quality": "quality.result",
     "Options": "options",
+    "Model": "models.load",
+    "DeformganError": "errors",
+    "InputError": "errors",
+    "QualityError": "errors",
+    "UsageError": "errors",
 }
 
 __all__ = [
+    "DeformganError",
     "Grid",
     "Image",
+    "InputError",
     "Model",
     "Options",
+    "Points",
+    "Quality",
+    "QualityError",
     "Registration",
     "Transform",
+    "UsageError",
     "__version__",
+    "apply",
     "load_image",
+    "load_labels",
     "load_model",
     "load_transform",
     "register",

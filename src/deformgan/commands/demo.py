@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Compute, Force, Json, OutFolder, Steps, Voice, Weights
+from deformgan.commands.options import Compute, Force, Json, ModelName, OutFolder, Steps, Voice
 from deformgan.errors import QualityError
 from deformgan.options import DEFAULT_STEPS
 
@@ -18,7 +18,7 @@ class Demo:
     out: OutFolder = Path("demo-output")
     """Folder for images, transforms, report and pictures."""
     refine_steps: Steps = DEFAULT_STEPS
-    weights: Weights = "t1-t2"
+    model: ModelName = "t1-t2"
     seed: int = 0
     """Of the simulation."""
     force: Force = False
@@ -38,7 +38,7 @@ class Demo:
         with console.progress() as progress:
             record = run_demo(
                 self.out,
-                model=self.weights,
+                model=self.model,
                 refine_steps=self.refine_steps,
                 device=self.compute.device,
                 precision=self.compute.precision,

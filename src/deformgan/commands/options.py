@@ -24,6 +24,16 @@ Weights = Annotated[
     str, tyro.conf.arg(metavar="NAME|DIR", help="Shipped weights by name (see deformgan info), or a folder.")
 ]
 
+# where the option is called as the argument of `deformgan.register` is; the old spelling stays for one release
+ModelName = Annotated[
+    str,
+    tyro.conf.arg(
+        aliases=["--weights"],
+        metavar="NAME|DIR",
+        help="Shipped weights by name (see deformgan info), or a folder.",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Voice:

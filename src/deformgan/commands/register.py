@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Force, Json, OutFolder, Threads, Voice, Weights, given
+from deformgan.commands.options import Force, Json, ModelName, OutFolder, Threads, Voice, given
 from deformgan.commands.startup import quick_imports
 from deformgan.errors import QualityError
 from deformgan.options import Options
@@ -45,7 +45,7 @@ class Register:
     """Mask of the moving image: what is not 0 has no counterpart in the fixed image; nothing is compared there."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="XFM", help_behavior_hint="(optional)")] = None
     """Transform from fixed to moving to start from, of any format that convert reads."""
-    weights: Weights = "t1-t2"
+    model: ModelName = "t1-t2"
     no_inverse: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write inverse_warp.nii.gz."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -94,7 +94,7 @@ class Register:
                 moving_labels=self.moving_labels,
                 moving_points=self.moving_points,
                 init=self.init,
-                model=self.weights,
+                model=self.model,
                 options=self.options,
                 progress=progress,
             )

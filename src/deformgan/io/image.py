@@ -21,6 +21,7 @@ from deformgan.io.values import MOST, as_labels, finite, rounded, scaled
 from deformgan.spatial.grid import Grid
 
 if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
     from nibabel.spatialimages import SpatialImage
 
     ImageLike: TypeAlias = "str | os.PathLike[str] | SpatialImage | Image | tuple[np.ndarray, np.ndarray] | Any"
@@ -37,8 +38,11 @@ class Image:
         data: (D, H, W), real numbers in the file's own units and, unless the file scales them, in its own dtype
             (64-bit floats become 32-bit). Fortran order is quickest: it is how files are laid out. Kept in the
             machine's byte order; booleans become uint8 and 16-bit floats 32-bit, which files and tensors take.
-        grid: Where the voxels lie in world millimetres (RAS+).
+        grid: Where the voxels lie in world millimetres (RAS+); a 4×4 affine is made one.
         name: What messages call it, usually its path.
+
+    Raises:
+        InputError: The affine is singular, or no 4×4.
     """
 
     data: np.ndarray
@@ -46,11 +50,22 @@ class Image:
     name: str = "image"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.grid, Grid):
+            object.__setattr__(self, "grid", Grid(np.shape(self.data), checked_affine(self.grid, self.name)))  # type: ignore[arg-type]
         if self.data.shape != self.grid.shape:
             raise ValueError(f"data of shape {self.data.shape} on a grid of shape {self.grid.shape}")
         object.__setattr__(self, "data", storable(self.data))
 
-    def save(self, path: str | Path) -> None:
+    def __repr__(self) -> str:
+        return f"Image({self.name!r}, {self.data.dtype}, {_sizes(self.grid)})"
+
+    def to_nibabel(self) -> Nifti1Image:
+        """The same voxels and affine as an image of nibabel."""
+        from nibabel.nifti1 import Nifti1Image
+
+        return Nifti1Image(self.data, self.grid.affine, dtype=self.data.dtype)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``.nii`` or ``.nii.gz`` in the data's own dtype."""
         write_nifti(path, self.data, self.grid.affine)
 
@@ -180,8 +195,9 @@ def _from_memory(source: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         return from_ants(source)
     if isinstance(source, tuple) and len(source) == 2 and np.shape(source[1]) == (4, 4):
         return np.asarray(source[0]), np.asarray(source[1], np.float64)
-    hint = "give a path, an image of nibabel, SimpleITK or ANTs, an Image, or (array, 4×4 affine)"
-    raise InputError(f"{type(source).__name__} is not an image", hint)
+    hint = "give a path, an image of nibabel, SimpleITK or ANTs, or deformgan.Image(array, affine)"
+    what = ": an array says nothing of where its voxels lie" if isinstance(source, np.ndarray) else " is not an image"
+    raise InputError(f"{type(source).__name__}{what}", hint)
 
 
 def _read_path(path: Path, name: str, volume: int | None) -> tuple[np.ndarray, Any, np.ndarray | None]:
@@ -235,9 +251,15 @@ def _require_real_3d(shape: tuple[int, ...], dtype: np.dtype, name: str) -> int:
     return axes
 
 
+def _sizes(grid: Grid) -> str:
+    return f"{'×'.join(map(str, grid.shape))} voxels of {'×'.join(f'{size:.3g}' for size in grid.spacing)} mm"
+
+
 def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
     """The affine as float64, or an `InputError` naming ``name`` where it is not finite, singular or absurd."""
     affine = np.asarray(affine, np.float64)
+    if affine.shape != (4, 4):
+        raise InputError(f"{name}: its affine is of shape {affine.shape}", "give 4×4, voxel index to world mm (RAS+)")
     if not np.isfinite(affine).all():
         raise InputError(f"{name}: its affine is not finite", "repair the header's sform and qform")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)

@@ -14,7 +14,7 @@ from deformgan.io.image import Image
 from deformgan.io.points import Points
 from deformgan.output import provenance
 from deformgan.output.fields import describe_field, saved_grid, write_field, write_jacobian
-from deformgan.output.folder import OUTPUTS, RECORD, staged_folder
+from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_folder
 from deformgan.output.provenance import Progress, Stopwatch, no_progress
 from deformgan.quality import Quality, inverse_residual
 from deformgan.spatial.affine import affine_figures
@@ -25,6 +25,7 @@ from deformgan.transforms.transform import Transform
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from nibabel.nifti1 import Nifti1Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,18 @@ class Registration:
     pair: tuple[Image, Image] | None = None
     uncertainty: Image | None = None
 
+    def __repr__(self) -> str:
+        quality = self.quality
+        return (
+            f"Registration({quality.verdict}, similarity {quality.similarity_before:.3f} → "
+            f"{quality.similarity_after:.3f}, moved {self.moved!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        from deformgan.output.notebook import html
+
+        return html(self)
+
     def plot(self) -> Figure:
         """A figure of the middle slices: before, after, edges, displacement and volume change; a notebook shows it.
 
@@ -64,8 +77,26 @@ class Registration:
 
         return draw_registration(self)
 
-    def save(self, out: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
-        """Write everything into a folder, whole or not at all; the folder is made if it is not there.
+    def to_nibabel(self) -> Nifti1Image:
+        """The moved image as one of nibabel."""
+        return self.moved.to_nibabel()
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page that shows everything, as ``report.html`` of the command; returns its path."""
+        from deformgan.output.report.page import report_of
+
+        record = {**self.provenance, "quality": self.quality.as_dict()}
+        record["affine"] = affine_figures(self.transform.affine, self.moved.grid.centre_mm)
+        report_of(self, record, Path(path))
+        return Path(path)
+
+    def save(self, out: str | os.PathLike[str], *, force: bool = False, report: bool = True) -> dict[str, Any]:
+        """Write the folder that the command writes, whole or not at all; it is made if it is not there.
+
+        Args:
+            out: The folder.
+            force: Replace results that are there.
+            report: Write report.html too.
 
         Returns:
             What registration.json holds.
@@ -75,7 +106,12 @@ class Registration:
             InputError: The folder cannot be written to, or the disk is full.
         """
         with staged_folder(out, OUTPUTS, force=force, last=RECORD) as folder:
-            return self.write(folder)
+            record = self.write(folder)
+            if report and self.pair is not None:
+                from deformgan.output.report.page import report_of
+
+                report_of(self, record, folder / REPORT)
+            return record
 
     def write(
         self,

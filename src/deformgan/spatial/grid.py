@@ -33,7 +33,12 @@ class Grid:
         return isinstance(other, Grid) and self.shape == other.shape and np.allclose(self.affine, other.affine)
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.affine.tobytes()))
+        return hash(self.shape)  # equal grids may differ in rounding, and must hash alike
+
+    def __repr__(self) -> str:
+        size = "×".join(f"{one:.3g}" for one in self.spacing)
+        centre = ", ".join(f"{one:.1f}" for one in self.centre_mm)
+        return f"Grid({'×'.join(map(str, self.shape))} voxels of {size} mm about ({centre}))"
 
     @classmethod
     def centred(cls, shape: Shape, spacing: float | np.ndarray, centre_mm: np.ndarray) -> Grid:

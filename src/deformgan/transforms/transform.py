@@ -66,6 +66,11 @@ class Transform(Mapping):
         self.disp_mm: np.ndarray | None = None if disp_mm is None else np.asfortranarray(disp_mm, np.float32)
         self.grid = grid
 
+    def __repr__(self) -> str:
+        shift = ", ".join(f"{one:.1f}" for one in self.affine[:3, 3])
+        field = "no field" if self.grid is None else f"a field of {'×'.join(map(str, self.grid.shape))}"
+        return f"Transform(fixed → moving mm: affine with shift ({shift}), {field})"
+
     @classmethod
     def identity(cls) -> Transform:
         """The map that moves nothing."""
