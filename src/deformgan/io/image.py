@@ -67,7 +67,7 @@ class Image:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``.nii`` or ``.nii.gz`` in the data's own dtype."""
-        write_nifti(path, self.data, self.grid.affine)
+        write_nifti(os.fspath(path), self.data, self.grid.affine)
 
 
 def load_image(source: ImageLike, name: str | None = None, *, volume: int | None = None) -> Image:

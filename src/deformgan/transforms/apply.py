@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deformgan.io.image import Image, load_exact
 from deformgan.io.label_maps import is_whole, looks_like_labels
@@ -43,7 +43,9 @@ def apply(
         labels = is_whole(moving.data) and looks_like_labels(moving.data)
         interpolation = "nearest" if labels else "linear"
     maps = [transform] if isinstance(transform, str | os.PathLike | Mapping) else list(transform)
-    loaded = [one if isinstance(one, Mapping) else load_transform(one, fixed=onto, moving=moving.grid) for one in maps]
+    loaded: list[Any] = [
+        one if isinstance(one, Mapping) else load_transform(one, fixed=onto, moving=moving.grid) for one in maps
+    ]
     # a fixed position meets the first transform first
     whole = chained([part for one in loaded for part in getattr(one, "maps", (one,))])
     return whole.apply(moving, onto, interpolation)
