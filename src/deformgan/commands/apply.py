@@ -151,6 +151,7 @@ class Apply:
         series = load_series(source)
         how, notes = self._how(source, (volume.data for volume in series))
         _require_meeting(transform, next(iter(series)), onto)
+        notes += _directions(transform, source, len(series), onto)
         moved = (transform.apply(_as_needed(volume, how), onto, interpolation=how) for volume in series)
         write_series(target, moved, len(series), series.header)
         return {"how": how, "volumes": len(series), "notes": notes}
@@ -179,6 +180,20 @@ class Apply:
             kind = f"holds whole numbers and was taken for {KINDS[how]}"
             told = f"{source} {kind}: if these are labels, give --interpolation nearest"
         return how, [told]
+
+
+def _directions(transform: Transform | Chain, source: Path, count: int, onto: Grid) -> list[str]:
+    """What is to be told of a series that may hold directions: voxels are moved, directions not turned."""
+    import numpy as np
+
+    stem = source.name.removesuffix(".gz").removesuffix(".nii")
+    beside = source.with_name(f"{stem}.bvec")
+    if not beside.exists() and count != 3:
+        return []
+    what = f"has gradient directions in {beside.name}" if beside.exists() else "may hold a vector a voxel (3 volumes)"
+    u, _, v = np.linalg.svd(transform.nearest_affine(onto).affine[:3, :3])
+    angle = np.degrees(np.arccos(np.clip((np.trace(u @ v) - 1) / 2, -1, 1)))
+    return [f"{source} {what}: directions are not turned along; the map as a whole turns by {angle:.1f}°"]
 
 
 def _as_needed(image: Image, how: str) -> Image:
