@@ -1,4 +1,4 @@
-"""Make docs/tutorials/register.ipynb from register.md, and with --pictures its pictures: one text, two forms.
+"""Make the notebooks of docs/tutorials from their pages, and with --pictures the pictures: one text, two forms.
 
     python tools/make_notebook.py [--pictures]
 
@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "tutorials" / "register.md"
-NOTEBOOK = PAGE.with_suffix(".ipynb")
+TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
+PAGES = (TUTORIALS / "register.md", TUTORIALS / "cohort.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"^!\[[^\]]*\]\((images/[^)]+)\)\n", re.MULTILINE)
 MARKER = re.compile(r"^<!--.*?-->\n", re.MULTILINE)
@@ -68,9 +68,9 @@ def draw(page: str) -> None:
         os.chdir(folder)
         try:
             for block in BLOCK.finditer(page):
-                exec(compile(block.group(1), str(PAGE), "exec"), names)
+                exec(compile(block.group(1), str(TUTORIALS), "exec"), names)
                 if picture := PICTURE.match(page[block.end() :].lstrip("\n")):
-                    target = PAGE.parent / picture.group(1)
+                    target = TUTORIALS / picture.group(1)
                     target.parent.mkdir(exist_ok=True)
                     plt.gcf().savefig(target, dpi=80, bbox_inches="tight", metadata={"Software": None})
                 plt.close("all")
@@ -79,11 +79,12 @@ def draw(page: str) -> None:
 
 
 def main() -> None:
-    """Write the notebook, and the pictures if they are asked for."""
-    page = PAGE.read_text(encoding="utf-8")
-    NOTEBOOK.write_text(as_text(page), encoding="utf-8")
-    if "--pictures" in sys.argv[1:]:
-        draw(page)
+    """Write the notebooks, and the pictures if they are asked for."""
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        path.with_suffix(".ipynb").write_text(as_text(page), encoding="utf-8")
+        if "--pictures" in sys.argv[1:] and PICTURE.search(page):
+            draw(page)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tiny import write_tiny_model
 
 from deformgan.cohort.locks import is_held
 from deformgan.cohort.pair import Pair, Settings, Task
+from deformgan.cohort.plan import describe
 from deformgan.cohort.run import weights_of
 from deformgan.cohort.store import Store
 
@@ -44,8 +45,15 @@ def task(pair: Pair, settings: Settings, out: Path, run: str = "first", *, again
     return Task(pair, settings, str(out), run, again)
 
 
-def write_rows(out: Path, count: int, *, pictures: int = 0) -> Store:
-    """A cohort of ``count`` pairs that never ran: mostly sound, some doubtful, some failed; the last is pending."""
+def write_rows(out: Path, count: int, *, pictures: int = 0, file: Path | None = None) -> Store:
+    """A cohort of ``count`` pairs that never ran: mostly sound, some doubtful, some failed; the last is pending.
+
+    ``file`` stands for the inputs and outputs of each.
+    """
+    known = None if file is None else describe(file)
+    inputs = {} if known is None else {"fixed": known, "moving": known}
+    outputs = {} if file is None else {f"{'./' * n}{file.relative_to(out)}": known for n in range(7)}
+
     store, settings, rng = Store(out), Settings(report=False), np.random.default_rng(7)
     about = {
         "key": "key",
@@ -72,6 +80,8 @@ def write_rows(out: Path, count: int, *, pictures: int = 0) -> Store:
             "kind": "input" if failed else "",
             "cause": "T1.nii.gz <b>does not exist</b>" if failed else "",
             "digest": settings.digest(),
+            "inputs": inputs,
+            "outputs": outputs,
             "figures": {} if failed else figures,
             "report": None if failed else f"pairs/{name}/report.html",
             "seconds": float(rng.normal(5, 0.5)),

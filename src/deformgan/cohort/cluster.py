@@ -84,8 +84,7 @@ def workers_of(where: Local | str) -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             memory_limit=where.memory_bytes,
-            dashboard_address=None,  # pyright: ignore[reportArgumentType]
-            worker_dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
             host="127.0.0.1",
         ) as cluster,

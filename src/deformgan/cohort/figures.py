@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from deformgan.transforms.transform import Transform
 _FIGURE_MM = 3.0  # as fine as the field of the shipped weights
 _PICTURE_PIXELS = 80  # of one plane
 _MARGIN = 0.04  # of the content's size
+_INSIDE = 0.02  # of the brightest: the fixed image's foreground
 _QUALITY = 40  # of the picture, in per cent
 
 
@@ -74,17 +76,13 @@ def picture(found: Registration) -> np.ndarray | None:
     if found.pair is None:
         return None
     fixed, moving = found.pair
-    grid = _around(fixed)
     still = Transform.identity()
-    shown = [still.apply(fixed, grid), still.apply(moving, grid), found.transform.apply(moving, grid)]
-    grey = [_window(image.data) for image in shown]
-    middle = _PICTURE_PIXELS // 2
-    inside = grey[0] > 0.02
     rows = []
-    for other in grey[1:]:
-        planes = [(cut(volume, plane, middle) for volume in (grey[0], other, inside)) for plane in PLANES]
-        rows.append(np.concatenate([edges_over(*plane) for plane in planes], axis=1))
-    return np.concatenate(rows, axis=0)
+    for plane, grid in zip(PLANES, _planes(_around(fixed)), strict=True):
+        images = [still.apply(fixed, grid), still.apply(moving, grid), found.transform.apply(moving, grid)]
+        ground, *others = [cut(_window(image.data), plane, 0) for image in images]
+        rows.append(np.concatenate([edges_over(ground, other, ground > _INSIDE) for other in others], axis=0))
+    return np.concatenate(rows, axis=1)
 
 
 def save_picture(pixels: np.ndarray, path: Path) -> None:
@@ -106,6 +104,16 @@ def _around(fixed: Image) -> Grid:
     side = float((high - low).max()) * (1 + 2 * _MARGIN)
     n = _PICTURE_PIXELS
     return Grid.centred((n, n, n), max(side, 1.0) / n, (low + high) / 2)
+
+
+def _planes(cube: Grid) -> Iterator[Grid]:
+    """The middle slices of a cube, one voxel thick, in the order of `PLANES`."""
+    n = cube.shape[0]
+    for axis in (2, 1, 0):
+        index = np.eye(4)
+        index[axis, 3] = n // 2
+        a, b, c = (1 if other == axis else n for other in range(3))
+        yield Grid((a, b, c), cube.affine @ index)
 
 
 def _window(data: np.ndarray) -> np.ndarray:
