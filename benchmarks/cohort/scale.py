@@ -2,9 +2,9 @@
 
     python benchmarks/cohort/scale.py -o OUT [--people 1000] [--rows 20000]
 
-The files of the data set are empty and the rows as if the pairs had run, with 2 inputs and 7 outputs each; the costs are
-processor seconds of this process. Where bids2table is installed, its index of the same data set is timed too. A JSON file
-joins results/.
+The files of the data set are empty and the rows as if the pairs had run, with 2 inputs and 7 outputs each; the costs
+are processor seconds of this process. Where bids2table is installed, its index of the same data set is timed too. A
+JSON file joins results/.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-sys.path.insert(0, str(HERE.parents[1] / "tests"))
-sys.path.insert(0, str(HERE.parents[1] / "tests" / "helpers"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 import small_cohort
 from measuring import keep, machine
 
@@ -32,7 +31,7 @@ from deformgan.cohort.pair import Pair, Settings
 from deformgan.cohort.run import Cohort, make_plan
 from deformgan.cohort.status import status
 
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).parent / "results"
 
 
 def write_data_set(root: Path, people: int) -> None:

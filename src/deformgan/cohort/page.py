@@ -80,6 +80,8 @@ def _columns(group: Group) -> list[dict[str, Any]]:
         unit, text, bad = FIGURES.get(name, ("", WORDS.get(name, ""), ""))
         fence = group.fences.get(name)
         number = name in FIGURES
+        if number and all(row.get(name) is None for row in group.rows):
+            continue  # nothing asked for it
         found.append({"name": name, "unit": unit, "text": text, "bad": bad, "number": number, "fence": fence})
     return found
 

@@ -23,6 +23,7 @@ function create(tag, properties = {}, ...children) {
   element.append(...children);
   return element;
 }
+const label = (column) => column.name.replace(/_(mm|percent|mb)$/, "").replaceAll("_", " ");
 function text(value, column) {
   if (value === null || value === undefined || value === "") return column.number ? "–" : "";
   return typeof value === "number" && column.number ? String(+value.toPrecision(4)) : String(value);
@@ -63,7 +64,7 @@ function choose() {
 // the table: only the rows in sight are made
 function head() {
   data.columns.forEach((column, index) => {
-    const button = create("button", { title: column.text, textContent: column.name.replaceAll("_", " ") + (column.unit ? ` (${column.unit})` : "") });
+    const button = create("button", { title: column.text, textContent: label(column) + (column.unit ? ` (${column.unit})` : "") });
     button.addEventListener("click", () => {
       shown.down = shown.sort === index ? !shown.down : column.bad === "high";
       shown.sort = index;
@@ -180,7 +181,7 @@ function makeStrips() {
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${column.name}: ${known.length} pairs from ${low} to ${high}; the table has the values`);
     const range = create("span", { textContent: `${+low.toPrecision(3)} – ${+high.toPrecision(3)} ${column.unit}` });
-    $("strips").append(create("figure", { title: column.text }, create("figcaption", {}, column.name.replaceAll("_", " "), range), canvas));
+    $("strips").append(create("figure", { title: column.text }, create("figcaption", {}, label(column), range), canvas));
     const plot = { column, canvas, values, low, high: high > low ? high : low + 1 };
     plots.push(plot);
     canvas.addEventListener("mousemove", (event) => tip(plot, event));
@@ -213,7 +214,7 @@ function strips() {
     const size = data.rows.length > 1000 ? 3 : 5;
     for (const inside of [false, true]) {
       pen.globalAlpha = inside ? 0.8 : 0.12;
-      for (let i = 0; i < plot.values.length; i++) {
+      for (let i = plot.values.length - 1; i >= 0; i--) { // the doubtful come first in the data, and so on top
         if (typeof plot.values[i] !== "number" || chosen.has(i) !== inside) continue;
         const [x, y] = place(plot, i, width, height);
         pen.fillStyle = colours[data.rows[i][at.state]];
