@@ -1,6 +1,6 @@
 """Many small pairs through a scheduler and four workers, each a process, which are killed again and again.
 
-    python benchmarks/cohort/stress.py -o OUT [--pairs 10000] [--kill-every 5] [--kill-client 2] [--workers 4]
+    python benchmarks/cohort/stress.py -o OUT [--pairs 10000] [--kill-every 5] [--most-kills N] [--kill-client 2] [--workers 4]
 
 The pairs are spheres of 16³ voxels and the weights an untrained network of that size, so that the engine and not the
 registration is what is tried; one pair in a hundred is broken (no file, half a gzip, a text). A worker is killed
@@ -128,7 +128,7 @@ def run(cluster: Cluster, table: Path, out: Path, given: argparse.Namespace) -> 
         while client.poll() is None:
             time.sleep(0.5)
             now = time.monotonic()
-            if now > next_kill:
+            if now > next_kill and cluster.kills < given.most_kills:
                 cluster.kill_one()
                 next_kill = now + given.kill_every * random.uniform(0.5, 1.5)
             if client.poll() is not None:
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--kill-every", type=float, default=5.0)
+    parser.add_argument("--most-kills", type=int, default=10**6, help="on a machine that is too busy to start workers")
     parser.add_argument("--kill-client", type=int, default=2)
     given = parser.parse_args()
     shutil.rmtree(given.out, ignore_errors=True)
