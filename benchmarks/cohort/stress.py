@@ -1,6 +1,6 @@
 """Many small pairs through a scheduler and four workers, each a process, which are killed again and again.
 
-    python benchmarks/cohort/stress.py -o OUT [--pairs 10000] [--kill-every 5] [--most-kills N] [--kill-client 2] [--workers 4]
+    python benchmarks/cohort/stress.py -o OUT [--pairs 10000] [--workers 4] [--kill-every 5] [--kill-client 2]
 
 The pairs are spheres of 16³ voxels and the weights an untrained network of that size, so that the engine and not the
 registration is what is tried; one pair in a hundred is broken (no file, half a gzip, a text). A worker is killed
