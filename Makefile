@@ -9,18 +9,27 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 DEMO_OUT ?= demo-output
 JOBS ?= 2
+# which build of PyTorch: without an NVIDIA GPU the CPU's, a tenth of the size; make TORCH=cuda, or TORCH=cpu, says otherwise
+TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
 BIN = $(VENV)/bin
 KERNELS = src/deformgan/native/_kernels.so
 AUDIT = $(VENV)-audit
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
+# pip's own sources, where an institution has configured some, are left to decide
+SOURCES = $$(if [ "$(TORCH)" = cpu ] && ! $(BIN)/python -m pip config list | grep -qE 'index-url|find-links'; then \
+	echo "PyTorch: the CPU build (make TORCH=cuda for the other)" >&2; echo "--extra-index-url $(TORCH_CPU_INDEX)"; fi)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit browser audit docs clean bench-speed bench-scaling bench-roofline torture
+.PHONY: help demo test lint types unit avx2 browser audit docs clean bench-speed bench-scaling bench-roofline torture
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
 	@echo "make test   style, types and tests with coverage"
+	@echo "make avx2   networks, refinement and registration once more, as on a processor without AVX-512"
+	@echo "make TORCH=cuda …   PyTorch's CUDA build where no GPU is seen (TORCH=cpu: the CPU's where one is)"
 	@echo "make browser  a Chromium for the report's tests, which are skipped without one"
 	@echo "make bench-speed, bench-scaling, bench-roofline   time and memory, on a quiet machine; see benchmarks/"
 	@echo "make docs   the documentation site: site/index.html"
@@ -43,6 +52,11 @@ types: $(VENV)/.stamp-dev
 unit: $(VENV)/.stamp-dev $(KERNELS)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 \
 		--cov --cov-report term
+
+# what most laptops have: AVX2 and nothing after it
+avx2: $(VENV)/.stamp-dev $(KERNELS)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q \
+		-n $(JOBS) --dist worksteal tests/networks tests/refine tests/test_pipeline.py
 
 # the system's Chromium, which the tests look for first, else Playwright's own in the user's cache
 browser: $(VENV)/.stamp-dev
@@ -84,15 +98,15 @@ $(KERNELS): $(wildcard src/deformgan/native/c/*) src/deformgan/native/build.py
 	-$(PYTHON) src/deformgan/native/build.py
 
 $(VENV)/.stamp-demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) $(SOURCES) -e .
 	@touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev]'
+	$(PIP) $(SOURCES) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-demo
 
 $(VENV)/.stamp-docs: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[docs]'
+	$(PIP) $(SOURCES) -e '.[docs]'
 	@touch $@ $(VENV)/.stamp-demo
 
 clean:
