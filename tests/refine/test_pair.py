@@ -74,3 +74,25 @@ def test_a_prediction_that_does_harm_is_no_start() -> None:
     assert mean_error(found.field, torch.zeros(1, 3, *SHAPE), mask) < 0.2
     unrefined = refine_pair(fixed, fixed, wrong, mask=mask, steps=0)
     assert unrefined.field is wrong
+
+
+def test_identical_images_stay_identical() -> None:
+    fixed = anatomy(1)
+    found = refine_pair(fixed, fixed, bumps(1.0, 4, 5), mask=(fixed > 0).float())
+    assert found.subject == "same"
+    assert float(found.field.abs().max()) == 0
+
+
+def test_an_aligned_pair_of_other_contrast_hardly_moves() -> None:
+    fixed, mask = anatomy(1), (anatomy(1) > 0).float()
+    noise = 0.02 * torch.randn(fixed.shape, generator=torch.Generator().manual_seed(6))
+    moving = ((1.2 - fixed + noise) * mask).clamp(0, 1)
+    found = refine_pair(fixed, moving, bumps(1.0, 4, 5), mask=mask)
+    assert mean_error(found.field, torch.zeros(1, 3, *SHAPE), mask) < 0.1
+
+
+def test_a_small_motion_is_still_found() -> None:
+    truth = bumps(2.0, 3, 7)
+    fixed, moving, mask = pair(truth)
+    found = refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask)
+    assert mean_error(found.field, truth, mask) < 0.6 * mean_error(0 * truth, truth, mask)

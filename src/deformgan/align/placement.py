@@ -20,6 +20,7 @@ from deformgan.spatial.grid import Grid
 from deformgan.spatial.resample import normalising
 
 _APART_MM = 3.0  # between the voxels that are compared
+_SMALL_LITRES = 0.15  # of content, below which they lie closer, in proportion
 _COVERAGE = 0.5  # share of the centred pair's common region that the headers must leave in common
 _TRUST = 0.97  # share of the centred pair's agreement that suffices for the headers: they come from the scanner
 _WHITE = 0.998  # quantile of the foreground that becomes 1, as in conform
@@ -51,7 +52,9 @@ def subsample(image: Image, mask: np.ndarray, background_value: float, lesion: I
         background_value: The value that becomes 0.
         lesion: On the image's grid, not 0 where there is nothing to compare.
     """
-    steps = [max(1, round(_APART_MM / spacing)) for spacing in image.grid.spacing]
+    litres = float(np.count_nonzero(mask)) * float(image.grid.spacing.prod()) / 1e6
+    apart = _APART_MM * min(1.0, (litres / _SMALL_LITRES) ** (1 / 3))
+    steps = [max(1, round(apart / spacing)) for spacing in image.grid.spacing]
     every = tuple(slice(None, None, step) for step in steps)
     inside = np.ascontiguousarray(mask[every])
     values = (image.data[every].astype(np.float32) - np.float32(background_value)) * inside

@@ -20,6 +20,8 @@ from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, a
 WORKING_SHAPE: Shape = (112, 128, 96)
 WORKING_SPACING = 1.5
 
+_SMALL = 0.4  # of the grid's sides that a content fills, below which it is a brain of another size: a mouse's, say
+_FILLED = 0.9  # of them that it fills then, as an adult's does
 _WHITE = 0.998  # quantile of the foreground that becomes 1
 
 
@@ -131,7 +133,7 @@ def conform_pair(
     Args:
         fixed_to_moving: 4×4 in world mm (RAS+), where the registration starts; default: as the headers are.
         shape: Of both grids; the fixed one is centred on its content.
-        spacing: Their voxel size in mm; grows until both foregrounds fit.
+        spacing: Their voxel size in mm; grows until both foregrounds fit, and shrinks for small brains.
     """
     start = np.eye(4) if fixed_to_moving is None else np.asarray(fixed_to_moving)
     centre, other = (scan.content.centre_mm(scan.image.grid) for scan in (fixed, moving))
@@ -149,9 +151,10 @@ def conform_pair(
 
 
 def _growth(image: Image, content: Content, centre_mm: np.ndarray, shape: Shape, spacing: float) -> float:
-    """By how much the spacing must grow (≥ 1) for the content to fit around the centre."""
+    """By how much the spacing must grow for the content to fit around the centre, or shrink where it is small."""
     reach = np.abs(content.corners_mm(image.grid) - centre_mm).max(0)
-    return float(max(1.0, (reach / (np.array(shape) * spacing / 2)).max()))
+    filled = float((reach / (np.array(shape) * spacing / 2)).max())
+    return filled / _FILLED if filled < _SMALL else max(1.0, filled)
 
 
 def _working_grid(image: Image, shape: Shape, spacing: float, centre_mm: np.ndarray) -> Grid:

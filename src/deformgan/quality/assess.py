@@ -176,7 +176,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
     probability = calibration.failure_probability(found) if e.is_calibrated else None
     doubts = _doubts(folding, before, after, overlap)
     covered = 100.0 * measures.coverage(e.field, inside, e.covered)
-    complaint = ()
+    complaint = () if e.is_calibrated else ("the images are unlike those the verdict was fitted on",)
     if covered < MIN_COVERAGE_PERCENT:
         complaint += (f"the moving image shows {covered:.0f} % of the fixed image's content; the rest is extrapolated",)
     if probability is not None and probability >= calibration.look:

@@ -26,6 +26,9 @@ from deformgan.spatial.warp import warp
 
 _PROBE_STEPS = 15
 _PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0)
+_LITTLE = 1.5  # voxels of mean displacement, below which a pair may be aligned already
+_STIFF = (25.0, 5.0)  # times as much bending costs there: the first that is as good
+_AS_GOOD = 0.99  # share of the match of edges that a stiffer field must keep
 _OTHER = 0.10  # share by which a fluid field betters the match of edges between people; within one person it is 0.03
 
 
@@ -93,10 +96,20 @@ def refine_pair(
 def _same(
     view: _View, start: Tensor, steps: int, smoothness: float, progress: Callable[[int, int], None] | None
 ) -> Tensor:
-    how = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
-    return refine(
-        view.fixed, view.moving, start, steps, mask=view.mask, lesions=view.lesions, settings=how, progress=progress
-    )
+    """With control points; where little moves, as stiffly as the images allow, and not at all where that is as good."""
+    loose = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
+    given = {"mask": view.mask, "lesions": view.lesions, "progress": progress}
+    field = refine(view.fixed, view.moving, start, steps, settings=loose, **given)
+    if view.size(field) > _LITTLE:
+        return field
+    none = torch.zeros_like(field)
+    for times in _STIFF:
+        how = replace(loose, bending=times * loose.bending)
+        stiff = refine(view.fixed, view.moving, none, steps, settings=how, **given)
+        if view.edges(stiff) >= _AS_GOOD * view.edges(field):
+            field = stiff
+            break
+    return field if view.information(field) > view.information(none) else none
 
 
 class _View:
@@ -126,6 +139,11 @@ class _View:
         none = torch.zeros_like(predicted)
         gains = self.edges(predicted) > self.edges(none) and self.information(predicted) > self.information(none)
         return predicted if gains else none
+
+    def size(self, field: Tensor) -> float:
+        """Mean displacement where the similarity counts, voxels of the working grid."""
+        field = self._at_full(field)
+        return float((field.square().sum(1, keepdim=True).sqrt() * self.mask).sum() / self.mask.sum().clamp_min(1))
 
     def is_other(self, field: Tensor) -> bool:
         """Whether a few fluid steps by intensities alone improve the match of edges as they do between people."""
