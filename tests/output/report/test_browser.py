@@ -43,7 +43,8 @@ BROKEN = {
         "body{max-width:none;padding:0}",
         ".pic img{filter:invert(1)}",
     ],
-    "phone": [".strip{grid-auto-flow:row!important}", ".groups tr{display:table-row!important}"],
+    # nothing that changes how far strips scroll, for then they would not be where they were
+    "phone": [".tiles{grid-template-columns:1fr!important}", ".groups tr{display:table-row!important}"],
     "print": [".controls,nav,#copied{display:flex!important}", ".compare .f{position:absolute!important}"],
 }
 
@@ -380,8 +381,6 @@ def test_a_broken_layout_is_seen(drawn: tuple[str, Any]) -> None:
     reference = np.asarray(Picture.open(REFERENCES / f"{name}.png"), float) / 255
     for style in BROKEN[name]:
         tag = page.add_style_tag(content=style)
-        page.evaluate("dispatchEvent(new Event('resize'))")
         assert unlikeness(blocks(page), reference) > 2 * MOST_UNLIKE, f"{style} passed for the page as it was"
         tag.evaluate("node => node.remove()")
-        page.evaluate("dispatchEvent(new Event('resize'))")  # strips that scroll go back to their middle
     assert unlikeness(blocks(page), reference) <= MOST_UNLIKE
