@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pyte
     assert f"{after['tumour_dice']:.3f}" in line
     report = tmp_path / "out" / "registration" / "report.html"
     assert f"report, for a browser: {report}" in line
-    assert "<h2>Flicker</h2>" in report.read_text()
+    assert "<h2>Before and after</h2>" in report.read_text()
     for stage in ("simulate", "predict", "report", "draw"):
         assert f"{stage} {record['timings'][stage]:.2f}" in line
 

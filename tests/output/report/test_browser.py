@@ -338,6 +338,10 @@ def drawn(request: pytest.FixtureRequest, browser: Any, addresses: dict[bool, st
         content=f"@font-face{{font-family:F;src:url(data:font/ttf;base64,{font.decode()})}}*{{font-family:F!important}}"
     )
     page.evaluate("document.fonts.ready")
+    # where strips come to rest is for the browser to say; their start is the same everywhere
+    page.add_style_tag(content=".strip{scroll-snap-type:none!important}")
+    page.evaluate("document.querySelectorAll('.strip').forEach(strip => { strip.scrollLeft = 0; })")
+    page.wait_for_timeout(300)
     yield name, page
     page.close()
 
