@@ -6,6 +6,7 @@ import os
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ def run_task(task: Task) -> dict[str, Any]:
         OSError: The row itself cannot be written.
     """
     store, name = Store(task.out), task.pair.name
+    _get_ready(task.settings)
     with claim(store.claim_path(name), task.run) as deaths:
         row = store.read_row(name)
         state = judge_row(store.out, task.pair, task.settings, row)
@@ -112,6 +114,18 @@ def _registered(task: Task) -> Any:
             **given,
         )
     return replace(found, provenance={**found.provenance, "arguments": _arguments(task)})
+
+
+def _get_ready(settings: Settings) -> None:
+    """Import and load what every pair needs, before one is claimed: a worker that dies meanwhile died of none.
+
+    What goes wrong here goes wrong again with the pair, and is told there.
+    """
+    with suppress(DeformganError, MemoryError, RuntimeError):
+        import deformgan.pipeline  # noqa: F401
+
+        if not settings.is_linear:
+            _model(settings.weights, settings.device, settings.weights_sha256)
 
 
 @lru_cache(maxsize=1)
