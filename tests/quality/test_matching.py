@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.ndimage as ndi
 import torch
 from conftest import Phantom
 
@@ -181,3 +182,17 @@ def test_a_shift_is_expected_to_be_wrong(phantom: Phantom) -> None:
     at_best, off = (error_map(found, onto).data[inside].mean() for found in (right, wrong))
     assert 0 < at_best < 0.5 * off
     assert error_map(right, onto).data[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 2.5, 4.0)])
+def test_distances_and_surfaces_are_those_of_scipy(spacing: tuple[float, float, float]) -> None:
+    generator = np.random.default_rng(6)
+    a, b = (ndi.gaussian_filter(generator.random((18, 22, 15)), 2.0) for _ in range(2))
+    a, b = a > np.median(a), b > np.quantile(b, 0.6)
+    way = measures.distance_mm(torch.from_numpy(a), spacing)
+    np.testing.assert_allclose(way, ndi.distance_transform_edt(~a, sampling=spacing), rtol=1e-5)
+    surfaces = [mask & ~ndi.binary_erosion(mask) for mask in (a, b)]
+    ways = [ndi.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+    expected = (ways[1][surfaces[0]].sum() + ways[0][surfaces[1]].sum()) / sum(one.sum() for one in surfaces)
+    found = measures.surface_distance_mm(torch.from_numpy(a), torch.from_numpy(b), spacing)
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -10,7 +10,7 @@ import tyro
 
 from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Force, Json, ModelName, OutFolder, Threads, Voice, given
-from deformgan.commands.startup import quick_imports
+from deformgan.commands.startup import quick_imports, read_ahead
 from deformgan.errors import QualityError
 from deformgan.options import Options
 from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_folder
@@ -79,14 +79,15 @@ class Register:
             raise QualityError("; ".join(quality["reasons"]), f"look at the results in {self.out}; they were kept")
 
     def _register(self, console: Console, folder: Path) -> dict[str, Any]:
-        with quick_imports():
+        with read_ahead(self.fixed, self.moving) as images, quick_imports():
             from deformgan.pipeline import register
 
         self.compute.set_threads()
+        fixed, moving = images()
         with console.progress() as progress:
             result = register(
-                self.fixed,
-                self.moving,
+                fixed,
+                moving,
                 fixed_mask=self.fixed_mask,
                 moving_mask=self.moving_mask,
                 fixed_lesion=self.fixed_lesion,

@@ -40,6 +40,8 @@ class Image:
             machine's byte order; booleans become uint8 and 16-bit floats 32-bit, which files and tensors take.
         grid: Where the voxels lie in world millimetres (RAS+); a 4×4 affine is made one.
         name: What messages call it, usually its path.
+        path: The file that holds just this, for the record of what was used; None, too, for an image in the hands of
+            others, who may change its data.
 
     Raises:
         InputError: The affine is singular, or no 4×4.
@@ -48,6 +50,7 @@ class Image:
     data: np.ndarray
     grid: Grid
     name: str = "image"
+    path: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.grid, Grid):

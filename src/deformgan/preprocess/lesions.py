@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import cg
 from torch import Tensor
 
 from deformgan.io.image import Image
@@ -119,6 +117,9 @@ def harmonic(values: np.ndarray, region: np.ndarray) -> np.ndarray:
         values: (C, D, H, W); what is outside the region holds, and stays.
         region: (D, H, W) bool, with something outside. Beyond the grid there is no neighbour.
     """
+    from scipy import ndimage, sparse  # a fifth of a second that a run without lesions is spared
+    from scipy.sparse.linalg import cg
+
     number = np.full(region.shape, -1)
     count = int(np.count_nonzero(region))
     number[region] = np.arange(count)

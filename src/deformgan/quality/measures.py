@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from deformgan.losses import bending_energy
@@ -67,13 +66,41 @@ def coverage(field: Tensor, inside: Tensor, known: Tensor) -> float:
 
 def surface_distance_mm(a: Tensor, b: Tensor, spacing_mm: tuple[float, float, float]) -> float:
     """Mean distance from the surface of either mask (D, H, W) to that of the other; infinite where one is empty."""
-    masks = [mask.numpy() for mask in (a, b)]
-    if not all(mask.any() for mask in masks):
+    if not (a.any() and b.any()):
         return float("inf")
-    surfaces = [mask & ~np.asarray(binary_erosion(mask), bool) for mask in masks]
-    way = [np.asarray(distance_transform_edt(~surface, sampling=spacing_mm)) for surface in surfaces]
+    surfaces = [mask & ~_eroded(mask) for mask in (a, b)]
+    way = [distance_mm(surface, spacing_mm) for surface in surfaces]
     total = way[1][surfaces[0]].sum() + way[0][surfaces[1]].sum()
     return float(total / (surfaces[0].sum() + surfaces[1].sum()))
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """Where a voxel of (D, H, W) and its six neighbours are all True; beyond the border nothing is."""
+    padded = F.pad(mask, (1,) * 6)
+    inner = mask
+    for axis in range(3):
+        for start in (0, 2):
+            neighbour = padded.narrow(axis, start, mask.shape[axis])
+            for other in range(3):
+                if other != axis:
+                    neighbour = neighbour.narrow(other, 1, mask.shape[other])
+            inner = inner & neighbour
+    return inner
+
+
+def distance_mm(target: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:
+    """Distance from each voxel to the nearest True one, (D, H, W) float32, exact; infinite where there is none.
+
+    The squared distance is a minimum along one axis after the other (Felzenszwalb and Huttenlocher 2012). On the coarse
+    grids of a verdict trying every voxel of a line is quick, and SciPy, which has this too, takes longer to import.
+    """
+    squared = torch.where(target, 0.0, float("inf"))
+    for axis, step in enumerate(spacing_mm):
+        lines = squared.movedim(axis, -1)
+        place = step * torch.arange(lines.shape[-1])
+        nearest = [(lines + (place - at).square()).amin(-1) for at in place]
+        squared = torch.stack(nearest, -1).movedim(-1, axis)
+    return squared.sqrt()
 
 
 def roughness(field: Tensor, mask: Tensor) -> float:
