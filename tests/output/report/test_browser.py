@@ -257,11 +257,14 @@ def test_the_ways_to_compare(browser: Any, addresses: dict[bool, str]) -> None:
 
 def test_what_lies_over_the_images_can_be_taken_off(browser: Any, addresses: dict[bool, str]) -> None:
     page = open_page(browser, addresses[False], 1200, viewer=False).page
-    for name in ("outline", "labels", "lesion", "points"):
-        one = f"getComputedStyle(document.querySelector('.defs .mark.{name}')).display"
-        assert page.evaluate(one) != "none"
+    shown = [name for name in ("outline", "labels", "lesion", "points") if page.is_checked(f"input[data-mark={name}]")]
+    assert len(shown) == 4
+    before = seen(page, "#compare")
+    for name in shown:
         page.click(f"input[data-mark={name}]")
-        assert page.evaluate(one) == "none"
+        after = seen(page, "#compare")
+        assert (np.abs(after - before) > 0.1).sum() > 100, f"{name} is drawn, and cannot be taken off"
+        before = after
     page.close()
 
 
