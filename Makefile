@@ -14,7 +14,7 @@ TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
 BIN = $(VENV)/bin
-KERNELS = src/deformgan/native/_kernels.so
+KERNELS = src/deformgan/spatial/native/_kernels.so
 AUDIT = $(VENV)-audit
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
@@ -94,8 +94,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # pip builds them too; here they follow their sources. Without a compiler PyTorch is used
-$(KERNELS): $(wildcard src/deformgan/native/c/*) src/deformgan/native/build.py
-	-$(PYTHON) src/deformgan/native/build.py
+$(KERNELS): $(wildcard src/deformgan/spatial/native/c/*) src/deformgan/spatial/native/build.py
+	-$(PYTHON) src/deformgan/spatial/native/build.py
 
 $(VENV)/.stamp-demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) $(SOURCES) -e .

@@ -9,11 +9,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("src") / "deformgan" / "native"
+FOLDER = Path("src") / "deformgan" / "spatial" / "native"
 
 
 class NativeBuildHook(BuildHookInterface):
-    """``deformgan/native/build.py`` at build time. An editable install gets the library beside the sources."""
+    """``deformgan/spatial/native/build.py`` at build time. An editable install gets the library beside the sources."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and tag the wheel for this platform but for any Python: the library has nothing of Python in it."""

@@ -16,7 +16,6 @@ PACKAGE = Path(__file__).parents[1] / "src" / "deformgan"
 # A folder counts as one entry: its files may import each other. An entry may import those above it, never one below.
 LAYERS = [
     {"errors", "options"},
-    {"native"},
     {"spatial"},
     {"io"},
     {"losses"},
@@ -30,7 +29,6 @@ LAYERS = [
     {"cohort"},
     {"workshop"},
     {"commands"},
-    {"cli"},
     {"__main__"},
 ]
 # what the product is built and judged with; the product itself does without

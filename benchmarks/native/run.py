@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if not native.is_available():
-        sys.exit("the kernels are not built: python -m deformgan.native.build")
+        sys.exit("the kernels are not built: python -m deformgan.spatial.native.build")
     torch.set_num_threads(options.threads)
     model = load_model(options.weights)
     folders = sorted(folder for cases in options.cases for folder in cases.glob("case_*"))

@@ -228,7 +228,7 @@ def test_an_answer_that_goes_nowhere(tmp_path: Path, words: list[str], where: st
 @pytest.mark.parametrize("wait", [0.05, 0.1, 0.2, 0.4])
 def test_ctrl_c_at_once_is_one_line(wait: float) -> None:
     program = (
-        "from deformgan.cli import main; print(flush=True); import sys; sys.argv = ['x', 'info']; sys.exit(main())"
+        "from deformgan.__main__ import main; print(flush=True); import sys; sys.argv = ['x', 'info']; sys.exit(main())"
     )
     command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

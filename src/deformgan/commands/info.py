@@ -31,8 +31,8 @@ class Info:
         import torch
 
         from deformgan.models.load import load_model, shipped_models
-        from deformgan.native import is_available
         from deformgan.output.provenance import environment
+        from deformgan.spatial.native import is_available
 
         devices = {
             "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

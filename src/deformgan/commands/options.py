@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from deformgan.errors import UsageError
-from deformgan.native.threads import Usage, free_cpus
 from deformgan.options import Device, Precision
+from deformgan.spatial.native.threads import Usage, free_cpus
 
 MOST_THREADS = 256  # far more crash the libraries below
 OutFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]

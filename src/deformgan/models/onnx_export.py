@@ -25,8 +25,8 @@ from deformgan import __version__
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.models.load import Model, shipped_models
-from deformgan.native.use import without_kernels
 from deformgan.spatial.grid import Shape
+from deformgan.spatial.native.use import without_kernels
 
 OPSET = 20  # the first whose GridSample takes volumes
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan.losses.gradient import image_gradient
-from deformgan.native import edges as native
-from deformgan.native import sampling
-from deformgan.native.use import usable
 from deformgan.networks.blocks import Convolution, channels_last
 from deformgan.networks.correlation import local_correlation, shifted_products
 from deformgan.spatial.field import compose, integrate, resize
+from deformgan.spatial.native import edges as native
+from deformgan.spatial.native import sampling
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import warp
 
 SHIFTS = 27

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deformgan.native import edges as native
-from deformgan.native.use import usable
 from deformgan.networks.blocks import Convolution
 from deformgan.networks.local_stage import EdgeStage, FixedSide, MovingSide
 from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.spatial.field import compose, identity_positions, integrate, resize
+from deformgan.spatial.native import edges as native
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import warp
 
 _MULTIPLE = 8  # every side of the half-resolution input is padded to this: three more halvings

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from deformgan import __version__
-from deformgan.native.threads import available_cpus
+from deformgan.spatial.native.threads import available_cpus
 
 SCHEMA = 1  # raised when a field of the record changes its meaning or goes
 LIBRARIES = ("torch", "numpy", "nibabel", "safetensors", "isal")

@@ -1,6 +1,6 @@
 """What drives a fluid registration: local correlation and mutual information, and the Gaussians that smooth.
 
-Each is computed in compiled code where that is possible (`deformgan.native.fluid`), else with PyTorch, alike.
+Each is computed in compiled code where that is possible (`deformgan.spatial.native.fluid`), else with PyTorch, alike.
 A similarity is a sum over the voxels, each with its weight, and comes with its derivative by the moved image.
 """
 
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.losses.boxes import box_sum
-from deformgan.native import fluid as native
-from deformgan.native.use import usable
 from deformgan.refine.settings import FluidSettings
+from deformgan.spatial.native import fluid as native
+from deformgan.spatial.native.use import usable
 
 _REACH = 3.0  # sigmas
 _FLOOR = 1e-7  # of a probability, so that it has a logarithm

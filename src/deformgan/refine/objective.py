@@ -7,13 +7,13 @@ from torch import Tensor
 
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.native.control import ControlField
-from deformgan.native.objective import ControlObjective, Penalty
-from deformgan.native.similarity import FieldSimilarity
-from deformgan.native.use import usable
 from deformgan.refine.parameters import Parameters
 from deformgan.refine.settings import RefineSettings
 from deformgan.spatial.control_points import REACH
+from deformgan.spatial.native.control import ControlField
+from deformgan.spatial.native.objective import ControlObjective, Penalty
+from deformgan.spatial.native.similarity import FieldSimilarity
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import warp
 
 _UNIT = torch.eye(3).view(3, 1, 3, 1, 1, 1)

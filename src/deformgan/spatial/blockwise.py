@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.native import sampling
-from deformgan.native.use import usable
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.native import sampling
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.resample import affine_coordinates, axis_matrix, normalising, parallel_axes
 from deformgan.spatial.warp import cubic_sum, cubic_volumes
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.native import sampling
-from deformgan.native.use import usable
+from deformgan.spatial.native import sampling
+from deformgan.spatial.native.use import usable
 
 
 @lru_cache(maxsize=16)

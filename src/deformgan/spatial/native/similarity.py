@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.native.fields import MOST_VOXELS, contiguous, describe
-from deformgan.native.library import kernel
-from deformgan.native.structures import SimilarityJob
-from deformgan.native.threads import native_threads
+from deformgan.spatial.native.fields import MOST_VOXELS, contiguous, describe
+from deformgan.spatial.native.library import kernel
+from deformgan.spatial.native.structures import SimilarityJob
+from deformgan.spatial.native.threads import native_threads
 
 _BORDER = 2  # voxels of 0 around the moving image: outside it, value and derivative are 0
 _LEAST_PLANES = 8  # in one part of the work: the planes around it are sampled twice
@@ -30,7 +30,7 @@ class FieldSimilarity:
         weight: (1, 1, D, H, W) ≥ 0, weights of the mean.
         epsilon: Gradient (intensity per voxel) taken for noise.
         coarse: (d, h, w) of the fields, over the fixed grid's extent.
-        level: See `deformgan.native.library.kernel`.
+        level: See `deformgan.spatial.native.library.kernel`.
     """
 
     def __init__(

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.native.fields import MOST_VOXELS, contiguous, describe
-from deformgan.native.library import kernel
-from deformgan.native.structures import PointsJob, WarpJob
-from deformgan.native.threads import native_threads
+from deformgan.spatial.native.fields import MOST_VOXELS, contiguous, describe
+from deformgan.spatial.native.library import kernel
+from deformgan.spatial.native.structures import PointsJob, WarpJob
+from deformgan.spatial.native.threads import native_threads
 
 _PARTS = 4  # of the work for each thread: one that is held up leaves the rest to the others
 
@@ -36,7 +36,7 @@ def warp(
         padding: ``zeros`` or ``border``: what lies outside the image.
         shape: (D, H, W) of the grid to sample on, over the field's extent; default: the field's.
         out: (1, C, D, H, W) float32, contiguous, to write to.
-        level: See `deformgan.native.library.kernel`.
+        level: See `deformgan.spatial.native.library.kernel`.
 
     Returns:
         (1, C, D, H, W) float32.
@@ -74,7 +74,7 @@ def sample(image: Tensor, at: Tensor, level: int | None = None) -> Tensor:
         image: (C, W, H, D).
         at: (3, …), as `torch.nn.functional.grid_sample` counts (``align_corners=False``): -1 and 1 are the outer faces
             of the voxels, and the last axis comes first.
-        level: See `deformgan.native.library.kernel`.
+        level: See `deformgan.spatial.native.library.kernel`.
 
     Returns:
         (C, …) float32.

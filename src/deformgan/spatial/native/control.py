@@ -7,9 +7,9 @@ from ctypes import byref, c_double, c_float, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from deformgan.native.library import kernel
-from deformgan.native.structures import ControlJob
-from deformgan.native.threads import native_threads
+from deformgan.spatial.native.library import kernel
+from deformgan.spatial.native.structures import ControlJob
+from deformgan.spatial.native.threads import native_threads
 
 
 def _pointer(tensor: Tensor) -> c_void_p:
@@ -33,7 +33,7 @@ class ControlField:
         full: (D, H, W) of the full grid, over the same extent.
         smoothing: How often the points are smoothed with a 3³ box.
         reach: See there.
-        level: See `deformgan.native.library.kernel`.
+        level: See `deformgan.spatial.native.library.kernel`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Compiles the kernels with the system's C compiler: ``python -m deformgan.native.build``, with any Python.
+"""Compiles the kernels with the system's C compiler: ``python -m deformgan.spatial.native.build``, with any Python.
 
 For x86-64 every file of kernels is compiled for three levels of the instruction set, and the processor's own is
 chosen at run time; elsewhere it is compiled once. Nothing of Python is linked: one library serves every version of it.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from deformgan import native
 from deformgan.losses.gradient import image_gradient
-from deformgan.native import edges, library, sampling
 from deformgan.networks.correlation import neighbours
 from deformgan.spatial.field import resize
+from deformgan.spatial.native import edges, library, sampling
 from deformgan.spatial.warp import warp
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")

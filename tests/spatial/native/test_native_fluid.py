@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deformgan import native
 from deformgan.losses.gradient import image_gradient, ngf_similarity
-from deformgan.native import fluid, library
+from deformgan.spatial.native import fluid, library
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
 each_level = pytest.mark.parametrize("level", library.levels() if native.is_available() else [])

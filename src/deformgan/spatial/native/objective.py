@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deformgan.native.control import ControlField, adam, add_bending, add_folding
-from deformgan.native.similarity import FieldSimilarity
+from deformgan.spatial.native.control import ControlField, adam, add_bending, add_folding
+from deformgan.spatial.native.similarity import FieldSimilarity
 
 
 @dataclass(frozen=True)

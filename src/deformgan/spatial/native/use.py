@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from deformgan.native.library import is_available
+from deformgan.spatial.native.library import is_available
 
 _wanted = ContextVar("_wanted", default=True)
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from deformgan import native
-from deformgan.native import build, library
-from deformgan.native.use import usable, without_kernels
+from deformgan.spatial.native import build, library
+from deformgan.spatial.native.use import usable, without_kernels
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
@@ -67,7 +67,7 @@ def test_a_library_of_another_version_is_left(elsewhere: Path, caplog: pytest.Lo
     ):
         source.write_text(text)
         subprocess.run([str(COMPILER), "-shared", "-fPIC", str(source), "-o", str(elsewhere / build.NAME)], check=True)
-        code = f"from deformgan.native import library; library.__file__ = {str(elsewhere / 'library.py')!r}\n"
+        code = f"from deformgan.spatial.native import library; library.__file__ = {str(elsewhere / 'library.py')!r}\n"
         code += "print(library.is_available())"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "False\n"

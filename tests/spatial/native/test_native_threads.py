@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deformgan.native import threads
-from deformgan.native.threads import Usage, _quota, available_cpus, free_cpus
+from deformgan.spatial.native import threads
+from deformgan.spatial.native.threads import Usage, _quota, available_cpus, free_cpus
 
 LINE = "cpu{} {} {} {} 900 5 {} {} {} 0 0\n"  # core, user, nice, system, …, irq, softirq, steal
 
@@ -49,7 +49,7 @@ def test_a_quota_counts_and_not_the_host(monkeypatch: pytest.MonkeyPatch, quota:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_pinned_to_one_core_one_thread_is_taken() -> None:
-    code = "from deformgan.native.threads import available_cpus; assert available_cpus() == 1"
+    code = "from deformgan.spatial.native.threads import available_cpus; assert available_cpus() == 1"
     core = min(os.sched_getaffinity(0))
     pin = f"import os; os.sched_setaffinity(0, {{{core}}}); "
     subprocess.run([sys.executable, "-c", pin + code], check=True, timeout=60)

@@ -10,9 +10,9 @@ from torch import Tensor
 from deformgan import native
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.native import control, library, similarity
 from deformgan.refine.objective import adam, folding
 from deformgan.spatial.control_points import REACH, centred_positions, linear, smoothed
+from deformgan.spatial.native import control, library, similarity
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
 each_level = pytest.mark.parametrize("level", library.levels() if native.is_available() else [])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deformgan.native.structures import AXIS, CoarseField
+from deformgan.spatial.native.structures import AXIS, CoarseField
 
 MOST_VOXELS = 2**31 - 1  # of a volume: the kernels count voxels in 32 bits
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.native.fields import contiguous
-from deformgan.native.library import kernel
-from deformgan.native.structures import MatchJob, ShiftJob
-from deformgan.native.threads import native_threads
+from deformgan.spatial.native.fields import contiguous
+from deformgan.spatial.native.library import kernel
+from deformgan.spatial.native.structures import MatchJob, ShiftJob
+from deformgan.spatial.native.threads import native_threads
 
 _ROWS = 64  # of the matching in one part of the work
 
@@ -51,7 +51,7 @@ def shifted_products(
         squared: Whether the sums are squared before.
         scale: What the result is multiplied with.
         out: (1, 27, D / factor, H / factor, W / factor), contiguous, to write to.
-        level: See `deformgan.native.library.kernel`.
+        level: See `deformgan.spatial.native.library.kernel`.
 
     Returns:
         ``out``; shift (i, j, k) - 1 is number ``9 i + 3 j + k``.
@@ -84,7 +84,7 @@ def match(logits: Tensor, shape: tuple[int, int, int], level: int | None = None)
     Args:
         logits: (1, N, N), of every position against every position, N = d h w.
         shape: (d, h, w).
-        level: See `deformgan.native.library.kernel`.
+        level: See `deformgan.spatial.native.library.kernel`.
 
     Returns:
         (1, 3, d, h, w) in voxels and (1, 1, d, h, w) in (0, 1].

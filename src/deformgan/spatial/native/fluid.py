@@ -12,10 +12,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from deformgan.native.fields import MOST_VOXELS, contiguous
-from deformgan.native.library import kernel
-from deformgan.native.structures import FluidJob, HistogramJob
-from deformgan.native.threads import native_threads
+from deformgan.spatial.native.fields import MOST_VOXELS, contiguous
+from deformgan.spatial.native.library import kernel
+from deformgan.spatial.native.structures import FluidJob, HistogramJob
+from deformgan.spatial.native.threads import native_threads
 
 _PARTS = 16  # histograms that are counted side by side; a fixed number, so that threads change no bit
 _HISTOGRAM_FLOOR = 1e-7
@@ -73,7 +73,7 @@ class LocalCorrelation:
         fixed, weight: (1, 1, D, H, W).
         radius: See there.
         epsilon: Added to both variances.
-        level: See `deformgan.native.library.kernel`.
+        level: See `deformgan.spatial.native.library.kernel`.
     """
 
     def __init__(

@@ -5,6 +5,6 @@ is built when the package is installed, if there is a C compiler; without it, or
 is computed with PyTorch. See docs/explanation/native.md.
 """
 
-from deformgan.native.library import is_available
+from deformgan.spatial.native.library import is_available
 
 __all__ = ["is_available"]
