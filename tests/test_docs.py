@@ -21,7 +21,9 @@ import pytest
 from conftest import make_phantom, write_nifti
 from documents import NAMES, PAGES, REPOSITORY, Block, blocks, commands, mentions, our_lines
 
+from deformgan.commands.console import Console
 from deformgan.commands.main import COMMANDS, _parse, main
+from deformgan.errors import UsageError
 from deformgan.pipeline import register
 from deformgan.refine import Refined, refine_pair
 from deformgan.transforms.formats import itk
@@ -169,11 +171,10 @@ def test_every_line_of_ours_is_understood(where: str, words: list[str], options:
     if "--help" in words:
         assert command in COMMANDS
         return
-    with redirect_stderr(StringIO()) as said:
-        try:
-            _parse(words)
-        except SystemExit:
-            pytest.fail(f"{where}: deformgan {' '.join(words)}\n{said.getvalue()}")
+    try:
+        _parse(words, Console())
+    except UsageError as error:
+        pytest.fail(f"{where}: deformgan {' '.join(words)}\n{error}")
 
 
 def test_options_that_the_text_names_exist(options: dict[str, set[str]]) -> None:

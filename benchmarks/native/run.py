@@ -26,10 +26,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep, machine
 
-from deformgan import native
 from deformgan.models.load import DEFAULT_MODEL, load_model
 from deformgan.options import DEFAULT_STEPS
 from deformgan.refine import refine
+from deformgan.spatial import native
 from deformgan.spatial.field import resize
 
 WAYS = {"C": "1", "PyTorch": "0"}

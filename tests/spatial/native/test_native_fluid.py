@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from deformgan import native
 from deformgan.losses.gradient import image_gradient, ngf_similarity
+from deformgan.spatial import native
 from deformgan.spatial.native import fluid, library
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")

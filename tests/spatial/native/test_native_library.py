@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deformgan import native
+from deformgan.spatial import native
 from deformgan.spatial.native import build, library
 from deformgan.spatial.native.use import usable, without_kernels
 

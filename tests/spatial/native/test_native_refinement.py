@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan import native
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.refine.objective import adam, folding
+from deformgan.spatial import native
 from deformgan.spatial.control_points import REACH, centred_positions, linear, smoothed
 from deformgan.spatial.native import control, library, similarity
 

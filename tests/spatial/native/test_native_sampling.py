@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan import native
 from deformgan.losses.gradient import image_gradient
 from deformgan.networks.correlation import neighbours
+from deformgan.spatial import native
 from deformgan.spatial.field import resize
 from deformgan.spatial.native import edges, library, sampling
 from deformgan.spatial.warp import warp
