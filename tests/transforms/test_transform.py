@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage as ndi
 import torch
+from grids import CASES, some_image, some_transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -499,3 +500,21 @@ def test_what_cannot_be_saved_or_loaded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_transform(tmp_path / "none.nii.gz")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("fixed", "moving"), CASES.values(), ids=CASES.keys())
+def test_large_integer_volumes_are_sampled_a_few_slices_at_a_time(
+    fixed: Grid, moving: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transform = some_transform()
+    image = Image(some_image(moving).data.round().astype(np.int16), moving)
+    whole = transform.apply(image, fixed).data
+    monkeypatch.setattr(blockwise, "_WHOLE_VOXELS", 0)
+    monkeypatch.setattr(blockwise, "_SPARE_SLICES", 1)
+    monkeypatch.setattr(blockwise, "_SLAB_VOXELS", 2 * fixed.shape[0] * fixed.shape[1])
+    slices = []
+    taken = blockwise.sample
+    monkeypatch.setattr(blockwise, "sample", lambda source, at: slices.append(source.shape[1]) or taken(source, at))
+    np.testing.assert_allclose(transform.apply(image, fixed).data, whole, atol=2e-3)
+    assert len(slices) > 5
+    assert min(slices) < moving.shape[2]

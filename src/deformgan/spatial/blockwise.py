@@ -23,6 +23,8 @@ from deformgan.spatial.warp import cubic_sum, cubic_volumes
 Slab = tuple[int, int, Tensor]
 
 _SLAB_VOXELS = 1 << 19
+_WHOLE_VOXELS = 1 << 25  # a larger volume is not turned into float32 as a whole
+_SPARE_SLICES = 16  # at both ends, for the slabs to come
 _FIT_POINTS = 32  # along an axis, about
 _LEAST_VOLUME = 0.05  # an affine that shrinks more than that describes a broken field
 _BEYOND = 4  # voxels outside an image; farther is as far
@@ -136,11 +138,33 @@ def sampler(data: np.ndarray, interpolation: str) -> Callable[[Tensor], Tensor |
     if interpolation == "nearest":
         labels = np.ascontiguousarray(data.T)
         return lambda at: sample_nearest(labels, at)
+    if interpolation == "linear" and data.dtype != np.float32 and data.size > _WHOLE_VOXELS:
+        return _Window(data)
     # torch wants memory it may write to; for float images in file order this copies nothing
     source = torch.from_numpy(np.require(data.T, np.float32, ["C", "W"]))
     if interpolation == "cubic":
         return lambda at: sample_cubic(source, at)
     return lambda at: sample(source[None], at)[0]
+
+
+class _Window:
+    """Linear sampling of a large volume of another type, of which only the slices at hand are there as float32."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        self.volume = data.T  # (w, h, d)
+        self.first, self.slices = 0, torch.zeros(0, 1, 1)
+
+    def __call__(self, at: Tensor) -> Tensor:
+        count = self.volume.shape[0]
+        index = (at[2] + 1) * (count / 2) - 0.5
+        low = min(max(int(index.amin().floor()), 0), count - 1)
+        high = min(max(int(index.amax().floor()) + 2, low + 1), count)
+        if low < self.first or high > self.first + len(self.slices):
+            self.first = max(low - _SPARE_SLICES, 0)
+            part = self.volume[self.first : min(high + _SPARE_SLICES, count)]
+            self.slices = torch.from_numpy(np.require(part, np.float32, ["C", "W"]))
+        along = (index - self.first + 0.5) * (2 / len(self.slices)) - 1
+        return sample(self.slices[None], torch.stack([at[0], at[1], along]))[0]
 
 
 def sample_nearest(source: np.ndarray, at: Tensor) -> np.ndarray:
