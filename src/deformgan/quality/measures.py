@@ -131,7 +131,7 @@ def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarr
         content: (D, H, W), 0 where it does not matter.
         grid: Its grid, in fixed space. Positions lie between the voxels, where interpolation does its worst.
     """
-    index = _spread(content, RESIDUAL_POINTS)
+    index = spread_voxels(content, RESIDUAL_POINTS)
     if index.size == 0:
         return 0.0
     points = grid.to_world(index + 0.5)
@@ -139,7 +139,7 @@ def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarr
     return float(np.quantile(np.linalg.norm(back - points, axis=1), 0.999))
 
 
-def _spread(content: np.ndarray, count: int) -> np.ndarray:
+def spread_voxels(content: np.ndarray, count: int) -> np.ndarray:
     """Voxel indices (N, 3) of about ``count`` of the voxels of (D, H, W) that are not 0, spread evenly over them.
 
     Slice by slice: a list of all of them would be larger than the image.

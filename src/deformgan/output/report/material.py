@@ -13,6 +13,7 @@ import numpy as np
 from deformgan.errors import DeformganError
 from deformgan.io.image import Image, load_labels
 from deformgan.preprocess.foreground import foreground
+from deformgan.quality.measures import spread_voxels
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
@@ -58,7 +59,7 @@ class Material:
         """What the fixed image shows, uint8: the fixed mask where one was given, else its foreground."""
         if (mask := self.selections.get("fixed_mask")) is not None and mask.data.any():
             return Image((mask.data != 0).astype(np.uint8), mask.grid)
-        return Image(foreground(self.fixed)[0].astype(np.uint8), self.fixed.grid)
+        return Image(foreground(self.fixed)[0].view(np.uint8), self.fixed.grid)
 
     @cached_property
     def box_mm(self) -> tuple[np.ndarray, np.ndarray]:
@@ -83,8 +84,7 @@ class Material:
     @cached_property
     def overlap(self) -> tuple[float, float]:
         """Share of the fixed content inside the moving image's field of view: by the headers, and by the map."""
-        inside = np.flatnonzero(self.content.data)
-        voxels = np.stack(np.unravel_index(inside[:: max(1, len(inside) // _PROBES)], self.content.data.shape), -1)
+        voxels = spread_voxels(self.content.data, _PROBES)
         world, size = self.content.grid.to_world(voxels), np.array(self.moving.grid.shape)
         shares = []
         for positions in (world, self.transform.map_points(world)):
@@ -102,7 +102,7 @@ class Material:
         if self.overlap[0] >= _APART:
             return Transform.identity()
         shift = np.eye(4)
-        moving = Image(foreground(self.moving)[0].astype(np.uint8), self.moving.grid)
+        moving = Image(foreground(self.moving)[0].view(np.uint8), self.moving.grid)
         shift[:3, 3] = np.rint(_middle_mm(moving) - _middle_mm(self.content))
         return Transform(shift)
 

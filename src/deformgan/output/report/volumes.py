@@ -9,7 +9,6 @@ import numpy as np
 from isal import igzip
 
 from deformgan.io.atomic import header_bytes, nifti_header
-from deformgan.io.image import Image
 from deformgan.output.report.material import Material
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
@@ -35,7 +34,7 @@ def viewer_volumes(
     """
     m, here = material, Transform.identity()
     coarse = grid.resized(tuple(max(2, n // _MAP_SHARE) for n in grid.shape))  # type: ignore[arg-type]
-    inside = here.apply(Image(m.content.data.astype(np.float32), m.content.grid), coarse).data > 0.5
+    inside = here.apply(m.content, coarse).data > 0.5
     white = [_rounded(m.windows[role]) for role in ("fixed", "moving")]
     fixed, moved = here.apply(m.fixed, grid).data, here.apply(m.moved, grid).data
     change = np.where(inside, np.log2(np.maximum(m.volume_change(coarse), 1e-6)), 0.0)
