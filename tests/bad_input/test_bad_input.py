@@ -87,7 +87,7 @@ def test_labels_and_points_are_checked_too(
     ("more", "cause"),
     [
         (["--weights", "no-such-weights"], "no weights named 'no-such-weights'"),
-        (["--refine", "-1"], "--refine -1"),
+        (["--refine", "-1"], "-1 refinement steps"),
         (["--threads", "0"], "--threads 0"),
     ],
 )
