@@ -88,7 +88,7 @@ def _series(folder: Path, sitk: Any) -> Any:
     ids = reader.GetGDCMSeriesIDs(str(folder))
     if len(ids) != 1:
         what = f"{len(ids)} DICOM series" if ids else "no DICOM series that makes an image"
-        raise InputError(f"{folder} holds {what}, not one", "give a folder with the slices of one series")
+        raise InputError(f"{folder} holds {what}", "give a folder with the slices of one series")
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), ids[0]))
     return reader
 
