@@ -246,7 +246,7 @@ def _read_json(path: Path, rng: Random) -> Any:
     read: dict[str, Callable[[Path], Any]] = {
         "config.json": load_model,
         "dataset.json": read_decathlon,
-        "state.json": read_state,
+        "state.json": lambda folder: read_state(folder, TrainingConfig),
         "registration.json": read_record,
         "meta.json": read_meta,
     }

@@ -33,11 +33,12 @@ def run(client: Client, tasks: Iterator[Task], told: Callable[[dict[str, Any]], 
     from distributed import as_completed
 
     window = _Window(client)
-    asked: dict[str, tuple[Task, int]] = {}
+    asked: dict[tuple[str, str, str, int], tuple[Task, int]] = {}
     futures = as_completed(loop=client.loop)
 
     def ask(task: Task, time_again: int = 0) -> None:
-        key = f"deformgan-{task.pair.name}-{task.run}-{time_again}"
+        # the first of a key is what the scheduler keeps statistics of, for ever: it must not be a pair's name
+        key = ("deformgan", task.pair.name, task.run, time_again)
         asked[key] = task, time_again
         futures.add(client.submit(run_task, task, key=key, pure=False))
 
