@@ -134,7 +134,7 @@ def test_the_whole_pipeline_gives_a_field_on_the_cases_grid(tmp_path: Path) -> N
     shift = field[0].flatten(1).mean(1)
     # it may first align the centres of the contents, by a shift of the whole
     assert float((field[0].flatten(1).T - shift).abs().max()) < 1e-3
-    refined = Product("deformgan", load_model(tmp_path / "w"), "fp32", None)
+    refined = Product("deformgan", load_model(tmp_path / "w"), "fp32", 200)
     error = score_field(case, refined.predict(case.fixed, case.moving, case.spacing))["error_mean"]
     before = score_field(case, torch.zeros_like(field))["error_mean"]
     assert error is not None
