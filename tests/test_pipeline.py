@@ -79,7 +79,7 @@ def test_paths_nibabel_images_and_images_are_alike(pair_files: PairFiles, model:
 def test_the_folder_is_complete_and_reads_back(registration: Registration, tmp_path: Path) -> None:
     record = registration.save(tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == set(OUTPUTS) - {"uncertainty.nii.gz"}
-    assert json.loads((tmp_path / "out" / "registration.json").read_text()) == record
+    assert json.loads((tmp_path / "out" / "registration.json").read_text(encoding="utf-8")) == record
     transform = deformgan.load_transform(tmp_path / "out" / "warp.nii.gz")
     points = np.array([[0.0, 0.0, 0.0], [20.0, -30.0, 10.0]])
     # the map that moved the image is the one that is saved

@@ -115,9 +115,9 @@ def test_the_app_writes_a_derivative(tmp_path: Path, capsys: pytest.CaptureFixtu
         "space-T2w_desc-preproc_T1w.json",
         "space-T2w_desc-jacobian_T1w.nii.gz",
     }
-    sidecar = json.loads((derived / "sub-01_ses-1_space-T2w_desc-preproc_T1w.json").read_text())
+    sidecar = json.loads((derived / "sub-01_ses-1_space-T2w_desc-preproc_T1w.json").read_text(encoding="utf-8"))
     assert sidecar["SpatialReference"] == "bids:raw:sub-01/ses-1/anat/sub-01_ses-1_T2w.nii.gz"
-    described = json.loads((out / "dataset_description.json").read_text())
+    described = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
     assert described["DatasetType"] == "derivative"
     assert (out / described["DatasetLinks"]["raw"]).resolve() == root.resolve()
     assert (out / "sub-01_ses-1.html").is_file()

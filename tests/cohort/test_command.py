@@ -44,7 +44,7 @@ def test_a_cohort_from_dry_run_to_merge(words: list[str], tmp_path: Path, capsys
     assert (counts["total"], counts["done"], counts["failed"]) == (4, 3, 1)
     assert "none.nii.gz does not exist" in counts["names"]["failed"]["gone"]
     assert main(["cohort", "merge", str(out), "--json"]) == 5
-    table = (out / "group_registration.tsv").read_text().splitlines()
+    table = (out / "group_registration.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[0] for line in table] == ["id", "p0", "p1", "p2", "gone"]
 
 

@@ -40,7 +40,7 @@ def test_the_table_has_a_row_for_every_pair(tmp_path: Path) -> None:
     wrong = {row["id"] for row in rows if row["verdict"] == "fail"}
     assert wrong
     assert wrong <= {row["id"] for row in rows if "similarity_after" in row["outliers"].split()}
-    described = json.loads((tmp_path / SIDECAR).read_text())
+    described = json.loads((tmp_path / SIDECAR).read_text(encoding="utf-8"))
     assert described["inverse_error_mm"]["Units"] == "mm"
     values = [float(row["seconds"]) for row in rows if row["seconds"] != "n/a"]
     first, third = np.quantile(values, [0.25, 0.75])

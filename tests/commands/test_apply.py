@@ -51,14 +51,14 @@ def test_images_labels_and_points_in_one_call(
     assert labels.get_data_dtype() == phantom.labels.dtype
     np.testing.assert_array_equal(np.asarray(labels.dataobj)[:-1], phantom.labels[1:])
     # the image moved towards lower x, and its points with it
-    assert (files / "moved_points.csv").read_text().splitlines()[1] == "-4.000000,0.000000,0.000000"
+    assert (files / "moved_points.csv").read_text(encoding="utf-8").splitlines()[1] == "-4.000000,0.000000,0.000000"
 
 
 def test_the_last_transform_meets_the_image_first(files: Path) -> None:
     chain = ["-t", str(files / "x.txt"), "-t", str(files / "double.txt")]
     assert apply(files, *chain, str(files / "points.csv"), str(files / "out.csv")) == 0
     # reference x → x + 4 → 2 (x + 4) is where the image is read: a point at 10 comes from x = 1
-    assert (files / "out.csv").read_text().splitlines()[2] == "1.000000,20.000000,30.000000"
+    assert (files / "out.csv").read_text(encoding="utf-8").splitlines()[2] == "1.000000,20.000000,30.000000"
 
 
 def test_inverse_undoes(files: Path) -> None:

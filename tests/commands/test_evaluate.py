@@ -47,7 +47,7 @@ def test_patients_become_cases_scores_and_tables(
     assert {p.name for p in out.iterdir()} == {
         *("cases", "scores.jsonl", "setup.json", "results.json", "table.md", "table.tex")
     }
-    record = json.loads((out / "results.json").read_text())
+    record = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert (answer.pop("status"), answer.pop("exit_code"), answer.pop("out")) == ("ok", 0, str(out))
     assert answer == record
     assert [(r["method"], r["case"], r["kind"]) for r in record["rows"]] == [
@@ -63,16 +63,16 @@ def test_patients_become_cases_scores_and_tables(
         "1 cases are too few, 6 are needed",
         "2 cases are too few, 6 are needed",
     }
-    assert "No training. Mean ±" in (out / "table.md").read_text()
+    assert "No training. Mean ±" in (out / "table.md").read_text(encoding="utf-8")
     assert [*record] == [
         *("schema", "command", "environment", "machine", "settings", "seed", "caption", "methods"),
         *("rows", "summary", "tests"),
     ]
     # the same again: nothing is computed, and the answer is the same but for the command
-    scores = (out / "scores.jsonl").read_text()
+    scores = (out / "scores.jsonl").read_text(encoding="utf-8")
     assert main(words) == 0
-    assert (out / "scores.jsonl").read_text() == scores
-    assert json.loads((out / "results.json").read_text())["rows"] == record["rows"]
+    assert (out / "scores.jsonl").read_text(encoding="utf-8") == scores
+    assert json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"] == record["rows"]
 
 
 def test_the_answer_is_one_line_best_first(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,10 +90,10 @@ def test_a_sweep_has_files_of_its_own(cases: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("deformgan.workshop.evaluation.sweeps._DEFORMATION_LEVELS", (4.0, 8.0))
     out = tmp_path / "out"
     assert call(out, "--cases", cases, "--method", "identity", "--sweep", "deformation") == 0
-    record = json.loads((out / "sweeps.json").read_text())
+    record = json.loads((out / "sweeps.json").read_text(encoding="utf-8"))
     assert {(e["sweep"], e["level"]) for e in record["summary"]} == {("deformation", 4.0), ("deformation", 8.0)}
-    assert len(record["rows"]) == len((out / "sweeps.jsonl").read_text().splitlines()) == 4
-    assert len((out / "scores.jsonl").read_text().splitlines()) == 2
+    assert len(record["rows"]) == len((out / "sweeps.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    assert len((out / "scores.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_force_scores_everything_anew(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +106,8 @@ def test_force_scores_everything_anew(cases: Path, tmp_path: Path, monkeypatch: 
     assert call(out, "--cases", other, "--method", "identity") == 2
     (out / "note.txt").write_text("mine")
     assert call(out, "--cases", other, "--method", "identity", "--force") == 0
-    assert len((out / "scores.jsonl").read_text().splitlines()) == 1
-    assert (out / "note.txt").read_text() == "mine"
+    assert len((out / "scores.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert (out / "note.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(

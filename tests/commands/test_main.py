@@ -25,7 +25,7 @@ from tiny import write_tiny_model
 
 import deformgan
 from deformgan.commands.console import Console
-from deformgan.commands.main import COMMANDS, main
+from deformgan.commands.main import COMMANDS, Terminated, main
 from deformgan.output.folder import OUTPUTS
 from deformgan.transforms.formats.itk import write_affine
 
@@ -56,7 +56,7 @@ def test_register_writes_the_folder_and_one_line(
     assert stages[:2] == ["read", "load model"]
     assert len(set(stages)) == len(stages)
     assert {p.name for p in (tmp_path / "out").iterdir()} == set(OUTPUTS)
-    assert (tmp_path / "out" / "moved_points.csv").read_text().endswith(",tip\n")
+    assert (tmp_path / "out" / "moved_points.csv").read_text(encoding="utf-8").endswith(",tip\n")
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -66,7 +66,7 @@ def test_json_is_one_object_and_equals_the_file(
     assert main(arguments(pair_files, tmp_path / "out", weights, "--json")) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer.pop("status"), answer.pop("exit_code"), answer.pop("out")) == ("ok", 0, str(tmp_path / "out"))
-    assert answer == json.loads((tmp_path / "out" / "registration.json").read_text())
+    assert answer == json.loads((tmp_path / "out" / "registration.json").read_text(encoding="utf-8"))
     assert answer["settings"]["threads"] == 1
 
 
@@ -98,7 +98,7 @@ def test_force_replaces_the_whole_set(pair_files: PairFiles, tmp_path: Path, wei
         (out / name).write_text("old")
     assert main(arguments(pair_files, out, weights, "--force")) == 0
     assert not (out / "moved_labels.nii.gz").exists()
-    assert (out / "notes.txt").read_text() == "old"
+    assert (out / "notes.txt").read_text(encoding="utf-8") == "old"
     assert nib.load(out / "moved.nii.gz").shape == nib.load(pair_files.fixed).shape
 
 
@@ -112,7 +112,7 @@ def test_a_failed_check_keeps_the_outputs_and_says_4(
     last = said.err.splitlines()[-1]
     assert last.startswith("deformgan: error: ")
     assert "folds" in last
-    record = json.loads((tmp_path / "out" / "registration.json").read_text())
+    record = json.loads((tmp_path / "out" / "registration.json").read_text(encoding="utf-8"))
     assert record["quality"]["passed"] is False
     assert (tmp_path / "out" / "moved.nii.gz").exists()
 
@@ -195,7 +195,7 @@ def test_quiet_and_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
         assert main(["info", "--quiet", "--log", str(tmp_path / "a.log")]) == 0
     said = capsys.readouterr()
     assert (said.out, said.err) == ("done\ndone\n", "")
-    lines = [line[20:] for line in (tmp_path / "a.log").read_text().splitlines()]
+    lines = [line[20:] for line in (tmp_path / "a.log").read_text(encoding="utf-8").splitlines()]
     assert lines == 2 * ["warning: the header is odd", "first: 0.0 s", "second: 0.0 s", "done"]
     assert main(["info", "-v"]) == 0
     assert "deformgan: first: 0.0 s\ndeformgan: second: 0.0 s\n" in capsys.readouterr().err
@@ -471,3 +471,12 @@ def test_too_little_memory_is_no_bug(
     said = capsys.readouterr().err
     assert "not enough memory" in said
     assert said.count("\n") == 1
+
+
+def test_an_ending_that_was_lost_is_raised_again_by_progress() -> None:
+    console = Console(quiet=True)
+    with console.progress() as progress:
+        progress("read")
+        console.ending = Terminated(signal.SIGTERM)
+        with pytest.raises(Terminated, match="SIGTERM"):
+            progress("refine: step 2 of 9")

@@ -22,7 +22,7 @@ def fill(folder: Path, *names: str, text: str = "new") -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in folder.iterdir()}
+    return {p.name: p.read_text(encoding="utf-8") for p in folder.iterdir()}
 
 
 def test_a_new_folder_appears_whole_and_readable(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_files_move_into_place_together(tmp_path: Path) -> None:
         for path in staged:
             path.write_text("new")
         assert not any(target.exists() for target in targets)
-    assert [target.read_text() for target in targets] == ["new", "new"]
+    assert [target.read_text(encoding="utf-8") for target in targets] == ["new", "new"]
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b.txt", "other"]
 
 

@@ -28,7 +28,7 @@ def test_the_second_run_into_a_new_folder_loses_and_the_first_keeps_all(tmp_path
 
     with pytest.raises(UsageError, match="already holds a"):
         write("second", beaten=True)
-    assert {p.name: p.read_text() for p in out.iterdir()} == {"a": "first", "b": "first"}
+    assert {p.name: p.read_text(encoding="utf-8") for p in out.iterdir()} == {"a": "first", "b": "first"}
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -42,7 +42,7 @@ def test_the_second_file_loses_and_takes_back_what_it_wrote(tmp_path: Path) -> N
 
     with pytest.raises(UsageError, match="b is there"):
         write()
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"b": "first"}
+    assert {p.name: p.read_text(encoding="utf-8") for p in tmp_path.iterdir()} == {"b": "first"}
 
 
 def test_one_place_by_two_names_is_one_place(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_long_names(tmp_path: Path, length: int) -> None:
         partial.write_text("whole")
     with staged_files([target], force=True) as (staged,):
         staged.write_text("again")
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["again"]
+    assert [p.read_text(encoding="utf-8") for p in tmp_path.iterdir()] == ["again"]
 
 
 def test_lines_are_not_added_through_a_link(tmp_path: Path) -> None:
@@ -104,5 +104,5 @@ def test_lines_are_not_added_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "theirs")
     with open_to_append(tmp_path / "metrics.jsonl") as file:
         file.write("ours")
-    assert (tmp_path / "theirs").read_text() == "kept"
-    assert (tmp_path / "metrics.jsonl").read_text() == "ours"
+    assert (tmp_path / "theirs").read_text(encoding="utf-8") == "kept"
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == "ours"

@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pyte
     assert f"{after['tumour_dice']:.3f}" in line
     report = tmp_path / "out" / "registration" / "report.html"
     assert f"report, for a browser: {report}" in line
-    assert "<h2>Before and after</h2>" in report.read_text()
+    assert "<h2>Before and after</h2>" in report.read_text(encoding="utf-8")
     for stage in ("simulate", "predict", "report", "draw"):
         assert f"{stage} {record['timings'][stage]:.2f}" in line
 
@@ -97,7 +97,7 @@ def test_the_folder_is_complete(small: None, monkeypatch: pytest.MonkeyPatch, tm
     _stand_in(monkeypatch)
     out = tmp_path / "out"
     record = demo.run_demo(out)
-    assert json.loads((out / "demo.json").read_text()) == record
+    assert json.loads((out / "demo.json").read_text(encoding="utf-8")) == record
     assert {path.name for path in (out / "pictures").iterdir()} == PICTURES
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in (out / "pictures").iterdir())
     assert {"moved.nii.gz", "warp.nii.gz", "moved_labels.nii.gz", "registration.json"} <= {
@@ -124,7 +124,9 @@ def test_a_failed_quality_check_keeps_the_folder(
     assert (answer["status"], answer["exit_code"]) == ("quality", 4)
     assert "the map folds" in said.err
     assert (tmp_path / "out" / "registration" / "moved.nii.gz").is_file()
-    assert json.loads((tmp_path / "out" / "demo.json").read_text())["quality"]["reasons"] == ["the map folds"]
+    assert json.loads((tmp_path / "out" / "demo.json").read_text(encoding="utf-8"))["quality"]["reasons"] == [
+        "the map folds"
+    ]
 
 
 def test_nothing_is_left_when_it_breaks(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

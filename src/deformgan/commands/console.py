@@ -45,6 +45,8 @@ class Console:
     ) -> None:
         self.as_json, self.quiet, self.verbose, self.log = as_json, quiet, verbose, log
         self._answered = False
+        # what a signal raised: where that was lost, as in a callback of other people's code, progress raises it again
+        self.ending: BaseException | None = None
 
     def result(self, line: str, record: dict[str, Any]) -> None:
         """The one thing written to stdout: ``line`` for people, or ``record`` with ``--json``."""
@@ -73,18 +75,22 @@ class Console:
             self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             self.log.flush()
 
+    def _end(self) -> None:
+        if self.ending is not None:
+            raise self.ending
+
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """A status line on a terminal; elsewhere, and with ``verbose``, a line for each stage that is over."""
         terminal = sys.stderr is not None and sys.stderr.isatty()
         told = self._record if self.quiet or (terminal and not self.verbose) else self.note
         if not terminal or self.quiet:
-            with Progress(None, told) as progress:
+            with Progress(None, told, self._end) as progress:
                 yield progress
             return
         from rich.console import Console as RichConsole
 
-        with RichConsole(stderr=True).status("starting") as status, Progress(status, told) as progress:
+        with RichConsole(stderr=True).status("starting") as status, Progress(status, told, self._end) as progress:
             yield progress
 
     @contextmanager
@@ -139,13 +145,15 @@ class Progress:
     Args:
         status: Rich's status line, or None.
         told: What becomes of a line for each stage that is over.
+        end: Called first; it raises where the command is to end.
     """
 
-    def __init__(self, status: Any, told: Callable[[str], None]) -> None:
-        self._status, self._told = status, told
+    def __init__(self, status: Any, told: Callable[[str], None], end: Callable[[], None]) -> None:
+        self._status, self._told, self._end = status, told, end
         self._stage, self._since = "", 0.0
 
     def __call__(self, stage: str) -> None:
+        self._end()
         if self._status is not None:
             self._status.update(stage)
         name = stage.partition(":")[0]

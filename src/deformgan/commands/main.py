@@ -130,7 +130,7 @@ def _open_log(path: Path) -> TextIO:
 
 def _run(command: Any, console: Console) -> int:
     try:
-        with _terminable(), console.warnings_as_notes(), console.log_as_notes():
+        with _terminable(console), console.warnings_as_notes(), console.log_as_notes():
             command.run(console)
     except DeformganError as error:
         console.failure(error, error.exit_code)
@@ -169,14 +169,15 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable(console: Console) -> Iterator[None]:
     """Let these signals unwind the stack, so that unfinished outputs are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(number: int, _: object) -> None:
-        raise Terminated(number)
+        console.ending = Terminated(number)
+        raise console.ending
 
     # one that is ignored, as SIGHUP under nohup, stays so
     before = {one: signal.getsignal(one) for one in ENDING if one != signal.SIGINT}

@@ -245,13 +245,13 @@ def test_the_origin_names_inputs_weights_and_settings() -> None:
 
 
 def test_the_viewer_is_the_one_that_is_named_and_brings_its_licences(shown: Material) -> None:
-    tool = (REPOSITORY / "tools" / "vendor_niivue.py").read_text()
+    tool = (REPOSITORY / "tools" / "vendor_niivue.py").read_text(encoding="utf-8")
     assets = REPOSITORY / "src" / "deformgan" / "output" / "report" / "assets"
     assert f'VERSION = "@niivue/niivue", "{page_module.NIIVUE_VERSION}"' in tool
     bundle = gzip.decompress((assets / "niivue.umd.js.gz").read_bytes())
     assert hashlib.sha256(bundle).hexdigest() == page_module.NIIVUE_SHA256
-    licences = (assets / "niivue.LICENSES.txt").read_text()
-    notice = (REPOSITORY / "NOTICE").read_text()
+    licences = (assets / "niivue.LICENSES.txt").read_text(encoding="utf-8")
+    notice = (REPOSITORY / "NOTICE").read_text(encoding="utf-8")
     assert f"@niivue/niivue {page_module.NIIVUE_VERSION} (BSD-2-Clause)" in licences
     assert f"NiiVue {page_module.NIIVUE_VERSION} " in notice
     for name in re.findall(r"^(@?[\w./-]+) \^?[\d.]+ \((?:MIT|ISC)\)$", licences, re.MULTILINE):
@@ -274,11 +274,11 @@ def test_a_registration_with_g_shows_what_it_makes(pair_files: PairFiles, tmp_pa
     out, fixed, moving = tmp_path / "out", str(pair_files.fixed), str(pair_files.moving)
     words = ["-f", fixed, "-m", moving, "-o", str(out), "--weights", str(with_generator), "--refine", "0"]
     assert main(["register", *words, "--threads", "1"]) in (0, 4)
-    record = json.loads((out / outputs.RECORD).read_text())
+    record = json.loads((out / outputs.RECORD).read_text(encoding="utf-8"))
     assert record["model"]["generator"] == sha256(with_generator / "generator.safetensors")
-    page = (out / outputs.REPORT).read_text()
+    page = (out / outputs.REPORT).read_text(encoding="utf-8")
     assert "made by the generator, axial slice" in page
-    again = rebuild_report(out).read_text()
+    again = rebuild_report(out).read_text(encoding="utf-8")
     assert _Outline(again).tags == _Outline(page).tags, "the page of the folder has what that of the registration has"
     assert json.dumps(record, indent=2) in html.unescape(again)
     # the picture is what G makes of the moved image on the grid it was trained on
@@ -299,7 +299,10 @@ def test_a_map_without_a_network_has_its_page(pair_files: PairFiles, tmp_path: P
     out = tmp_path / "out"
     words = ["-f", str(pair_files.fixed), "-m", str(pair_files.moving), "-o", str(out), "--transform", "rigid"]
     assert main(["register", *words, "--threads", "1"]) in (0, 4)
-    for page in ((out / outputs.REPORT).read_text(), rebuild_report(out, viewer=False).read_text()):
+    for page in (
+        (out / outputs.REPORT).read_text(encoding="utf-8"),
+        rebuild_report(out, viewer=False).read_text(encoding="utf-8"),
+    ):
         assert "affine stage (rigid): a search over all rotations" in page
         assert "No network was run" in page
         assert "none: no network was run" in page
@@ -360,7 +363,7 @@ def folder(tmp_path: Path, phantom: Phantom) -> Path:
 def test_the_command_writes_the_page_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(folder), "--light", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(folder / "report.html")
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert len(page) < 1_000_000
@@ -368,15 +371,15 @@ def test_the_command_writes_the_page_again(folder: Path, capsys: pytest.CaptureF
 
 def test_the_maps_of_the_folder_are_shown(folder: Path) -> None:
     """What jacobian.nii.gz and uncertainty.nii.gz hold is what is drawn, and they are checked like the rest."""
-    without = rebuild_report(folder, viewer=False).read_text()
+    without = rebuild_report(folder, viewer=False).read_text(encoding="utf-8")
     moved = load_image(folder / "moved.nii.gz")
     ones = np.ones(moved.grid.shape, np.float32)
-    record = json.loads((folder / outputs.RECORD).read_text())
+    record = json.loads((folder / outputs.RECORD).read_text(encoding="utf-8"))
     for name, values in {"jacobian": 2 * ones, "uncertainty": 3 * ones}.items():
         Image(values, moved.grid).save(folder / f"{name}.nii.gz")
         record["output_sha256"][f"{name}.nii.gz"] = sha256(folder / f"{name}.nii.gz")
     (folder / outputs.RECORD).write_text(json.dumps(record))
-    page = rebuild_report(folder, viewer=False).read_text()
+    page = rebuild_report(folder, viewer=False).read_text(encoding="utf-8")
     assert "The expected error was not mapped" in without
     assert "<span>3 mm</span>" in page
     assert "changes every volume alike" in page
@@ -409,7 +412,7 @@ def test_missing_and_changed_files_are_named(folder: Path, capsys: pytest.Captur
 
 
 def test_a_damaged_record_is_said_to_be_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = json.loads((folder / outputs.RECORD).read_text())
+    whole = json.loads((folder / outputs.RECORD).read_text(encoding="utf-8"))
     spoilt = ["[1]", "{", "[" * 100_000, "null"]
     for path, value in {
         "quality": [],
