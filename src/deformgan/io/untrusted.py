@@ -1,4 +1,4 @@
-"""Reading files of strangers: what they claim is checked before memory is taken, and nothing in them is ever run.
+"""Reading untrusted files: what they claim is checked before memory is taken, and nothing in them is ever run.
 
 Gzip goes through ISA-L, several times faster than zlib at the sizes medical images have. Arrays keep the order NIfTI
 stores (first axis fastest, Fortran order), so no volume is copied to transpose it.

@@ -1,6 +1,6 @@
 """ITK's binary affine, ANTs' ``0GenericAffine.mat``: two matrices in a MATLAB level 4 file. LPS outside, RAS+ inside.
 
-Level 4 is a header of five integers, a name and the numbers; read here by hand, for what comes from strangers should
+Level 4 is a header of five integers, a name and the numbers; read here by hand, for untrusted files should
 meet as little code as possible.
 """
 
