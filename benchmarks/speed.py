@@ -26,8 +26,8 @@ from measuring import RESULTS, keep, machine
 from rich.console import Console
 from rich.table import Table
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.models.load import DEFAULT_MODEL, load_model
-from deformgan.options import DEFAULT_STEPS
 from deformgan.preprocess.conform import conform_pair
 from deformgan.preprocess.scan import read_pair
 from deformgan.refine import refine

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.align.start import find_start
 from deformgan.io.image import load_labels
 from deformgan.models.load import Model
-from deformgan.options import DEFAULT_STEPS
 from deformgan.preprocess.conform import Conformed, conform_pair
 from deformgan.preprocess.scan import read_pair
 from deformgan.quality.assess import Evidence, examine, features, judge, local_features

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "deformgan"
 
 # A folder counts as one entry: its files may import each other. An entry may import those above it, never one below.
 LAYERS = [
-    {"errors", "options"},
+    {"errors"},
     {"spatial"},
     {"io"},
     {"losses"},
@@ -131,6 +131,11 @@ def test_imports_inside_the_workshop_point_one_way(path: Path) -> None:
     found = {name.split(".")[2] for name in imported_names(path) if name.startswith("deformgan.workshop.")}
     wrong = {name for name in found if order[name] > order[own]}
     assert not wrong, f"{own} may not import {sorted(wrong)}: they come after it"
+
+
+def test_the_root_is_seen_at_a_glance() -> None:
+    entries = {p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"}
+    assert len(entries) < 20, "a new module goes into the folder of its stage"
 
 
 def test_no_import_cycles() -> None:

@@ -26,8 +26,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep, machine
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.models.load import DEFAULT_MODEL, load_model
-from deformgan.options import DEFAULT_STEPS
 from deformgan.refine import refine
 from deformgan.spatial import native
 from deformgan.spatial.field import resize

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deformgan.align.options import Options as Options
     from deformgan.errors import DeformganError as DeformganError
     from deformgan.errors import InputError as InputError
     from deformgan.errors import QualityError as QualityError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from deformgan.io.points import Points as Points
     from deformgan.models.load import Model as Model
     from deformgan.models.load import load_model as load_model
-    from deformgan.options import Options as Options
     from deformgan.output.registration import Registration as Registration
     from deformgan.pipeline import register as register
     from deformgan.quality.result import Quality as Quality
@@ -47,7 +47,7 @@ _HOME = {
     "Points": "io.points",
     "Registration": "output.registration",
     "Quality": "quality.result",
-    "Options": "options",
+    "Options": "align.options",
     "Model": "models.load",
     "DeformganError": "errors",
     "InputError": "errors",

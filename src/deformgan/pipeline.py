@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.align.options import Options
 from deformgan.align.start import find_start
 from deformgan.io.image import Image
 from deformgan.io.points import Points
 from deformgan.models.device import pick_device, pick_precision
 from deformgan.models.load import DEFAULT_MODEL, Model, load_model
-from deformgan.options import Options
 from deformgan.output.provenance import Progress, no_progress
 from deformgan.output.registration import Registration
 from deformgan.output.run import Run

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from conftest import make_phantom
 from torch import Tensor
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.options import DEFAULT_STEPS
 from deformgan.refine import DEFAULT_SETTINGS, RefineSettings, refine
 from deformgan.refine.folds import count_folds, without_folds
 from deformgan.refine.objective import folding

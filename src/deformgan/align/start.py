@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deformgan.align.options import TransformKind
 from deformgan.align.placement import headers_win, subsampled_pair
 from deformgan.align.search import score_of, search
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
-from deformgan.options import TransformKind
 from deformgan.preprocess.foreground import find_content
 from deformgan.preprocess.scan import Scan, require_overlap
 from deformgan.spatial.grid import Grid

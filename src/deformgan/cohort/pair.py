@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deformgan.options import Options
+from deformgan.align.options import Options
 
 # columns of a table that name files, and the argument of `deformgan.register` that each is
 ROLES = {

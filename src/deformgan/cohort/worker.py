@@ -96,7 +96,7 @@ def _registered(task: Task) -> Any:
     """The `Registration` of a pair, with the arguments recorded."""
     import torch
 
-    from deformgan.options import Options
+    from deformgan.align.options import Options
     from deformgan.pipeline import register
 
     settings, files = task.settings, dict(task.pair.files)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from deformgan.align.options import Options
 from deformgan.commands.console import Console, success
 from deformgan.commands.options import Json, OutFolder, Voice, Weights
 from deformgan.errors import CohortError, QualityError, UsageError
-from deformgan.options import Options
 
 if TYPE_CHECKING:
     from deformgan.cohort.pair import Pair, Settings

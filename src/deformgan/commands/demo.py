@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Compute, Force, Json, ModelName, OutFolder, Steps, Voice
 from deformgan.errors import QualityError
-from deformgan.options import DEFAULT_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from deformgan.align.options import Device, Precision
 from deformgan.errors import UsageError
-from deformgan.options import Device, Precision
 from deformgan.spatial.native.threads import Usage, free_cpus
 
 MOST_THREADS = 256  # far more crash the libraries below

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from deformgan.align.options import Options
 from deformgan.commands.console import Console, verdict
 from deformgan.commands.options import Force, Json, ModelName, OutFolder, Threads, Voice, given
 from deformgan.commands.startup import quick_imports, read_ahead
 from deformgan.errors import QualityError
-from deformgan.options import Options
 from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_folder
 
 

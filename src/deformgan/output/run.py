@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from deformgan.options import Options
+from deformgan.align.options import Options
 from deformgan.output import provenance
 from deformgan.output.provenance import Progress, Stopwatch
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.options import DEFAULT_STEPS
 from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions
 from deformgan.refine.folds import count_folds, without_folds

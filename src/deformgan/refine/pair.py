@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from deformgan.align.options import DEFAULT_STEPS, Subject
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.losses.joint_histogram import normalised_mutual_information
-from deformgan.options import DEFAULT_STEPS, Subject
 from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions
 from deformgan.refine.fluid import refine_fluid

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.io.image import Image
-from deformgan.options import DEFAULT_STEPS
 from deformgan.output import pictures
 from deformgan.output.folder import REPORT, staged_folder
 from deformgan.output.provenance import Progress, Stopwatch, no_progress

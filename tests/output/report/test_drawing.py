@@ -18,10 +18,10 @@ import tyro
 from PIL import Image as Picture
 
 import deformgan
+from deformgan.align.options import Options
 from deformgan.commands.options import given
 from deformgan.commands.register import Register
 from deformgan.io.image import Image
-from deformgan.options import Options
 from deformgan.output.report import outlines, texts, views
 from deformgan.output.report.cells import LABEL_COLOURS, draw
 from deformgan.output.report.encode import jpeg

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from deformgan.align.options import Options
 from deformgan.io.image import Image
-from deformgan.options import Options
 from deformgan.output.report.material import Material
 
 REFERENCES = (

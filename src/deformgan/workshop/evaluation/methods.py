@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.align.options import DEFAULT_STEPS
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
 from deformgan.models.device import pick_device, pick_precision
 from deformgan.models.load import Model, load_model
-from deformgan.options import DEFAULT_STEPS
 from deformgan.pipeline import register
 from deformgan.spatial.field import resize
 from deformgan.spatial.grid import Grid
