@@ -4,7 +4,7 @@
     python benchmarks/verdict.py --cases DIR [--first 24]           # tests it on cases of validation patients
 
 ``--fit`` makes cases of the patients and label maps that the weights were trained on (their configuration names them),
-registers and spoils each in some fifteen ways (`verdict_cases`), and fits the models (`verdict_fit`). ``--cases`` does
+registers and degrades each in some 15 ways (`verdict_cases`), and fits the models (`verdict_fit`). ``--cases`` does
 the same with ready cases (``deformgan evaluate`` writes such) and writes ``report.json``, ``report.md`` and the figures
 into ``benchmarks/verdict``. Measurements are kept in ``--work``, so that either half can be redone in seconds; give a
 new folder after changing the weights, the refinement or what is measured.

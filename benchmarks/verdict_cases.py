@@ -1,4 +1,4 @@
-"""Registrations whose error is known, good ones and spoilt ones, and what the quality check measures of them."""
+"""Registrations of known error, good and deliberately degraded, and what the quality check measures of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sample:
     """One registration.
 
     Args:
-        case, subject, kind: What was registered, and how it was spoilt.
+        case, subject, kind: What was registered, and how it was degraded.
         error_mean_mm, error_p95_mm: Against the truth; None where none exists (a pair that does not belong together).
         features: Of the logistic model.
         reasons: Of the hard rules.

@@ -74,7 +74,7 @@ def confusion(words: Sequence[str], failed: np.ndarray) -> dict[str, dict[str, i
 
 
 def kinds(found: Sequence[Sample], words: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The same for each way of registering or spoiling."""
+    """The same for each way of registering or degrading."""
     table: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(s.kind for s in found):
         those = [(s, w) for s, w in zip(found, words, strict=True) if s.kind == kind]
@@ -89,7 +89,7 @@ def kinds(found: Sequence[Sample], words: Sequence[str]) -> dict[str, dict[str, 
 
 
 def _alone(found: Sequence[Sample], score: np.ndarray, failed: np.ndarray) -> float | None:
-    """Among results of the method itself, where nothing was spoilt by hand."""
+    """Among results of the method itself, where nothing was degraded deliberately."""
     own = np.array([s.kind in ("registered", "stopped early", "T alone", "nothing done") for s in found])
     value = area(score[own], failed[own])
     return None if np.isnan(value) else round(value, 4)

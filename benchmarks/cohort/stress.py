@@ -56,12 +56,12 @@ def write_inputs(folder: Path, count: int) -> Path:
     whole = (folder / "0_moving.nii.gz").read_bytes()
     (folder / "half.nii.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "text.nii.gz").write_text("no image")
-    spoilt = ["none.nii.gz", "half.nii.gz", "text.nii.gz"]
+    damaged = ["none.nii.gz", "half.nii.gz", "text.nii.gz"]
     lines = ["id,fixed,moving"]
     for number in range(count):
         moving = f"{number % DIFFERENT}_moving.nii.gz"
         if number % BROKEN_EVERY == BROKEN_EVERY // 2:
-            moving = spoilt[number // BROKEN_EVERY % len(spoilt)]
+            moving = damaged[number // BROKEN_EVERY % len(damaged)]
         lines.append(f"p{number:06d},{number % DIFFERENT}_fixed.nii.gz,{moving}")
     (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
     return folder / "pairs.csv"

@@ -48,8 +48,8 @@ def processor_seconds() -> float:
 
 def error(field: Tensor, truth: Tensor, mask: Tensor) -> float:
     """Mean endpoint error in voxels inside the mask."""
-    away = (resize(field, tuple(truth.shape[2:])) - truth).square().sum(1).sqrt()
-    return float(away[mask[:, 0] > 0].mean())
+    difference = (resize(field, tuple(truth.shape[2:])) - truth).square().sum(1).sqrt()
+    return float(difference[mask[:, 0] > 0].mean())
 
 
 def one_case(folder: Path, model, steps: int) -> dict:

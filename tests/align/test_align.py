@@ -42,7 +42,7 @@ def pair() -> tuple[Image, Image]:
     return contrast(1), contrast(2)
 
 
-def turned(
+def rotated(
     image: Image, rotation: Rotation, scale: float, shift: tuple[float, float, float]
 ) -> tuple[Image, np.ndarray]:
     """The image with another header, and the map from its old place to the new one."""
@@ -75,7 +75,7 @@ def test_a_known_map_is_found(
     pair: tuple[Image, Image], degrees: tuple[int, int, int], scale: float, shift: tuple[float, float, float]
 ) -> None:
     fixed, moving = pair
-    moved, truth = turned(moving, Rotation.from_euler("xyz", degrees, degrees=True), scale, shift)
+    moved, truth = rotated(moving, Rotation.from_euler("xyz", degrees, degrees=True), scale, shift)
     found, score = search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))
     assert miss_mm(found, truth, fixed) < 2
     assert np.linalg.det(found) > 0
@@ -87,7 +87,7 @@ def test_a_slab_finds_its_place(pair: tuple[Image, Image]) -> None:
     slab = np.eye(4)
     slab[2, 3] = start = moving.data.shape[2] // 2
     part = Image(moving.data[:, :, start:], Grid(moving.data[:, :, start:].shape, moving.grid.affine @ slab))
-    moved, truth = turned(part, Rotation.from_euler("z", 30, degrees=True), 0.83, (0, 0, 80))
+    moved, truth = rotated(part, Rotation.from_euler("z", 30, degrees=True), 0.83, (0, 0, 80))
     assert miss_mm(search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))[0], truth, fixed) < 3
 
 
@@ -97,7 +97,7 @@ def test_joint_leaves_a_good_header_alone(pair: tuple[Image, Image]) -> None:
 
 
 def test_a_rigid_map_keeps_lengths(pair: tuple[Image, Image]) -> None:
-    moved, truth = turned(pair[1], Rotation.from_euler("y", 50, degrees=True), 1.0, (20, 0, 0))
+    moved, truth = rotated(pair[1], Rotation.from_euler("y", 50, degrees=True), 1.0, (20, 0, 0))
     found, _ = search(*subsampled_pair(Scan.of(pair[0]), Scan.of(moved)), rigid=True)
     np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-5)
     assert miss_mm(found, truth, pair[0]) < 2

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from bad_input import spoil
+from bad_input import corrupt
 from deformgan.commands.main import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bad-input.md"
@@ -40,31 +40,31 @@ class Section:
 
     Args:
         title: Of its table.
-        targets: The files (or folders) that are spoilt in turn; what is said of each must be the same but for its name.
+        targets: The files (or folders) that are corrupted in turn; what is said of each is the same but for its name.
         command: That reads them.
-        spoils: In the order of the table.
+        corruptions: In the order of the table.
     """
 
     title: str
     targets: tuple[str, ...]
     command: list[str]
-    spoils: tuple[spoil.Spoil, ...]
+    corruptions: tuple[corrupt.Corruption, ...]
 
 
 SECTIONS = (
-    Section("Fixed or moving image", ("fixed.nii.gz", "moving.nii.gz"), REGISTER, spoil.IMAGES),
-    Section("Moving labels", ("labels.nii.gz",), [*REGISTER, "--moving-labels", "labels.nii.gz"], spoil.LABELS),
-    Section("Points", ("points.csv",), [*REGISTER, "--points", "points.csv"], spoil.POINTS),
-    Section("Affine transform", ("affine.txt",), [*APPLY, "moving.nii.gz", "out/moved.nii.gz"], spoil.AFFINES),
+    Section("Fixed or moving image", ("fixed.nii.gz", "moving.nii.gz"), REGISTER, corrupt.IMAGES),
+    Section("Moving labels", ("labels.nii.gz",), [*REGISTER, "--moving-labels", "labels.nii.gz"], corrupt.LABELS),
+    Section("Points", ("points.csv",), [*REGISTER, "--points", "points.csv"], corrupt.POINTS),
+    Section("Affine transform", ("affine.txt",), [*APPLY, "moving.nii.gz", "out/moved.nii.gz"], corrupt.AFFINES),
     Section(
         "Displacement field",
         ("warp.nii.gz",),
         ["apply", "-t", "warp.nii.gz", "-r", "fixed.nii.gz", "moving.nii.gz", "out/moved.nii.gz"],
-        spoil.FIELDS,
+        corrupt.FIELDS,
     ),
-    Section("Weights", ("weights",), REGISTER, spoil.MODELS),
-    Section("Settings of a training", ("settings.toml",), TRAIN, spoil.SETTINGS),
-    Section("`registration.json`", ("results/registration.json",), ["report", "results"], spoil.RECORDS),
+    Section("Weights", ("weights",), REGISTER, corrupt.MODELS),
+    Section("Settings of a training", ("settings.toml",), TRAIN, corrupt.SETTINGS),
+    Section("`registration.json`", ("results/registration.json",), ["report", "results"], corrupt.RECORDS),
 )
 
 
@@ -111,7 +111,7 @@ def ask(command: list[str], home: Path, *, nobody: bool = False) -> Answer:
 @cache
 def _template() -> tempfile.TemporaryDirectory[str]:
     made = tempfile.TemporaryDirectory()
-    spoil.furnish(Path(made.name))
+    corrupt.furnish(Path(made.name))
     (Path(made.name) / "out").mkdir()
     return made  # gone at the end of the process
 
@@ -151,13 +151,13 @@ def refused(answer: Answer) -> str:
 
 
 def rows(section: Section) -> Iterator[tuple[str, int, str]]:
-    """What was bad, the exit code and the line, for each way to spoil the files of a section."""
-    for one in section.spoils:
+    """What was bad, the exit code and the line, for each way to corrupt the files of a section."""
+    for one in section.corruptions:
         said = []
         for target in section.targets:
             with furnished() as home:
                 one(home / target)
-                answer = ask(section.command, home, nobody=one is spoil.forbidden)
+                answer = ask(section.command, home, nobody=one is corrupt.forbidden)
                 line = refused(answer)
                 for other in section.targets if len(section.targets) > 1 else ():
                     line = line.replace(other, "IMAGE")

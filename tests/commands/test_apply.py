@@ -212,7 +212,7 @@ def test_directions_that_are_not_turned_are_told(
     c, s = np.cos(np.deg2rad(12)), np.sin(np.deg2rad(12))
     write_affine(files / "turn.txt", np.array([[c, -s, 0, 1], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
     assert apply(files, "-t", str(files / "turn.txt"), str(files / "dwi.nii.gz"), str(files / "out.nii.gz")) == 0
-    assert "directions are not turned along; the map as a whole turns by 12.0°" in capsys.readouterr().err
+    assert "directions are not rotated with the image; the map as a whole rotates by 12.0°" in capsys.readouterr().err
 
 
 def test_a_chain_of_fields_is_resampled_once(files: Path, phantom: Phantom) -> None:

@@ -115,8 +115,8 @@ def test_the_affine_part_and_the_inverse(files: Path, capsys: pytest.CaptureFixt
 
 def test_the_inverse_of_a_flirt_matrix_takes_the_images_as_they_are_for_the_result(files: Path) -> None:
     assert convert(files, "affine.txt", "a.mat", "--to-format", "fsl", *IMAGES) == 0
-    turned = ("--fixed", "moving.nii.gz", "--moving", "fixed.nii.gz")
-    assert convert(files, "a.mat,inverse", "back.txt", *turned) == 0
+    inverted = ("--fixed", "moving.nii.gz", "--moving", "fixed.nii.gz")
+    assert convert(files, "a.mat,inverse", "back.txt", *inverted) == 0
     both = load_transform(files / "back.txt") @ Transform(some_transform().affine)
     np.testing.assert_allclose(both.affine, np.eye(4), atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""How files of formats with a structure of their own are spoilt."""
+"""How files of formats with a structure of their own are corrupted."""
 
 from __future__ import annotations
 

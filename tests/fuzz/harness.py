@@ -1,7 +1,7 @@
-"""Give spoilt files to the readers, one after another, and count what came back.
+"""Give corrupted files to the readers, one after another, and count what came back.
 
     python tests/fuzz --inputs 100000 --seed 1 --log fuzz.jsonl
-    python tests/fuzz --kind gzip --seed 1 --only 4711 --keep spoilt/     # one input again, kept
+    python tests/fuzz --kind gzip --seed 1 --only 4711 --keep corrupted/     # one input again, kept
 
 An input is good where the reader returned something sound or raised one of our own errors, within the time and without
 taking memory. Input ``n`` of a kind and seed is the same on every run. The readers work in a child process, so that a
@@ -59,16 +59,16 @@ class Tally:
     growth_mb: float = 0.0
 
 
-def spoilt(kind: Kind, name: str, seed: int, number: int) -> tuple[str, bytes, Random]:
+def corrupted(kind: Kind, name: str, seed: int, number: int) -> tuple[str, bytes, Random]:
     """File name and contents of one input, and the random numbers that its reader goes on with."""
     rng = Random(f"{seed}/{name}/{number}")
     file, data = rng.choice(kind.examples)
-    return file, kind.spoil(data, rng), rng
+    return file, kind.corrupt(data, rng), rng
 
 
 def try_one(kind: Kind, name: str, seed: int, number: int, folder: Path) -> tuple[str, str]:
     """Read one input: what it counts as, and the traceback where it is a finding."""
-    file, data, rng = spoilt(kind, name, seed, number)
+    file, data, rng = corrupted(kind, name, seed, number)
     path = prepare(folder, file)
     path.write_bytes(data)
     try:

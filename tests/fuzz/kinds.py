@@ -1,4 +1,4 @@
-"""What is fuzzed: for each kind of file some valid ones, how they are spoilt, and the functions that read them."""
+"""What is fuzzed: for each kind of file some valid ones, how they are corrupted, and the functions that read them."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Kind:
     Args:
         share: How many of all inputs are of it, relative to the others.
         examples: Name a file has when it is read, and its valid contents.
-        spoil: What is done to them.
+        corrupt: What is done to them.
         read: The functions under test; what they give back is checked for being sound.
     """
 
     share: int
     examples: list[tuple[str, bytes]]
-    spoil: m.Mutation
+    corrupt: m.Mutation
     read: Callable[[Path, Random], Any]
 
 
@@ -226,7 +226,7 @@ def _read_image(path: Path, rng: Random) -> Any:
 
 def _read_other(path: Path, rng: Random) -> Any:
     if path.name.startswith("pair"):
-        # both halves of a pair are there: the voxels behind whichever header was spoilt
+        # both halves of a pair are there: the voxels behind whichever header was corrupted
         data = path.read_bytes()
         path.with_suffix(".hdr").write_bytes(data)
         path.with_suffix(".img").write_bytes(_anatomy("int16").tobytes(order="F"))

@@ -82,7 +82,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def bits(data: bytes, rng: Random) -> bytes:
-    """Some bits turned over."""
+    """Some bits flipped."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8, 64)) if out else 0):
         out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)

@@ -29,7 +29,7 @@ def test_nothing_but_our_own_errors_comes_back() -> None:
     for key, tally in tallies.items():
         assert tally.counts["ok"] + tally.counts["ours"] == sum(tally.counts.values())
         assert tally.counts["ok"], f"{key}: everything was refused, so nothing behind the first check was reached"
-        assert tally.counts["ours"], f"{key}: nothing was refused, so nothing was spoilt"
+        assert tally.counts["ours"], f"{key}: nothing was refused, so nothing was corrupted"
 
 
 def _swell(path: Path, _: Any) -> None:
@@ -111,7 +111,7 @@ def test_a_bug_of_the_fuzzer_is_none_of_a_reader(tmp_path: Path) -> None:
 
 def test_an_input_is_the_same_again() -> None:
     kind = Kind(1, [("a", bytes(range(256)))], lambda data, rng: rng.randbytes(8) + data, lambda path, _: None)
-    first, again, other = (harness.spoilt(kind, "k", 1, n)[:2] for n in (3, 3, 4))
+    first, again, other = (harness.corrupted(kind, "k", 1, n)[:2] for n in (3, 3, 4))
     assert first == again != other
 
 

@@ -1,4 +1,4 @@
-"""Data sets of every layout, a few voxels a file, as their makers lay them out; and ways to spoil a file."""
+"""Data sets of every layout, a few voxels a file, as their makers lay them out; and ways to corrupt a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""4-D series and what else ``deformgan apply`` meets: vectors, colours, formats that need geometry, strangers."""
+"""4-D series and what else ``deformgan apply`` meets: vectors, colours, formats that need geometry, untrusted files."""
 
 from __future__ import annotations
 

@@ -87,11 +87,11 @@ def test_float32_agrees_with_float64() -> None:
     assert local_cross_correlation(a.float(), b.float()).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_work_in_slabs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = pair()
     results = []
-    for slab in (1 << 20, 61):
-        monkeypatch.setattr(common, "CPU_SLAB", slab)
+    for block in (1 << 20, 61):
+        monkeypatch.setattr(common, "CPU_BLOCK", block)
         moving = b.clone().requires_grad_()
         value = local_cross_correlation(a, moving)
         value.backward()

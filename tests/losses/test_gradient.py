@@ -116,11 +116,11 @@ def test_either_side_alone_has_the_gradient_it_has_in_company() -> None:
     torch.testing.assert_close(together, (*of_a, *of_b))
 
 
-def test_work_in_slabs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = pair()
     results = []
-    for slab in (1 << 20, 61, 5):
-        monkeypatch.setattr(common, "CPU_SLAB", slab)
+    for block in (1 << 20, 61, 5):
+        monkeypatch.setattr(common, "CPU_BLOCK", block)
         moving = b.clone().requires_grad_()
         value = ngf_similarity(a, moving, squared=True) + local_gradient_similarity(a, moving, 3)
         value.backward()

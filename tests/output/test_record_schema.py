@@ -92,7 +92,7 @@ def test_an_affine_record_and_one_of_memory(pair_files: PairFiles, tmp_path: Pat
 def test_what_is_not_a_record_is_refused(pair_files: PairFiles, tmp_path: Path, weights: Path) -> None:
     record = registered(pair_files, tmp_path / "out", weights, "--no-inverse")
 
-    def spoilt(where: str, value: Any) -> dict[str, Any]:
+    def corrupted(where: str, value: Any) -> dict[str, Any]:
         new = copy.deepcopy(record)
         *path, last = where.split(".")
         part = new
@@ -119,7 +119,7 @@ def test_what_is_not_a_record_is_refused(pair_files: PairFiles, tmp_path: Path, 
         "affine.rotation_degrees": 181,
         "output_sha256": {"moved.nii.gz": None},
     }.items():
-        assert records.complaints(spoilt(where, value)), where
+        assert records.complaints(corrupted(where, value)), where
     for name in record:
         if name != "arguments":
             assert records.complaints({key: value for key, value in record.items() if key != name}), name

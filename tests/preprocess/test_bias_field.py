@@ -1,4 +1,4 @@
-"""Slow brightness goes, structure stays."""
+"""Slow changes of intensity go, structure stays."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def texture(seed: int = 0) -> Tensor:
 
 def test_a_ramp_goes_and_texture_stays() -> None:
     inside = ball()
-    evened = correct_bias_field(0.4 * inside * ramp(1.0), 4)
-    values = evened[inside > 0]
+    corrected = correct_bias_field(0.4 * inside * ramp(1.0), 4)
+    values = corrected[inside > 0]
     assert float(values.std() / values.mean()) < 0.2  # before: 0.38
     plain, lit = (correct_bias_field(texture() * inside * light, 4) for light in (torch.ones(()), ramp(0.5)))
     correlation = torch.corrcoef(torch.stack([plain[inside > 0], lit[inside > 0]]))[0, 1]
@@ -45,12 +45,12 @@ def test_even_images_stay_as_they_are() -> None:
 
 def test_background_and_scale() -> None:
     image = texture() * ball() * ramp(1.0)
-    evened = correct_bias_field(image, 4)
-    assert (evened[image == 0] == 0).all()
-    torch.testing.assert_close(correct_bias_field(3 * image, 4), 3 * evened)
+    corrected = correct_bias_field(image, 4)
+    assert (corrected[image == 0] == 0).all()
+    torch.testing.assert_close(correct_bias_field(3 * image, 4), 3 * corrected)
     assert correct_bias_field(torch.zeros(1, 1, 8, 8, 8), 4).abs().max() == 0
     both = correct_bias_field(torch.cat([image, 2 * image.flip(2)]), 4)
-    torch.testing.assert_close(both[:1], evened)
+    torch.testing.assert_close(both[:1], corrected)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.2])

@@ -103,10 +103,10 @@ def test_beyond_what_is_known_the_map_goes_on_as_it_is() -> None:
     affine = affine_field(torch.tensor([[[1.1, 0.0, 0.05, 1.0], [0.0, 0.95, 0.0, -2.0], [0.02, 0.0, 1.0, 0.5]]]), shape)
     known = torch.zeros(1, 1, 48, 48, 48)
     known[..., 12:36] = 1
-    spoilt = affine.clone()
-    spoilt[..., :6] += 5
-    spoilt[..., 18:] -= 7
-    found = continued(spoilt, known, torch.ones_like(known))
+    corrupted = affine.clone()
+    corrupted[..., :6] += 5
+    corrupted[..., 18:] -= 7
+    found = continued(corrupted, known, torch.ones_like(known))
     torch.testing.assert_close(found, affine, atol=1e-3, rtol=0)
     wavy = affine + 0.5 * torch.sin(identity_positions(shape) / 2)
     kept = continued(wavy, known, torch.ones_like(known))

@@ -139,10 +139,10 @@ def test_a_field_is_continued_harmonically() -> None:
     inside[..., 5:9, 6:11, 4:8] = 1
     matrix = torch.tensor([[[1.1, 0.05, 0, -1], [0, 0.9, 0.1, 0.5], [0.02, 0, 1.05, 0.3]]])
     truth = affine_field(matrix, shape)
-    spoilt = truth + 5 * inside
-    back = Lesions(fixed=inside).fill_harmonic(spoilt)
+    corrupted = truth + 5 * inside
+    back = Lesions(fixed=inside).fill_harmonic(corrupted)
     torch.testing.assert_close(back, truth, atol=2e-3, rtol=0)
-    assert Lesions().fill_harmonic(spoilt) is spoilt
+    assert Lesions().fill_harmonic(corrupted) is corrupted
     values = np.random.default_rng(1).normal(size=(1, *shape))
     region = inside[0, 0].numpy() > 0
     out = harmonic(values, region)[0]

@@ -47,9 +47,9 @@ def test_fit_affine_looks_only_where_the_weight_is() -> None:
     field = fields.affine_field(matrix, SHAPE)
     weight = torch.zeros(1, 1, *SHAPE)
     weight[..., 4:12, 3:11, 2:10] = 1
-    spoilt = torch.where(weight > 0, field, torch.full_like(field, 50.0))
-    torch.testing.assert_close(fields.fit_affine(spoilt, weight), matrix, atol=1e-4, rtol=1e-4)
-    assert (fields.fit_affine(spoilt) - matrix).abs().max() > 1
+    corrupted = torch.where(weight > 0, field, torch.full_like(field, 50.0))
+    torch.testing.assert_close(fields.fit_affine(corrupted, weight), matrix, atol=1e-4, rtol=1e-4)
+    assert (fields.fit_affine(corrupted) - matrix).abs().max() > 1
 
 
 def test_compose_of_affine_fields_is_the_product() -> None:

@@ -1,4 +1,4 @@
-"""Separable resampling, slabs and scattered points: against SciPy and closed forms."""
+"""Separable resampling, blocks and scattered points: against SciPy and closed forms."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def test_coordinates_are_those_of_grid_sample() -> None:
 
 @pytest.mark.parametrize("degrees", [0, 90, 20])
 @pytest.mark.parametrize("with_ramp", [False, True])
-def test_slabs_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, degrees: float, with_ramp: bool) -> None:
-    monkeypatch.setattr(blockwise, "_SLAB_VOXELS", 100)  # several blockwise, the last one shorter
+def test_blocks_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, degrees: float, with_ramp: bool) -> None:
+    monkeypatch.setattr(blockwise, "_BLOCK_VOXELS", 100)  # several blockwise, the last one shorter
     own = Grid((7, 8, 9), np.diag([2.0, 1.5, 1, 1]))
     onto = Grid((9, 6, 11), _turn(degrees) @ np.diag([1.0, -1, 1.2, 1])).moved_by(
         np.array([[1, 0, 0, 2.5], [0, 1, 0, 6], [0, 0, 1, -1], [0, 0, 0, 1]])
@@ -101,8 +101,8 @@ def test_slabs_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, degrees: float,
     data = np.random.default_rng(0).random((7, 8, 9, 3)).astype(np.float32)
     ramp = np.random.default_rng(1).normal(size=(4, 4)) if with_ramp else None
     out = np.full((*onto.shape, 3), np.nan, np.float32)
-    for start, stop, slab in blockwise.resampled_slabs(torch.from_numpy(data.T.copy()), own, onto, ramp):
-        out[:, :, start:stop] = slab.numpy().T
+    for start, stop, block in blockwise.resampled_blocks(torch.from_numpy(data.T.copy()), own, onto, ramp):
+        out[:, :, start:stop] = block.numpy().T
     voxels = np.stack(np.meshgrid(*[np.arange(n) for n in onto.shape], indexing="ij"), -1)
     where = np.moveaxis(own.to_index(onto.to_world(voxels)), -1, 0)
     expected = np.stack([ndi.map_coordinates(data[..., c], where, order=1, mode="nearest") for c in range(3)], -1)
@@ -111,10 +111,10 @@ def test_slabs_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, degrees: float,
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
-def test_ramp_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwise, "_SLAB_VOXELS", 50)
+def test_ramp_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockwise, "_BLOCK_VOXELS", 50)
     onto, matrix = Grid((4, 5, 7), np.eye(4)), np.random.default_rng(1).normal(size=(4, 4))
-    out = np.concatenate([slab.numpy() for _, _, slab in blockwise.ramp_slabs(matrix, onto)], 1)
+    out = np.concatenate([block.numpy() for _, _, block in blockwise.ramp_blocks(matrix, onto)], 1)
     voxels = np.stack(np.meshgrid(*[np.arange(n) for n in onto.shape], indexing="ij"), -1)
     np.testing.assert_allclose(out.T, voxels @ matrix[:3, :3].T + matrix[:3, 3], atol=1e-5)
 

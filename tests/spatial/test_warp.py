@@ -159,7 +159,7 @@ def test_halved_field_moves_the_halved_image_alike(generator: torch.Generator) -
 
 @pytest.mark.parametrize("mode", ["linear", "nearest"])
 def test_threads_do_not_change_the_result(mode: str) -> None:
-    """A single volume is cut into one slab a thread; values and gradients are those of the whole."""
+    """A single volume is cut into one block a thread; values and gradients are those of the whole."""
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(1, 2, 12, 9, 10, generator=generator)
     field = torch.randn(1, 3, 12, 9, 10, generator=generator).requires_grad_()

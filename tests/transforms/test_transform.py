@@ -138,7 +138,7 @@ def test_torch_displacement_is_taken(rng: np.random.Generator) -> None:
 @MAPS
 @ONTO
 def test_displacement_is_what_points_do(transform: Transform, onto: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwise, "_SLAB_VOXELS", 2000)
+    monkeypatch.setattr(blockwise, "_BLOCK_VOXELS", 2000)
     disp = transform.displacement(onto)
     assert disp.shape == (*onto.shape, 3)
     assert disp.dtype == np.float32
@@ -149,7 +149,7 @@ def test_displacement_is_what_points_do(transform: Transform, onto: Grid, monkey
 @MAPS
 @ONTO
 def test_apply_agrees_with_scipy(transform: Transform, onto: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwise, "_SLAB_VOXELS", 2000)
+    monkeypatch.setattr(blockwise, "_BLOCK_VOXELS", 2000)
     image = _image()
     moved = transform.apply(image, onto)
     assert moved.grid == onto
@@ -183,7 +183,7 @@ def test_labels_keep_values_and_dtype(transform: Transform, onto: Grid, dtype: s
 
 
 def test_cubic_is_sharper_than_linear_and_exact_on_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwise, "_SLAB_VOXELS", 2000)
+    monkeypatch.setattr(blockwise, "_BLOCK_VOXELS", 2000)
     image = _image(WORKING)
     np.testing.assert_allclose(Transform.identity().apply(image, WORKING, "cubic").data, image.data, atol=1e-5)
     i, j, k = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in SHAPE], indexing="ij")
@@ -511,7 +511,7 @@ def test_large_integer_volumes_are_sampled_a_few_slices_at_a_time(
     whole = transform.apply(image, fixed).data
     monkeypatch.setattr(blockwise, "_WHOLE_VOXELS", 0)
     monkeypatch.setattr(blockwise, "_SPARE_SLICES", 1)
-    monkeypatch.setattr(blockwise, "_SLAB_VOXELS", 2 * fixed.shape[0] * fixed.shape[1])
+    monkeypatch.setattr(blockwise, "_BLOCK_VOXELS", 2 * fixed.shape[0] * fixed.shape[1])
     slices = []
     taken = blockwise.sample
     monkeypatch.setattr(blockwise, "sample", lambda source, at: slices.append(source.shape[1]) or taken(source, at))

@@ -84,12 +84,12 @@ def headers_win(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> 
         shift_mm: (3,), fixed to moving position in world mm (RAS+): what brings the contents' centres together.
     """
     (by_headers, seen_headers), (by_centres, seen_centres) = (
-        _agreement(fixed, moving, shift) for shift in (np.zeros(3), np.asarray(shift_mm))
+        _similarity(fixed, moving, shift) for shift in (np.zeros(3), np.asarray(shift_mm))
     )
     return seen_headers >= max(1.0, _COVERAGE * seen_centres) and by_headers >= _TRUST * by_centres
 
 
-def _agreement(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> tuple[float, int]:
+def _similarity(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> tuple[float, int]:
     """Normalised mutual information, and the number of voxels it was taken over."""
     shift = np.eye(4)
     shift[:3, 3] = shift_mm

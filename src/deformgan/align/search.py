@@ -30,7 +30,7 @@ _CHUNK = 200_000  # samples at once, so that they stay in the cache
 
 @dataclass(frozen=True)
 class _Round:
-    """One round of the halving: at this resolution, so many candidates, freedoms, steps and their largest size."""
+    """One round of the halving: at this resolution, candidates, degrees of freedom, steps and their largest size."""
 
     spacing_mm: float
     points: int
@@ -68,19 +68,19 @@ def search(
     Returns:
         4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` at 3 mm, in [0, 1].
     """
-    turns, theta = _starts(fixed, moving, centres_mm, rigid)
+    all_rotations, theta = _starts(fixed, moving, centres_mm, rigid)
     if near:
-        turns, theta = turns[:1], theta[:1]
-    score = _scored(make_level(fixed, moving, *_SCREEN, centres_mm), turns, theta)
+        all_rotations, theta = all_rotations[:1], theta[:1]
+    score = _scored(make_level(fixed, moving, *_SCREEN, centres_mm), all_rotations, theta)
     # the headers and the centres come first, and always go on
     score[:2] += 1
     for one in _ROUNDS:
-        best = _distinct(_matrices(turns, theta), score, one.keep)
-        turns, theta = turns[best], theta[best]
+        best = _distinct(_matrices(all_rotations, theta), score, one.keep)
+        all_rotations, theta = all_rotations[best], theta[best]
         level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
-        theta, score = _improved(level, turns, theta, one, min(one.dof, RIGID if rigid else AFFINE))
+        theta, score = _improved(level, all_rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
     best = int(score.argmax())
-    return _world(_matrices(turns, theta)[best], centres_mm), float(score[best])
+    return _world(_matrices(all_rotations, theta)[best], centres_mm), float(score[best])
 
 
 def score_of(
@@ -108,22 +108,22 @@ def _starts(
     headers = torch.zeros(2, AFFINE)
     headers[0, :3] = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
     every = _rotations(_ROTATIONS)
-    turns, theta = [torch.eye(3).repeat(2, 1, 1)], [headers]
+    all_rotations, theta = [torch.eye(3).repeat(2, 1, 1)], [headers]
     scales = [1.0] if rigid else [*_SCALES, *([whole] if min(abs(whole - s) for s in _SCALES) > _NEW else [])]
     for scale in scales:
         shares = ratio / scale**3
         offsets = torch.zeros(1, 3)
         if max(shares, 1 / shares) > _PARTIAL:
             offsets = torch.cat([offsets, *(mm * _axes(fixed if shares > 1 else moving) for mm in _OFFSETS_MM)])
-        turned = every.repeat(len(offsets), 1, 1)
-        some = torch.zeros(len(turned), AFFINE)
+        rotations = every.repeat(len(offsets), 1, 1)
+        some = torch.zeros(len(rotations), AFFINE)
         some[:, :3] = offsets.repeat_interleave(len(every), 0)
-        if shares > 1:  # along the fixed image's axes, as the turn has them
-            some[:, :3] = scale * (turned @ some[:, :3, None])[:, :, 0]
+        if shares > 1:  # along the fixed image's axes, as the rotation has them
+            some[:, :3] = scale * (rotations @ some[:, :3, None])[:, :, 0]
         some[:, SIMILARITY - 1] = _RADIUS_MM * float(np.log(scale))
-        turns.append(turned)
+        all_rotations.append(rotations)
         theta.append(some)
-    return torch.cat(turns), torch.cat(theta)
+    return torch.cat(all_rotations), torch.cat(theta)
 
 
 def _axes(subsampled: Subsampled) -> Tensor:
@@ -145,7 +145,7 @@ def _rotations(count: int) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2).float()
 
 
-def _matrices(turns: Tensor, theta: Tensor) -> Tensor:
+def _matrices(all_rotations: Tensor, theta: Tensor) -> Tensor:
     """(B, 3, 4) of parameters in mm at the brain's surface: shift, rotation, common scale, scales, shears."""
     unit = theta[:, 3:] / _RADIUS_MM
     zero = torch.zeros_like(unit[:, 0])
@@ -155,7 +155,7 @@ def _matrices(turns: Tensor, theta: Tensor) -> Tensor:
     a, b, c = unit[:, 7:].unbind(1)
     one = torch.ones_like(zero)
     shear = torch.stack([one, a, b, zero, one, c, zero, zero, one], 1).view(-1, 3, 3)
-    linear = turns @ torch.linalg.matrix_exp(skew) @ (shear * scales[:, None])
+    linear = all_rotations @ torch.linalg.matrix_exp(skew) @ (shear * scales[:, None])
     return torch.cat([linear, theta[:, :3, None]], 2)
 
 
@@ -177,13 +177,13 @@ def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
     return torch.stack(kept)
 
 
-def _scored(level: Level, turns: Tensor, theta: Tensor) -> Tensor:
+def _scored(level: Level, all_rotations: Tensor, theta: Tensor) -> Tensor:
     size = max(1, _CHUNK // len(level.points))
-    matrices = _matrices(turns, theta)
+    matrices = _matrices(all_rotations, theta)
     return torch.cat([nmi_score(level, part) for part in matrices.split(size)])
 
 
-def _improved(level: Level, turns: Tensor, theta: Tensor, one: _Round, dof: int) -> tuple[Tensor, Tensor]:
+def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: _Round, dof: int) -> tuple[Tensor, Tensor]:
     """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
     free = (torch.arange(theta.shape[1]) < dof).float()
     first, second = torch.zeros_like(theta), torch.zeros_like(theta)
@@ -192,9 +192,9 @@ def _improved(level: Level, turns: Tensor, theta: Tensor, one: _Round, dof: int)
     for step in range(1, one.steps + 2):
         slope, score = [], []
         with torch.enable_grad():
-            for some, turned in zip(theta.split(size), turns.split(size), strict=True):
+            for some, rotations in zip(theta.split(size), all_rotations.split(size), strict=True):
                 leaf = some.detach().requires_grad_()
-                now = nmi_score(level, _matrices(turned, leaf))
+                now = nmi_score(level, _matrices(rotations, leaf))
                 slope.append(torch.autograd.grad(now.sum(), leaf)[0])
                 score.append(now.detach())
         slope, score = torch.cat(slope) * free, torch.cat(score)

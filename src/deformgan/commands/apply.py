@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Force, Json, Threads, Voice
+from deformgan.commands.options import Force, Json, Messages, Threads
 from deformgan.commands.transforms import Geometry, load
 from deformgan.errors import InputError, UsageError
 from deformgan.output.folder import staged_files
@@ -50,7 +50,7 @@ class Apply:
     """auto: nearest for label maps, linear for images."""
     force: Force = False
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     compute: Threads = field(default_factory=Threads)
 
     def run(self, console: Console) -> None:
@@ -183,7 +183,7 @@ class Apply:
 
 
 def _directions(transform: Transform | Chain, source: Path, count: int, onto: Grid) -> list[str]:
-    """What is to be told of a series that may hold directions: voxels are moved, directions not turned."""
+    """What is to be told of a series that may hold directions: voxels are moved, directions are not rotated."""
     import numpy as np
 
     stem = source.name.removesuffix(".gz").removesuffix(".nii")
@@ -193,7 +193,7 @@ def _directions(transform: Transform | Chain, source: Path, count: int, onto: Gr
     what = f"has gradient directions in {beside.name}" if beside.exists() else "may hold a vector a voxel (3 volumes)"
     u, _, v = np.linalg.svd(transform.nearest_affine(onto).affine[:3, :3])
     angle = np.degrees(np.arccos(np.clip((np.trace(u @ v) - 1) / 2, -1, 1)))
-    return [f"{source} {what}: directions are not turned along; the map as a whole turns by {angle:.1f}°"]
+    return [f"{source} {what}: directions are not rotated with the image; the map as a whole rotates by {angle:.1f}°"]
 
 
 def _as_needed(image: Image, how: str) -> Image:

@@ -14,7 +14,7 @@ from deformgan import __version__
 from deformgan.commands import cohort as shared
 from deformgan.commands.console import Console
 from deformgan.commands.main import run_command
-from deformgan.commands.options import Json, Voice
+from deformgan.commands.options import Json, Messages
 from deformgan.errors import EXIT_BUG, EXIT_OK, UsageError
 
 Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL", help_behavior_hint="(default: all)")]
@@ -69,7 +69,7 @@ class BidsApp:
     what: shared.What = field(default_factory=shared.What)
     again: shared.Again = field(default_factory=shared.Again)
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
 
     def run(self, console: Console) -> None:
         """Register, or gather; exit codes as of ``deformgan cohort``.

@@ -12,7 +12,7 @@ import tyro
 
 from deformgan.align.options import Options
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Json, OutFolder, Voice, Weights
+from deformgan.commands.options import Json, Messages, OutFolder, Weights
 from deformgan.errors import CohortError, QualityError, UsageError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Cohort:
     out: OutFolder
     """Folder for the results; made if it is not there."""
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     what: What = field(default_factory=What)
     workers: Workers = field(default_factory=Workers)
     again: Again = field(default_factory=Again)
@@ -125,7 +125,7 @@ class CohortStatus:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
     """Folder of the cohort."""
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
 
     def run(self, console: Console) -> None:
         """Count, answer."""
@@ -147,7 +147,7 @@ class CohortMerge:
     ratings: Annotated[Path | None, tyro.conf.arg(metavar="TSV", help_behavior_hint="(optional)")] = None
     """Ratings saved from the page, to be kept in the folder and in the table."""
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
 
     def run(self, console: Console) -> None:
         """Gather, write, answer; exit codes as of the cohort."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Force, Json, Threads, Voice
+from deformgan.commands.options import Force, Json, Messages, Threads
 from deformgan.commands.transforms import INVERSE, FileFormat, Geometry, load
 from deformgan.errors import UsageError
 from deformgan.output.folder import staged_files
@@ -44,7 +44,7 @@ class Convert:
     """Write the affine map nearest to the whole one."""
     force: Force = False
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     compute: Threads = field(default_factory=Threads)
 
     def run(self, console: Console) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deformgan.align.options import DEFAULT_STEPS
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Compute, Force, Json, ModelName, OutFolder, Steps, Voice
+from deformgan.commands.options import Compute, Force, Json, Messages, ModelName, OutFolder, Steps
 from deformgan.errors import QualityError
 
 
@@ -23,7 +23,7 @@ class Demo:
     """Of the simulation."""
     force: Force = False
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     compute: Compute = field(default_factory=Compute)
 
     def run(self, console: Console) -> None:

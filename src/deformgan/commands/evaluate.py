@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from deformgan.commands.console import Console, Progress, success
-from deformgan.commands.options import Compute, Force, Json, OutFolder, Voice
+from deformgan.commands.options import Compute, Force, Json, Messages, OutFolder
 from deformgan.commands.simulate import Contrast, Regime
 from deformgan.errors import UsageError
 
@@ -61,12 +61,12 @@ class Evaluate:
     compare: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="(optional)")] = ()
     """Pairs of methods to be tested against each other by name."""
     sweep: Annotated[tuple[Sweep, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(optional)")] = ()
-    """Score the cases made harder step by step as well; written to sweeps.jsonl and sweeps.json."""
+    """Score the cases perturbed step by step as well; written to sweeps.jsonl and sweeps.json."""
     caption: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")] = ""
     """What the table is to say first, for example the training budget."""
     force: Force = False
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     compute: Compute = field(default_factory=Compute)
 
     def run(self, console: Console) -> None:
@@ -165,11 +165,11 @@ class Evaluate:
             shape=self.shape,
             spacing=self.spacing,
         )
-        progress(f"making case 1 of {len(plan.tasks)}")
+        progress(f"creating case 1 of {len(plan.tasks)}")
         folders = []
         for folder in make_test_cases(self.out / "cases", plan, force=self.force):
             folders.append(folder)
-            progress(f"making case {min(len(folders) + 1, len(plan.tasks))} of {len(plan.tasks)}")
+            progress(f"creating case {min(len(folders) + 1, len(plan.tasks))} of {len(plan.tasks)}")
         return folders
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Force, Json, Voice, Weights
+from deformgan.commands.options import Force, Json, Messages, Weights
 from deformgan.output.folder import staged_files
 
 
@@ -31,7 +31,7 @@ class Export:
     """Keep the weights in half precision: half the size; computed in fp32 as before."""
     force: Force = False
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
 
     def run(self, console: Console) -> None:
         """Export, compare, answer.

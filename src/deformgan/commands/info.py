@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Json, Voice
+from deformgan.commands.options import Json, Messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Info:
     schema: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Show the JSON Schema of registration.json instead."""
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
 
     def run(self, console: Console) -> None:
         """Collect and answer."""

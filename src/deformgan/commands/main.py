@@ -31,7 +31,7 @@ from deformgan.commands.demo import Demo
 from deformgan.commands.evaluate import Evaluate
 from deformgan.commands.export import Export
 from deformgan.commands.info import Info
-from deformgan.commands.options import Voice
+from deformgan.commands.options import Messages
 from deformgan.commands.register import Register
 from deformgan.commands.report import Report
 from deformgan.commands.simulate import Simulate
@@ -109,13 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(command: Any) -> int:
     """Run a command that has been parsed, say what goes wrong, and return the exit code."""
-    voice: Voice = getattr(command, "voice", None) or Voice()
+    messages: Messages = getattr(command, "messages", None) or Messages()
     try:
-        log = None if voice.log is None else _open_log(voice.log)
+        log = None if messages.log is None else _open_log(messages.log)
     except DeformganError as error:
         return _fail(Console(as_json=command.json), error, error.exit_code)
     with log or nullcontext():
-        console = Console(as_json=command.json, quiet=voice.quiet, verbose=voice.verbose, log=log)
+        console = Console(as_json=command.json, quiet=messages.quiet, verbose=messages.verbose, log=log)
         try:
             return _run(command, console)
         except UnansweredError as error:

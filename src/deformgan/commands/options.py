@@ -36,7 +36,7 @@ ModelName = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voice:
+class Messages:
     """How much to say."""
 
     quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"], help_behavior_hint="")] = False
@@ -89,5 +89,5 @@ def given(command: Any) -> dict[str, Any]:
     options = {"command": type(command).__name__.lower(), **asdict(command)}
     for group in ("options", "compute"):
         options |= options.pop(group, {})
-    options.pop("voice", None)
+    options.pop("messages", None)
     return {name: one if isinstance(one, str | int | float | None) else str(one) for name, one in options.items()}

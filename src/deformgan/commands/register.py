@@ -10,7 +10,7 @@ import tyro
 
 from deformgan.align.options import Options
 from deformgan.commands.console import Console, verdict
-from deformgan.commands.options import Force, Json, ModelName, OutFolder, Threads, Voice, given
+from deformgan.commands.options import Force, Json, Messages, ModelName, OutFolder, Threads, given
 from deformgan.commands.startup import quick_imports, read_ahead
 from deformgan.errors import QualityError
 from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_folder
@@ -56,7 +56,7 @@ class Register:
     """Do not write report.html."""
     force: Force = False
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     options: Options = field(default_factory=Options)
     compute: Threads = field(default_factory=Threads)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Json, Voice
+from deformgan.commands.options import Json, Messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Report:
     light: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Leave the interactive viewer out; a small file."""
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
 
     def run(self, console: Console) -> None:
         """Check the files, draw, answer."""

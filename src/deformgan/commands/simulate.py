@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Force, Json, OutFolder, Threads, Voice
+from deformgan.commands.options import Force, Json, Messages, OutFolder, Threads
 from deformgan.errors import UsageError
 
 Contrast = Literal["t1", "t2", "flair", "t1gd", "random"]
@@ -49,7 +49,7 @@ class Simulate:
     """The same seed makes the same cases."""
     force: Force = False
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     compute: Threads = field(default_factory=Threads)
 
     def run(self, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from deformgan.commands.console import Console, Progress, success
-from deformgan.commands.options import Json, OutFolder, Threads, Voice
+from deformgan.commands.options import Json, Messages, OutFolder, Threads
 from deformgan.errors import UsageError
 
 _NEEDED = ("accelerate",)
@@ -30,7 +30,7 @@ class Train:
     data: Annotated[Path | None, tyro.conf.arg(metavar="ROOT", help_behavior_hint="(default: as in CONFIG)")] = None
     """Folder of the patients and label maps, or CSV file of pairs, in place of root in the [data] section."""
     json: Json = False
-    voice: Voice = field(default_factory=Voice)
+    messages: Messages = field(default_factory=Messages)
     compute: Threads = field(default_factory=Threads)
 
     def run(self, console: Console) -> None:

@@ -34,9 +34,9 @@ def load(
     from deformgan.transforms.formats import exchange
     from deformgan.transforms.transform import load_transform
 
-    path, turned = name.removesuffix(INVERSE), name.endswith(INVERSE)
+    path, inverted = name.removesuffix(INVERSE), name.endswith(INVERSE)
     other = {"fixed": "moving", "moving": "fixed"}
     # the file's own fixed image is on the other side of the map that is asked for
-    known = {role: grids[other[role] if turned else role]() for role in sorted(exchange.needs(path, file_format))}
+    known = {role: grids[other[role] if inverted else role]() for role in sorted(exchange.needs(path, file_format))}
     one = load_transform(path, file_format=file_format, fixed=known.get("fixed"), moving=known.get("moving"))
-    return one.inverse() if turned else one
+    return one.inverse() if inverted else one

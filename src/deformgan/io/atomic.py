@@ -188,11 +188,11 @@ def fortran_chunks(data: np.ndarray, sign: tuple[float, ...] | None = None) -> I
             for chunk in fortran_chunks(data[..., index], None):
                 yield chunk if factor == 1 else chunk * chunk.dtype.type(factor)
         return
-    turned = data.T  # C order of this is the order of the file
-    if turned.flags.c_contiguous:
-        flat = turned.reshape(-1)
+    transposed = data.T  # C order of this is the order of the file
+    if transposed.flags.c_contiguous:
+        flat = transposed.reshape(-1)
         step = max(1, _CHUNK_BYTES // data.itemsize)
         yield from (flat[i : i + step] for i in range(0, flat.size, step))
         return
-    rows = max(1, _CHUNK_BYTES // max(1, turned[0].nbytes))
-    yield from (np.ascontiguousarray(turned[i : i + rows]) for i in range(0, turned.shape[0], rows))
+    rows = max(1, _CHUNK_BYTES // max(1, transposed[0].nbytes))
+    yield from (np.ascontiguousarray(transposed[i : i + rows]) for i in range(0, transposed.shape[0], rows))

@@ -46,7 +46,7 @@ def header_affine(header: Any, shape: Shape, name: str) -> np.ndarray:
 
 
 def _repaired(header: Any, name: str) -> Any:
-    """A header nibabel can take: voxel sizes above 0, a quaternion no longer than 1, axes turned one way or the other.
+    """A header nibabel can take: voxel sizes above 0, a quaternion no longer than 1, right- or left-handed axes.
 
     Raises:
         InputError: a quaternion far too long, where the affine depends on it.

@@ -17,7 +17,7 @@ from deformgan.io.untrusted import read_nifti, read_nifti_header
 from deformgan.io.values import finite, scaled
 from deformgan.spatial.grid import Grid
 
-# vectors, tensors and the like: resampling them would leave them turned the wrong way
+# vectors, tensors and the like: resampling them would leave them pointing the wrong way
 _VECTOR_INTENTS = (1004, 1005, 1006, 1007, 2003, 2004, 2006)
 _KEPT = ("descrip", "aux_file", "intent_code", "intent_name", "toffset", "cal_min", "cal_max")
 _MM, _UNITS_OF_TIME = 2, 0b111000  # the affine that is written counts in mm, whatever that of the series did
@@ -67,7 +67,7 @@ def is_series(path: str | Path) -> bool:
         raise InputError(f"{path} holds colours, not one real number a voxel", "give a scalar image")
     several = any(n > 1 for n in shape[3:])
     if any(n > 1 for n in shape[4:]) or (several and int(header["intent_code"]) in _VECTOR_INTENTS):
-        hint = "vectors would have to be turned along; give a scalar image or a 4-D series"
+        hint = "vectors would have to be rotated with the image; give a scalar image or a 4-D series"
         raise InputError(f"{path} is a vector image: its shape is {tuple(shape)}", hint)
     return several
 

@@ -28,7 +28,7 @@ MOST_TEXT = 1 << 20  # bytes of a file of settings or of a transform in words
 GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a lie or a truncated file
 _MOST_WHOLE = 2**63
 _CHUNK_BYTES = 4 << 20
-_HEADER_MEND = "copy the file again, or repair its header"
+_HEADER_HINT = "copy the file again, or repair its header"
 _DICOM_HINT = "convert the series first: dcm2niix -z y FOLDER"
 _MOST_EXTENSIONS = 1 << 28  # bytes between header and voxels
 _READ_ERRORS = (OSError, EOFError, ValueError, OverflowError)
@@ -177,9 +177,9 @@ def _checked_header(path: Path, stream: Any, most_bytes: int) -> tuple[Any, int]
     shape = tuple(int(n) for n in header.get_data_shape())
     size, offset = prod(shape), int(header["vox_offset"])
     if not shape or any(n < 1 for n in shape) or size > MAX_VOXELS:
-        raise InputError(f"{path}: its header claims the impossible shape {shape}", _HEADER_MEND)
+        raise InputError(f"{path}: its header claims the impossible shape {shape}", _HEADER_HINT)
     if offset > _MOST_EXTENSIONS:
-        raise InputError(f"{path}: its voxels start {offset} bytes behind its start", _HEADER_MEND)
+        raise InputError(f"{path}: its voxels start {offset} bytes behind its start", _HEADER_HINT)
     total = size * header.get_data_dtype().itemsize + max(offset, 0)
     if total <= most_bytes:  # else it is truncated, and that is said
         require_memory(path, total)

@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 # voxels worked on at a time on a CPU: few enough that a handful of buffers stay in the
 # cache, enough that starting an operation costs little (two threads share one range)
-CPU_SLAB = 1 << 17
+CPU_BLOCK = 1 << 17
 
 
 def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -60,8 +60,8 @@ def weights_of(mask: Tensor | None, image: Tensor) -> tuple[Tensor | None, Tenso
     return weight, weight.sum().clamp_min(torch.finfo(image.dtype).tiny)
 
 
-def slabs(start: int, stop: int, device: torch.device) -> Iterator[tuple[int, int]]:
+def blocks(start: int, stop: int, device: torch.device) -> Iterator[tuple[int, int]]:
     """Consecutive ranges of flat voxel indices: cache-sized on a CPU, everything at once elsewhere."""
-    step = CPU_SLAB if device.type == "cpu" else max(stop - start, 1)
+    step = CPU_BLOCK if device.type == "cpu" else max(stop - start, 1)
     for first in range(start, stop, step):
         yield first, min(first + step, stop)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from deformgan.losses._common import check_pair, check_window, full_precision, slabs, weights_of
+from deformgan.losses._common import blocks, check_pair, check_window, full_precision, weights_of
 from deformgan.losses.boxes import box_sum
 
 
@@ -76,7 +76,7 @@ class LocalCorrelation:
 
 def _centre(sums: Tensor, count: int, floor: float) -> None:
     """Turn the window sums (2, N) of I and I² into the mean and one over the summed variance, in place."""
-    for start, stop in slabs(0, sums.shape[1], sums.device):
+    for start, stop in blocks(0, sums.shape[1], sums.device):
         first, second = sums[:, start:stop]
         second.addcmul_(first, first, value=-1 / count).clamp_(min=floor).reciprocal_()
         first /= count
@@ -116,7 +116,7 @@ class _SquaredCorrelation(torch.autograd.Function):
 def _correlate(sums: Tensor, mean: Tensor, weight: Tensor, count: int, floor: float) -> Tensor:
     """Sum of the squared correlations; ``sums`` (3, N) of J, J², IJ become α, β m_J - α m_I and β."""
     total = sums.new_zeros(())
-    for start, stop in slabs(0, sums.shape[1], sums.device):
+    for start, stop in blocks(0, sums.shape[1], sums.device):
         first, second, third = sums[:, start:stop]
         mean_fixed, mean_moving = mean[start:stop], first / count
         covariance = third.addcmul_(mean_fixed, first, value=-1)

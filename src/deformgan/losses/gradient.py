@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from deformgan.losses._common import check_pair, check_window, full_precision, slabs, weights_of
+from deformgan.losses._common import blocks, check_pair, check_window, full_precision, weights_of
 from deformgan.losses.boxes import box_sum
 
 Shape = tuple[int, int, int]
@@ -159,11 +159,11 @@ class _Agreement(torch.autograd.Function):
 def _one_pass(
     volume: Tensor, directions: Tensor, gradient: Tensor | None, floor: float, squared: bool, window: int
 ) -> Tensor:
-    """Slab after slab: differences, agreement, and the adjoint differences of its derivative, all within the cache."""
+    """Block by block: differences, agreement, and the adjoint differences of its derivative, all within the cache."""
     steps = _steps(volume.shape)
     flat, fixed = volume.view(-1), directions.view(3, -1)
     total = volume.new_zeros(())
-    for start, stop in slabs(steps[0], flat.numel() - steps[0], flat.device):
+    for start, stop in blocks(steps[0], flat.numel() - steps[0], flat.device):
         g = _differences(flat, start, stop, steps)
         total += _agree(g, fixed[:, start:stop], floor, squared, gradient is not None)
         if gradient is not None:
@@ -178,7 +178,7 @@ def _windowed(
     g = _window_gradient(volume, window)
     flat, fixed = g.view(3, -1), directions.view(3, -1)
     total = volume.new_zeros(())
-    for start, stop in slabs(0, flat.shape[1], flat.device):
+    for start, stop in blocks(0, flat.shape[1], flat.device):
         total += _agree(flat[:, start:stop], fixed[:, start:stop], floor, squared, gradient is not None)
     if gradient is not None:
         steps = _steps(volume.shape)
@@ -258,7 +258,7 @@ def _directions(image: Tensor, floor: float, window: int) -> Tensor:
     out = volumes.new_empty(len(volumes), 3, *volumes.shape[1:])
     for volume, directions in zip(volumes, out, strict=True):
         g, into = _window_gradient(volume, window).view(3, -1), directions.view(3, -1)
-        for start, stop in slabs(0, volume.numel(), volume.device):
+        for start, stop in blocks(0, volume.numel(), volume.device):
             part = g[:, start:stop]
             torch.mul(part, _squared_length(part, floor).rsqrt_(), out=into[:, start:stop])
     return out

@@ -118,7 +118,7 @@ def _checked(model: Model, path: Path, shape: Shape | None) -> Shape:
 
 @contextlib.contextmanager
 def _one_quiet_thread() -> Iterator[None]:
-    """With more threads `warp` cuts volumes into as many slabs, and the exporter would write these down."""
+    """With more threads `warp` cuts volumes into as many blocks, and the exporter would write these down."""
     threads, logger = torch.get_num_threads(), logging.getLogger("torch.onnx")
     level = logger.level
     torch.set_num_threads(1)

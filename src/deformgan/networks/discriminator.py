@@ -18,7 +18,7 @@ class Discriminator(nn.Module):
 
     The default normalisation is by groups: the average over the volume that follows the last one would have almost
     nothing left to tell apart if every channel had been brought to mean zero for itself. The first convolution has
-    none, so that brightness and contrast of the volume can be judged.
+    none, so that intensity and contrast of the volume can be judged.
 
     Args:
         conditional: D also sees the image the generator was given, as in a conditional GAN.

@@ -23,7 +23,7 @@ class LocalGenerator(nn.Module):
         width: Channels inside.
         depth: Number of 3³ convolutions before the head; details come from ``2 depth + 1`` voxels along each axis.
         shading: Whether the network also sees the input averaged over 8³ voxels and interpolated, which tells slow
-            changes of brightness and cannot tell edges.
+            changes of intensity and cannot tell edges.
         norm: Normalisation after each convolution: ``none``, ``instance`` or ``group``. ``instance`` and ``group`` take
             means over the whole volume, so only ``none`` is local in the strict sense.
 

@@ -54,7 +54,7 @@ def write_jacobian(path: Path, transform: Transform, grid: Grid) -> None:
     """Write the map's local volume change on ``grid``, rounded to `JACOBIAN_STEP`, without holding it as a whole."""
 
     def slices() -> Iterator[np.ndarray]:
-        for _, _, slab in transform.jacobian_slabs(grid):
-            yield rounded(slab, JACOBIAN_STEP)
+        for _, _, block in transform.jacobian_blocks(grid):
+            yield rounded(block, JACOBIAN_STEP)
 
     write_nifti_slices(path, grid.shape, grid.affine, slices())

@@ -63,9 +63,9 @@ class View:
         """The slice of a volume, (rows, columns, …) with the top of the head (or the front) in the first row."""
         axis = 2 - _PLANES.index(plane)
         crop = tuple(self.index[axis] if a == axis else c for a, c in enumerate(self.crop))
-        turned = np.swapaxes(volume[crop], 0, 1)[::-1]
+        displayed = np.swapaxes(volume[crop], 0, 1)[::-1]
         # axial and coronal: right is left; sagittal: the nose points left
-        return turned[:, ::-1]
+        return displayed[:, ::-1]
 
     def axes(self, plane: str) -> tuple[int, int]:
         """The two axes a plane shows: across and up."""

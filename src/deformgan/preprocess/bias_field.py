@@ -1,4 +1,4 @@
-"""Takes slow changes of brightness out of an image.
+"""Bias field correction: takes slow changes of intensity out of an image.
 
 Coils see one end of a head brighter than the other, and a brain's top is often dark: its edges are then low, and by a
 measure of edges they count for less or not at all. The images that networks and refinement compare are corrected first.
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from deformgan.spatial.warp import box_maximum
 
-_FLOOR = 0.2  # of the mean: what is darker than this is not lifted to it, noise would be
+_ADDED = 0.2  # of the mean, to numerator and denominator: without it the noise of dark regions would be amplified
 
 
 @torch.no_grad()
 def correct_bias_field(image: Tensor, cell: int) -> Tensor:
-    """Divide by the mean brightness nearby, as a homomorphic filter does.
+    """Divide by the mean intensity nearby, as a homomorphic filter does.
 
     Args:
         image: (B, 1, D, H, W), 0 in the background, else positive.
@@ -25,7 +25,7 @@ def correct_bias_field(image: Tensor, cell: int) -> Tensor:
             (6 mm in working grids: 4 voxels of theirs, 2 of half their resolution).
 
     Returns:
-        Same shape; the background stays 0 and what is of mean brightness all around stays as it is. It may exceed 1.
+        Same shape; the background stays 0 and what is of mean intensity all around stays as it is. It may exceed 1.
     """
     image = image.float()
     cells = [max(3, n // cell) for n in image.shape[2:]]
@@ -42,4 +42,4 @@ def correct_bias_field(image: Tensor, cell: int) -> Tensor:
     mean = (total / count.clamp_min(1e-6)).clamp_min(1e-6)
     nearby = torch.where(sums[:, 1:] < 1e-3, mean, sums[:, :1] / sums[:, 1:].clamp_min(1e-3))
     nearby = F.interpolate(nearby, size=image.shape[2:], mode="trilinear", align_corners=False)
-    return image * (1 + _FLOOR) / (nearby / mean + _FLOOR)
+    return image * (1 + _ADDED) / (nearby / mean + _ADDED)

@@ -30,10 +30,10 @@ class Conformed:
     """An image on the working grid.
 
     Args:
-        tensor: (1, 1, D, H, W) float32 in [0, 1]; exactly 0 in a flat background.
+        tensor: (1, 1, D, H, W) float32 in [0, 1]; exactly 0 in a constant background.
         grid: The working grid, along the world axes (RAS+), centred on the image's content.
         mask: (1, 1, D, H, W) float32, 1 in the foreground, else 0.
-        zero_background: Whether the image has a flat background, as skull-stripped ones have.
+        zero_background: Whether the image has a constant background, as skull-stripped ones have.
         seen: (1, 1, D, H, W) float32, 1 where the image has data, else 0; None where it has data all over the grid, or
             its content ends before it does (see `deformgan.preprocess.field_of_view`).
     """
@@ -62,10 +62,10 @@ def conform(
         centre_mm: Its middle in world mm (RAS+), shape (3,); default: the foreground's centre of mass.
         grid: This grid and no other, the rest ignored: for a second image that must share the first one's voxels.
 
-    The foreground is what differs from a flat background (zero, or the lowest value, in a fifth of the voxels or more),
-    else what lies above Otsu's threshold. Intensities are shifted so that the background becomes 0 and divided by the
-    99.8th percentile of the foreground; where the foreground reaches below a flat background (z-scored images), its own
-    lowest value becomes 0 instead.
+    The foreground is what differs from a constant background (zero, or the lowest value, in a fifth of the voxels or
+    more), else what lies above Otsu's threshold. Intensities are shifted so that the background becomes 0, and divided
+    by the foreground's 99.8th percentile. Where the foreground reaches below a constant background (z-scored images),
+    its own lowest value becomes 0 instead.
     Finer images are smoothed to the working resolution before sampling.
     """
     content = find_content(image)
@@ -174,7 +174,7 @@ def _to_grid(image: Image, content: Content, grid: Grid) -> Conformed:
     mask = covered >= 0.5
     values = _normalised(values, mask, content.zero_background)
     seen = content.field_of_view(image.grid).on(image.grid, grid)
-    return Conformed(_turned(values), grid, _turned(mask.float()), content.zero_background, seen)
+    return Conformed(_transposed(values), grid, _transposed(mask.float()), content.zero_background, seen)
 
 
 def _cropped(image: Image, content: Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:
@@ -222,7 +222,7 @@ def _resampled(source: Tensor, source_grid: Grid, grid: Grid, sigmas: list[float
 
 
 def _normalised(values: Tensor, mask: Tensor, zero_background: bool) -> Tensor:
-    """[0, 1], the background's value being 0 already; a flat background stays exactly 0."""
+    """[0, 1], the background's value being 0 already; a constant background stays exactly 0."""
     foreground = values[mask].numpy()
     if foreground.size == 0:
         return torch.zeros_like(values)
@@ -233,6 +233,6 @@ def _normalised(values: Tensor, mask: Tensor, zero_background: bool) -> Tensor:
     return (values / max(white, float(np.finfo(np.float32).tiny))).clamp_(0, 1)
 
 
-def _turned(volume: Tensor) -> Tensor:
+def _transposed(volume: Tensor) -> Tensor:
     """(W, H, D) → (1, 1, D, H, W), contiguous."""
     return volume.permute(2, 1, 0).contiguous()[None, None]

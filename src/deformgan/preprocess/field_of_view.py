@@ -19,7 +19,7 @@ from deformgan.spatial.grid import Grid
 
 WHOLE = 0.95  # of a content that is seen, from which on nothing of consequence is missing
 
-_OCCUPIED = 0.02  # of the largest cross-section, from which on a plane holds content and not strays
+_OCCUPIED = 0.02  # of the largest cross-section, from which on a plane holds content and not outliers
 _CUT = 0.15  # of it, that a content's last plane shows where it is cut
 _ROUND = 10.0  # the same for thick planes, times their thickness over the content's size: the cap of a ball has 4
 _REACH = 6.0  # voxels over which what a field does goes on beyond where anything is known

@@ -11,7 +11,7 @@ from deformgan.preprocess.field_of_view import FieldOfView, find_field_of_view
 from deformgan.spatial.grid import Grid
 
 OUTLIER_FRACTION = 1e-3  # share of the foreground that may stick out at each end of each axis
-_FLAT_BACKGROUND = 0.2  # share of voxels with one and the same lowest (or zero) value that makes it a background
+_CONSTANT_SHARE = 0.2  # share of voxels with one and the same lowest (or zero) value that makes it a background
 _COMPACT = 0.75  # borders between foreground and background for each foreground voxel; noise has more
 _WHITE = 0.998  # quantile of the values that bounds the histogram of Otsu's method
 
@@ -22,7 +22,7 @@ class Content:
 
     Args:
         mask: (D, H, W) bool, the foreground.
-        zero_background: Whether the background is flat.
+        zero_background: Whether the background is constant.
         background_value: What becomes 0: the background's value, or the lowest of the foreground where that lies below.
         box: Of all the foreground.
         dense_box: Of the foreground without outliers, ``start ≤ i < stop`` along each axis.
@@ -79,11 +79,11 @@ def corners_of_box_mm(grid: Grid, ranges: list[tuple[int, int]]) -> np.ndarray:
 
 
 def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
-    """Foreground mask, whether the background is flat, and the value that becomes 0."""
+    """Foreground mask, whether the background is constant, and the value that becomes 0."""
     data = image.data
     sample = data[::2, ::2, ::2]
     for value in dict.fromkeys((0, sample.min())):
-        if _is_flat_background(sample == value):
+        if _is_constant_background(sample == value):
             below = value if sample.min() == value else np.quantile(sample[sample != value], OUTLIER_FRACTION)
             return data != value, True, float(min(value, below))
     threshold = _otsu(sample)
@@ -91,13 +91,13 @@ def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
     return mask, False, float(np.median(sample[sample <= threshold]))
 
 
-def _is_flat_background(candidate: np.ndarray) -> bool:
+def _is_constant_background(candidate: np.ndarray) -> bool:
     """Whether the voxels are many and what they leave is compact: zeros sprinkled through noisy air do not count."""
     flat = np.count_nonzero(candidate)
-    if flat < _FLAT_BACKGROUND * candidate.size:
+    if flat < _CONSTANT_SHARE * candidate.size:
         return False
-    turned = (candidate, candidate.T, candidate.swapaxes(0, 1))  # each puts another axis first
-    borders = sum(np.count_nonzero(view[1:] != view[:-1]) for view in turned)
+    transposed = (candidate, candidate.T, candidate.swapaxes(0, 1))  # each puts another axis first
+    borders = sum(np.count_nonzero(view[1:] != view[:-1]) for view in transposed)
     return bool(borders <= _COMPACT * (candidate.size - flat))
 
 

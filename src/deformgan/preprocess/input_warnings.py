@@ -15,7 +15,7 @@ def input_warnings(role: str, image: Conformed, spacing: float) -> list[str]:
     if litres > LARGEST_BRAIN_LITRES:
         found.append(f"its foreground measures {litres:.1f} l")
     if not image.zero_background:
-        found.append("its background is not flat")
+        found.append("its background is not constant")
     if own > 1.25 * spacing:
         found.append(f"it fits the working grid at {own:.2f} mm only, not {spacing:g} mm")
     if not found:

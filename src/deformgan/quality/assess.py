@@ -1,8 +1,8 @@
 """Did it work? Evidence from the images and the field themselves, and a verdict.
 
 No ground truth is needed. Some findings fail a result by themselves (not finite, folded, less similar than before);
-otherwise a logistic model of a few features, fitted on registrations and on spoilt ones with known errors, says how
-probable a failure is. The verdict is a screen, not a proof of accuracy.
+otherwise a logistic model of a few features says how probable a failure is; it was fitted on registrations of known
+error, good ones and deliberately degraded ones. The verdict is a screen, not a proof of accuracy.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
     e, inside = evidence, evidence.inside
     determinant = jacobian_determinant(e.field)[0][inside]
     header = affine_field(torch.from_numpy(e.fixed.grid.index_to(e.moving.grid)).float()[None], e.fixed.grid.shape)
-    # the moving grid's axes may be turned
+    # the moving grid's axes may be flipped or exchanged
     axes = torch.from_numpy(e.moving.grid.affine[:3, :3].copy()).float()
     length = torch.einsum("ij,bjdhw->bidhw", axes, e.field - header).square().sum(1).sqrt()[0][inside]
     aligned = warp(e.moving.tensor, header)

@@ -24,7 +24,7 @@ from deformgan.refine.weights import Weight, reduced
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import box_maximum, warp
 
-_CELL = 4  # voxels of the working grid, of the cells on which brightness is evened
+_CELL = 4  # voxels of the working grid, of the cells on which the bias field is estimated
 _BORDER = 4  # voxels around what counts that are moved too
 _REWEIGHED = 5  # steps after which the moving image's weights are looked up anew
 

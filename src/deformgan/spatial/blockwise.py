@@ -1,6 +1,6 @@
 """Volumes evaluated a few slices at a time: maps on a grid, and images sampled through them.
 
-Layout as in `deformgan.spatial.resample`: (C, W, H, D), the image's last axis first. A slab is a run of slices along
+Layout as in `deformgan.spatial.resample`: (C, W, H, D), the image's last axis first. A block is a run of slices along
 that axis; it fits the processor's cache, and `grid_sample`, which runs in parallel over its batch only, gets one slice
 an entry.
 """
@@ -20,11 +20,11 @@ from deformgan.spatial.native.use import usable
 from deformgan.spatial.resample import affine_coordinates, axis_matrix, normalising, parallel_axes
 from deformgan.spatial.warp import cubic_sum, cubic_volumes
 
-Slab = tuple[int, int, Tensor]
+Block = tuple[int, int, Tensor]
 
-_SLAB_VOXELS = 1 << 19
-_WHOLE_VOXELS = 1 << 25  # a larger volume is not turned into float32 as a whole
-_SPARE_SLICES = 16  # at both ends, for the slabs to come
+_BLOCK_VOXELS = 1 << 19
+_WHOLE_VOXELS = 1 << 25  # a larger volume is not converted to float32 as a whole
+_SPARE_SLICES = 16  # at both ends, for the blocks to come
 _FIT_POINTS = 32  # along an axis, about
 _LEAST_VOLUME = 0.05  # an affine that shrinks more than that describes a broken field
 _BEYOND = 4  # voxels outside an image; farther is as far
@@ -32,15 +32,15 @@ _NEGLIGIBLE = 1e-6  # of a millimetre, or of an image's width
 
 
 def _ranges(shape: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
-    depth = max(1, _SLAB_VOXELS // (shape[0] * shape[1]))
+    depth = max(1, _BLOCK_VOXELS // (shape[0] * shape[1]))
     return ((start, min(start + depth, shape[2])) for start in range(0, shape[2], depth))
 
 
-def ramp_slabs(matrix: np.ndarray, onto: Grid) -> Iterator[Slab]:
+def ramp_blocks(matrix: np.ndarray, onto: Grid) -> Iterator[Block]:
     """``matrix · index`` for the voxels of ``onto``: start, stop, (3, stop - start, H, D) float32."""
     for start, stop in _ranges(onto.shape):
-        slab = torch.zeros(3, stop - start, onto.shape[1], onto.shape[0])
-        yield start, stop, _add_ramp(slab, _Ramp(matrix, onto), start)
+        block = torch.zeros(3, stop - start, onto.shape[1], onto.shape[0])
+        yield start, stop, _add_ramp(block, _Ramp(matrix, onto), start)
 
 
 class _Ramp:
@@ -54,12 +54,12 @@ class _Ramp:
         self.steps = torch.from_numpy((matrix[:3, 2:3] * k).astype(np.float32))  # (3, W)
 
 
-def _add_ramp(slab: Tensor, ramp: _Ramp, start: int) -> Tensor:
-    steps = ramp.steps[:, start : start + slab.shape[1], None, None]
-    return slab.add_(ramp.plane[:, None]).add_(steps)
+def _add_ramp(block: Tensor, ramp: _Ramp, start: int) -> Tensor:
+    steps = ramp.steps[:, start : start + block.shape[1], None, None]
+    return block.add_(ramp.plane[:, None]).add_(steps)
 
 
-def resampled_slabs(values: Tensor, own: Grid, onto: Grid, ramp: np.ndarray | None = None) -> Iterator[Slab]:
+def resampled_blocks(values: Tensor, own: Grid, onto: Grid, ramp: np.ndarray | None = None) -> Iterator[Block]:
     """Linear resampling of ``values`` from its grid to another; beyond it the border value.
 
     Args:
@@ -78,35 +78,35 @@ def resampled_slabs(values: Tensor, own: Grid, onto: Grid, ramp: np.ndarray | No
     to_own = onto.index_to(own)
     axes = parallel_axes(to_own, onto.shape)
     if axes is None:
-        slabs = _oblique_slabs(values, to_own, own, onto)
+        blocks = _oblique_blocks(values, to_own, own, onto)
     else:
         ordered = values.permute(0, *(3 - axes[t].axis for t in (2, 1, 0)))
         matrices = [axis_matrix(n, own.shape[a.axis], a.scale, a.offset) for n, a in zip(onto.shape, axes, strict=True)]
-        slabs = _parallel_slabs(ordered, matrices, onto)
-    for start, stop, slab in slabs:
-        yield start, stop, slab if plan is None else _add_ramp(slab, plan, start)
+        blocks = _parallel_blocks(ordered, matrices, onto)
+    for start, stop, block in blocks:
+        yield start, stop, block if plan is None else _add_ramp(block, plan, start)
 
 
 def resampled(values: Tensor, own: Grid, onto: Grid) -> np.ndarray:
     """A volume (D, H, W) of the grid ``own``, linearly on ``onto``, (D, H, W) float32 with the first axis fastest."""
     out = np.empty(onto.shape, np.float32, order="F")
-    turned = torch.from_numpy(out.T)
-    for start, stop, slab in resampled_slabs(values.permute(2, 1, 0).contiguous()[None], own, onto):
-        turned[start:stop] = slab[0]
+    transposed = torch.from_numpy(out.T)
+    for start, stop, block in resampled_blocks(values.permute(2, 1, 0).contiguous()[None], own, onto):
+        transposed[start:stop] = block[0]
     return out
 
 
-def _parallel_slabs(values: Tensor, matrices: list[Tensor], onto: Grid) -> Iterator[Slab]:
+def _parallel_blocks(values: Tensor, matrices: list[Tensor], onto: Grid) -> Iterator[Block]:
     along_d, along_h, along_w = matrices
     channels, w, h, d = values.shape
     columns = torch.matmul(along_w, values.reshape(channels, w, h * d)).view(channels, -1, h, d)
     for start, stop in _ranges(onto.shape):
         rows = torch.matmul(along_h, columns[:, start:stop].reshape(-1, h, d))
-        slab = torch.mm(rows.view(-1, d), along_d.T)
-        yield start, stop, slab.view(channels, stop - start, onto.shape[1], onto.shape[0])
+        block = torch.mm(rows.view(-1, d), along_d.T)
+        yield start, stop, block.view(channels, stop - start, onto.shape[1], onto.shape[0])
 
 
-def _oblique_slabs(values: Tensor, to_own: np.ndarray, own: Grid, onto: Grid) -> Iterator[Slab]:
+def _oblique_blocks(values: Tensor, to_own: np.ndarray, own: Grid, onto: Grid) -> Iterator[Block]:
     matrix = to_own.copy()
     for start, stop in _ranges(onto.shape):
         matrix[:3, 3] = to_own[:3, 3] + start * to_own[:3, 2]
@@ -178,7 +178,7 @@ def sample_cubic(source: Tensor, at: Tensor) -> Tensor:
     """Catmull-Rom sampling, border value outside: (w, h, d) at (3, s, H, D) → (s, H, D)."""
     size = torch.tensor(source.shape[::-1])
     index = unit_to_index(at, tuple(source.shape[::-1])).clamp_(-_BEYOND, max(source.shape) + _BEYOND)
-    # of the source only the part that the slab looks at, with a voxel's neighbours
+    # of the source only the part that the block looks at, with a voxel's neighbours
     low = (index.amin((1, 2, 3)).floor().long() - 1).clamp(torch.zeros(3, dtype=torch.long), size - 1)
     high = (index.amax((1, 2, 3)).floor().long() + 3).clamp(low + 1, size)
     (i, j, k), (i_end, j_end, k_end) = low.tolist(), high.tolist()
@@ -207,7 +207,7 @@ def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
     # A(x + r) = x + d  ⇔  r = (A⁻¹ - 1) x + A⁻¹ d, where the shift of A⁻¹ goes with x
     back = np.linalg.inv(affine)
     rest = torch.tensordot(torch.from_numpy(back[:3, :3].astype(np.float32)), torch.from_numpy(disp_mm.T), 1)
-    for start, stop, ramp in ramp_slabs((back - np.eye(4)) @ grid.affine, grid):
+    for start, stop, ramp in ramp_blocks((back - np.eye(4)) @ grid.affine, grid):
         rest[:, start:stop] += ramp
     return affine, rest.numpy().T
 

@@ -44,20 +44,20 @@ def follow(
         (N, 3); the nearest position found where ``x + d(x)`` folds and the search ends early.
     """
     x = np.array(target, np.float64)
-    miss = displacement(x)
-    length = np.linalg.norm(miss, axis=1)
+    residual = displacement(x)
+    length = np.linalg.norm(residual, axis=1)
     step = np.ones(len(x))
     for _ in range(iterations):
         active = np.flatnonzero(length > tolerance)
         if active.size == 0:
             break
-        trial = x[active] - step[active, None] * miss[active]
-        trial_miss = trial + displacement(trial) - target[active]
-        trial_length = np.linalg.norm(trial_miss, axis=1)
+        trial = x[active] - step[active, None] * residual[active]
+        trial_residual = trial + displacement(trial) - target[active]
+        trial_length = np.linalg.norm(trial_residual, axis=1)
         better = trial_length < length[active]
         kept = active[better]
-        went, changed = trial[better] - x[kept], trial_miss[better] - miss[kept]
-        x[kept], miss[kept], length[kept] = trial[better], trial_miss[better], trial_length[better]
+        went, changed = trial[better] - x[kept], trial_residual[better] - residual[kept]
+        x[kept], residual[kept], length[kept] = trial[better], trial_residual[better], trial_length[better]
         # the step that would have been best along the last one (Barzilai and Borwein 1988)
         best = (went * changed).sum(1) / np.maximum((changed * changed).sum(1), 1e-30)
         step[kept] = np.clip(best, 0.1, 2.0)

@@ -16,8 +16,8 @@ def rotated(vectors: np.ndarray, linear: np.ndarray) -> Tensor:
 
 def vox_to_mm(field_vox: Tensor, grid: Grid) -> np.ndarray:
     """(1, 3, D, H, W) in voxels of ``grid`` → (D, H, W, 3) in world mm, Fortran order."""
-    turned = field_vox.detach()[0].float().cpu().permute(0, 3, 2, 1).numpy()
-    return rotated(turned.T, grid.affine[:3, :3]).numpy().T
+    transposed = field_vox.detach()[0].float().cpu().permute(0, 3, 2, 1).numpy()
+    return rotated(transposed.T, grid.affine[:3, :3]).numpy().T
 
 
 def mm_to_vox(disp_mm: np.ndarray, grid: Grid) -> Tensor:

@@ -76,7 +76,7 @@ def warp(image: Tensor, field: Tensor, mode: str = "linear", padding: str = "zer
 
 
 def _parts(grid: Tensor) -> int:
-    """Into how many slabs a single volume is cut: on the CPU, `grid_sample` works in parallel over the batch alone."""
+    """Into how many blocks a single volume is cut: on the CPU, `grid_sample` works in parallel over the batch alone."""
     if grid.shape[0] > 1 or grid.device.type != "cpu":
         return 1
     return next(n for n in range(min(torch.get_num_threads(), grid.shape[1]), 0, -1) if grid.shape[1] % n == 0)

@@ -31,7 +31,7 @@ class Chain(Mapping):
 
     @property
     def residual_mm(self) -> float | None:
-        """The sum of what its computed inverses miss, or None where there are none."""
+        """The sum of the inverse-consistency errors of its computed inverses, or None where there are none."""
         found = [one.residual_mm for one in self.maps if one.residual_mm is not None]
         return sum(found) if found else None
 
@@ -47,12 +47,12 @@ class Chain(Mapping):
             points_mm = one.apply_points(points_mm)
         return points_mm
 
-    def mapped_slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Slab]:
-        """As `Mapping.mapped_slabs`."""
+    def mapped_blocks(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Block]:
+        """As `Mapping.mapped_blocks`."""
         first, *others = self.maps
         steps = [(_field(one), one.affine) for one in others]
-        starts = blockwise.ramp_slabs(onto.affine, onto) if relative else None
-        for start, stop, at in first.mapped_slabs(onto, np.eye(4)):
+        starts = blockwise.ramp_blocks(onto.affine, onto) if relative else None
+        for start, stop, at in first.mapped_blocks(onto, np.eye(4)):
             for field, affine in steps:
                 if field is not None:
                     at = at + blockwise.sample(field[0], _linear(field[1], at))
@@ -63,16 +63,16 @@ class Chain(Mapping):
     def jacobian(self, onto: Grid) -> np.ndarray:
         """Local volume change, (D, H, W) float32, by the chain rule: the product of the maps' own where each is met."""
         product = np.ones(onto.shape, np.float32, order="F")
-        turned = torch.from_numpy(product.T)
+        transposed = torch.from_numpy(product.T)
         for number, one in enumerate(self.maps):
             if one.grid is None:
-                turned *= float(np.linalg.det(one.affine[:3, :3]))
+                transposed *= float(np.linalg.det(one.affine[:3, :3]))
                 continue
             values = torch.from_numpy(np.ascontiguousarray(one.jacobian(one.grid).T))[None]
             before = self.maps[:number]
             inner = Chain(before) if len(before) > 1 else before[0] if before else Transform.identity()
-            for start, stop, at in inner.mapped_slabs(onto, blockwise.normalised_index(one.grid)):
-                turned[start:stop] *= blockwise.sample(values, at)[0]
+            for start, stop, at in inner.mapped_blocks(onto, blockwise.normalised_index(one.grid)):
+                transposed[start:stop] *= blockwise.sample(values, at)[0]
         return product
 
     def inverse(self) -> Chain:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deformgan.spatial import blockwise
 from deformgan.spatial.grid import Grid
-from deformgan.transforms.formats.checks import turned
+from deformgan.transforms.formats.checks import linear_plus_ramp
 from deformgan.transforms.transform import Transform
 
 MOST_ADDED_MM = 0.02  # by a coarser grid and by rounding, anywhere in the foreground
@@ -60,7 +60,7 @@ def on_grid(transform: Transform, grid: Grid, added_error_mm: float) -> Transfor
     disp = rounded(transform.displacement(grid), STEP_MM)
     # x + r(x) = A⁻¹(x + d(x))
     back = np.linalg.inv(transform.affine)
-    rest = turned(disp, back[:3, :3], (back - np.eye(4)) @ grid.affine, grid)
+    rest = linear_plus_ramp(disp, back[:3, :3], (back - np.eye(4)) @ grid.affine, grid)
     return Transform(transform.affine, rest, grid, added_error_mm=added_error_mm + ROUNDING_MM)
 
 
@@ -90,14 +90,14 @@ def compact_inverse(transform: Transform, moving: Grid, spacing_mm: float | None
         spacing_mm: Of the inverse; default: the field's own.
 
     Returns:
-        The inverse; its ``residual_mm`` is the largest miss at the new voxels with a source inside.
+        The inverse; its ``residual_mm`` is the largest inverse-consistency error at new voxels with a source inside.
     """
     back = transform.inverse()
     if transform.grid is None:
         return back
     grid = _of_spacing(moving, float(transform.grid.spacing.min()) if spacing_mm is None else spacing_mm)
-    disp, miss = _polished(transform, back, grid)
-    return Transform(back.affine, disp, grid, residual_mm=miss, added_error_mm=ROUNDING_MM)
+    disp, residual = _polished(transform, back, grid)
+    return Transform(back.affine, disp, grid, residual_mm=residual, added_error_mm=ROUNDING_MM)
 
 
 def _of_spacing(grid: Grid, spacing_mm: float) -> Grid:
@@ -111,9 +111,10 @@ def _of_spacing(grid: Grid, spacing_mm: float) -> Grid:
 
 
 def _polished(transform: Transform, back: Transform, grid: Grid) -> tuple[np.ndarray, float]:
-    """The field of ``back``, solved at the voxels of ``grid``: (D, H, W, 3) world mm, Fortran order; largest miss, mm.
+    """The field of ``back``, solved at the voxels of ``grid``, and its largest inverse-consistency error.
 
-    With z = A⁻¹y the source is z + w, and w + r(z + w) = 0. A step is kept where it comes nearer to that.
+    The field is (D, H, W, 3) in world mm, in Fortran order; the error is in mm. With z = A⁻¹y the source is z + w,
+    and w + r(z + w) = 0. A step is kept where it comes nearer to that.
     """
     (rest, own), (start_from, moved_own) = _field(transform), _field(back)
     linear = torch.from_numpy(transform.affine[:3, :3].astype(np.float32))
@@ -121,22 +122,22 @@ def _polished(transform: Transform, back: Transform, grid: Grid) -> tuple[np.nda
     scale = torch.from_numpy(to_sample[:3, :3].astype(np.float32))
     out = np.empty((*grid.shape, 3), np.float32, order="F")
     reversed_out, largest = torch.from_numpy(out.T), 0.0
-    starts = blockwise.resampled_slabs(start_from, moved_own, grid)
-    bases = blockwise.ramp_slabs(to_sample @ back.affine @ grid.affine, grid)
+    starts = blockwise.resampled_blocks(start_from, moved_own, grid)
+    bases = blockwise.ramp_blocks(to_sample @ back.affine @ grid.affine, grid)
     to_fixed = torch.linalg.inv(linear)
     for (start, stop, moved), (_, _, base) in zip(starts, bases, strict=True):
         w = torch.tensordot(to_fixed, moved, 1)
-        best, miss = w, torch.full(w.shape[1:], float("inf"))
+        best, residual = w, torch.full(w.shape[1:], float("inf"))
         for _ in range(_POLISH):
             at = base + torch.tensordot(scale, w, 1)
             error = w + blockwise.sample(rest, at)
             length = error.square().sum(0).sqrt()
-            nearer = length < miss
-            best, miss = torch.where(nearer, w, best), torch.where(nearer, length, miss)
+            nearer = length < residual
+            best, residual = torch.where(nearer, w, best), torch.where(nearer, length, residual)
             w = w - error
         at = base + torch.tensordot(scale, best, 1)
         inside = (at.abs() <= 1).all(0)
-        largest = max(largest, float((miss * inside).amax()))
+        largest = max(largest, float((residual * inside).amax()))
         reversed_out[:, start:stop] = torch.tensordot(linear, best, 1)
     return out, largest
 
@@ -163,10 +164,10 @@ def _coarsest(transform: Transform, whole: Grid, near: np.ndarray) -> tuple[Grid
         coarse = _every(whole, factor)
         values = torch.from_numpy(transform.displacement(coarse).T)
         error = 0.0
-        for start, stop, slab in blockwise.resampled_slabs(values, coarse, whole):
-            away = slab - torch.from_numpy(fine.T)[:, start:stop]
+        for start, stop, block in blockwise.resampled_blocks(values, coarse, whole):
+            difference = block - torch.from_numpy(fine.T)[:, start:stop]
             there = torch.from_numpy(near.T[start:stop].copy())
-            error = max(error, float((away.square().sum(0).sqrt() * there).amax()))
+            error = max(error, float((difference.square().sum(0).sqrt() * there).amax()))
         if not error + ROUNDING_MM <= MOST_ADDED_MM:
             break
         best, added = coarse, error

@@ -31,8 +31,8 @@ class Mapping(ABC):
         """Where fixed positions come from, (N, 3) → (N, 3): fixed → moving world mm, the way images are pulled."""
 
     @abstractmethod
-    def mapped_slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Slab]:
-        """``matrix · map(x)`` (minus ``x`` if relative) for the voxels of ``onto``, slab by slab.
+    def mapped_blocks(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Block]:
+        """``matrix · map(x)`` (minus ``x`` if relative) for the voxels of ``onto``, block by block.
 
         Yields:
             start, stop, (3, stop - start, H, D) float32, good until the next is asked for.
@@ -48,9 +48,9 @@ class Mapping(ABC):
     def displacement(self, onto: Grid) -> np.ndarray:
         """The complete map minus identity on the voxels of ``onto``: (D, H, W, 3) float32 mm, Fortran order."""
         out = np.empty((*onto.shape, 3), np.float32, order="F")
-        turned = torch.from_numpy(out.T)  # (3, W, H, D)
-        for start, stop, values in self.mapped_slabs(onto, np.eye(4), relative=True):
-            turned[:, start:stop] = values
+        transposed = torch.from_numpy(out.T)  # (3, W, H, D)
+        for start, stop, values in self.mapped_blocks(onto, np.eye(4), relative=True):
+            transposed[:, start:stop] = values
         return out
 
     def apply(self, image: ImageLike, onto: Grid | ImageLike, interpolation: str = "linear") -> Image:
@@ -77,14 +77,14 @@ class Mapping(ABC):
             image = load_image(image)
         onto = grid_of(onto)
         out = np.zeros(onto.shape, image.data.dtype if nearest else np.float32, order="F")
-        turned, source = out.T, blockwise.sampler(image.data, interpolation)
-        for start, stop, at in self.mapped_slabs(onto, blockwise.normalised_index(image.grid)):
+        transposed, source = out.T, blockwise.sampler(image.data, interpolation)
+        for start, stop, at in self.mapped_blocks(onto, blockwise.normalised_index(image.grid)):
             reach = at.abs().amax(0)
             if float(reach.min()) > 1:
                 continue
-            turned[start:stop] = source(at)
+            transposed[start:stop] = source(at)
             if float(reach.max()) > 1:
-                turned[start:stop][(reach > 1).numpy()] = 0
+                transposed[start:stop][(reach > 1).numpy()] = 0
         return Image(out, onto, image.name)
 
     def apply_labels(self, labels: ImageLike, onto: Grid | ImageLike) -> Image:

@@ -1,6 +1,6 @@
 """The complete map from fixed to moving space in world millimetres: an affine fused with a displacement field.
 
-The only module that turns voxel fields into millimetres and back. Volumes are evaluated in slabs, so memory stays near
+The only module that turns voxel fields into millimetres and back. Volumes are evaluated in blocks, so memory stays near
 the size of what is returned, and without a 64-bit copy of anything large.
 """
 
@@ -41,7 +41,7 @@ class Transform(Mapping):
         disp_mm: (D, H, W, 3) displacement in world mm, numpy or torch, or None for none; kept as float32. Between
             voxels it is linear, beyond its grid it keeps its border value.
         grid: Where the voxels of ``disp_mm`` lie in fixed space; None if and only if ``disp_mm`` is.
-        residual_mm: Of a computed inverse, its largest miss, there and back from within the field's grid; or None.
+        residual_mm: Of a computed inverse, its largest inverse-consistency error within the field's grid; or None.
         added_error_mm: Of a map moved to another grid (`deformgan.transforms.compact`): what that added at most.
     """
 
@@ -120,30 +120,30 @@ class Transform(Mapping):
         volume.
         """
         out = np.empty(onto.shape, np.float32, order="F")
-        for start, stop, slab in self.jacobian_slabs(onto):
-            out.T[start:stop] = slab
+        for start, stop, block in self.jacobian_blocks(onto):
+            out.T[start:stop] = block
         return out
 
-    def jacobian_slabs(self, onto: Grid) -> Iterator[tuple[int, int, np.ndarray]]:
+    def jacobian_blocks(self, onto: Grid) -> Iterator[tuple[int, int, np.ndarray]]:
         """`jacobian` a few slices at a time: start, stop, (stop - start, H, D), good until the next is asked for."""
         volume = float(np.linalg.det(self.affine[:3, :3]))
         own, values = Grid((2, 2, 2), onto.affine), torch.full((1, 2, 2, 2), volume)
         if self.disp_mm is not None and self.grid is not None:
             determinant = fields.jacobian_determinant(mm_to_vox(self.disp_mm, self.grid))[0] * volume
             own, values = self.grid, determinant.permute(2, 1, 0).contiguous()[None]
-        for start, stop, slab in blockwise.resampled_slabs(values, own, onto):
-            yield start, stop, slab[0].numpy()
+        for start, stop, block in blockwise.resampled_blocks(values, own, onto):
+            yield start, stop, block[0].numpy()
 
-    def mapped_slabs(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Slab]:
-        """As `Mapping.mapped_slabs`: the affine is part of the matrix, the field linear between its voxels."""
+    def mapped_blocks(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Block]:
+        """As `Mapping.mapped_blocks`: the affine is part of the matrix, the field linear between its voxels."""
         matrix = matrix @ self.affine
         ramp = (matrix - np.eye(4) if relative else matrix) @ onto.affine
         if self.disp_mm is None or self.grid is None:
-            yield from blockwise.ramp_slabs(ramp, onto)
+            yield from blockwise.ramp_blocks(ramp, onto)
             return
         linear = torch.from_numpy(matrix[:3, :3].astype(np.float32))
         values = torch.tensordot(linear, torch.from_numpy(self.disp_mm.T), 1)
-        yield from blockwise.resampled_slabs(values, self.grid, onto, ramp)
+        yield from blockwise.resampled_blocks(values, self.grid, onto, ramp)
 
     def inverse(self) -> Transform:
         """The map from moving to fixed space; its ``residual_mm`` says how well the field could be inverted.
@@ -160,10 +160,12 @@ class Transform(Mapping):
         # x = A⁻¹y + w(A⁻¹y) = A⁻¹(y + A w(A⁻¹y)): the field rides on the moved grid
         moved = self.grid.padded(margin).moved_by(self.affine)
         found = Transform(back, vox_to_mm(inverse_vox, moved), moved)
-        found.residual_mm = max(residual * float(self.grid.spacing.max()), self._missed_by(found, self.grid))
+        found.residual_mm = max(
+            residual * float(self.grid.spacing.max()), self._inverse_consistency_error(found, self.grid)
+        )
         return found
 
-    def _missed_by(self, back: Transform, grid: Grid) -> float:
+    def _inverse_consistency_error(self, back: Transform, grid: Grid) -> float:
         """The largest ``|back(self(x)) - x|`` in mm at voxels and between them, up to the border of the grid."""
         axes = [np.linspace(0, n - 1, min(2 * n - 1, _CHECKED)) for n in grid.shape]
         points = grid.to_world(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
@@ -186,12 +188,12 @@ class Transform(Mapping):
         require_memory("the two fields on one grid", _BYTES * prod(grid.shape))
         outer = rotated(self.disp_mm, np.linalg.inv(inner.affine[:3, :3]))
         disp = np.empty((*grid.shape, 3), np.float32, order="F")
-        turned = torch.from_numpy(disp.T)
-        for start, stop, at in inner.mapped_slabs(grid, blockwise.normalised_index(self.grid)):
-            turned[:, start:stop] = blockwise.sample(outer, at)
+        transposed = torch.from_numpy(disp.T)
+        for start, stop, at in inner.mapped_blocks(grid, blockwise.normalised_index(self.grid)):
+            transposed[:, start:stop] = blockwise.sample(outer, at)
         if inner.disp_mm is not None and inner.grid is not None:
-            for start, stop, own in blockwise.resampled_slabs(torch.from_numpy(inner.disp_mm.T), inner.grid, grid):
-                turned[:, start:stop] += own
+            for start, stop, own in blockwise.resampled_blocks(torch.from_numpy(inner.disp_mm.T), inner.grid, grid):
+                transposed[:, start:stop] += own
         return Transform(affine, disp, grid)
 
     @property

@@ -167,7 +167,7 @@ def test_amounts_run_from_the_first_colour_to_the_last() -> None:
     assert drawn[0].tolist() == views.LENGTH_COLOURS[0].tolist()
     assert drawn[2].tolist() == drawn[3].tolist() == views.LENGTH_COLOURS[-1].tolist()
     brightness = views.colours_of(views.LENGTH_COLOURS).astype(float) @ (0.2126, 0.7152, 0.0722)
-    assert (np.diff(brightness) >= -0.5).all(), "brightness alone tells the order"
+    assert (np.diff(brightness) >= -0.5).all(), "lightness alone tells the order"
 
 
 @pytest.mark.parametrize("shape", [(12, 17), (12, 17, 3)])

@@ -119,9 +119,9 @@ def test_panels_with_nothing_in_them_are_left_out() -> None:
     titles = re.findall(r"<h2>(.*?)</h2>", bare)
     assert {"Expected error", "Synthesis"}.isdisjoint(titles)
     assert re.findall(r'data-mark="(\w+)"', bare) == ["outline"]
-    left_out = bare[bare.index("Left out: ") :]
-    assert "deformgan register --uncertainty" in left_out
-    assert "No G." in left_out
+    omitted = bare[bare.index("Not shown: ") :]
+    assert "deformgan register --uncertainty" in omitted
+    assert "No G." in omitted
     still = small_report.material(transform=Transform.identity(), moved=small_report.material().moving)
     titles = re.findall(r"<h2>(.*?)</h2>", render(small_report.record(), still, viewer=False))
     assert "Volume change" not in titles
@@ -413,7 +413,7 @@ def test_missing_and_changed_files_are_named(folder: Path, capsys: pytest.Captur
 
 def test_a_damaged_record_is_said_to_be_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = json.loads((folder / outputs.RECORD).read_text(encoding="utf-8"))
-    spoilt = ["[1]", "{", "[" * 100_000, "null"]
+    corrupted = ["[1]", "{", "[" * 100_000, "null"]
     for path, value in {
         "quality": [],
         "quality.passed": "yes",
@@ -436,8 +436,8 @@ def test_a_damaged_record_is_said_to_be_one(folder: Path, capsys: pytest.Capture
         for name in outer:
             part = part[name]
         part[last] = value
-        spoilt.append(json.dumps(new))
-    for text in spoilt:
+        corrupted.append(json.dumps(new))
+    for text in corrupted:
         (folder / outputs.RECORD).write_text(text)
         assert main(["report", str(folder)]) == 3, text[:80]
         assert "not the record of a registration" in capsys.readouterr().err

@@ -139,14 +139,14 @@ def test_junk_beside_the_cases_is_passed_over(tmp_path: Path) -> None:
 
 @pytest.fixture
 def four(tmp_path: Path) -> Path:
-    """Four whole cases of BraTS 2018; the tests spoil B."""
+    """Four whole cases of BraTS 2018; the tests corrupt B."""
     for letter in "ABCD":
         brats(tmp_path / "HGG" / f"Brats18_{letter}_1_1")
     return tmp_path
 
 
 B = "Brats18_B_1_1"
-Spoil = Callable[[Path], Any]
+Corruption = Callable[[Path], Any]
 
 
 def file_of(suffix: str) -> Callable[[Path], Path]:
@@ -160,7 +160,7 @@ def singular(folder: Path) -> None:
     volume(T2(folder), affine=np.diag([1.0, 1.0, 0.0, 1.0]))
 
 
-def patched(offset: int, value: np.ndarray) -> Spoil:
+def patched(offset: int, value: np.ndarray) -> Corruption:
     """The header says something else of the same voxels."""
 
     def patch(folder: Path) -> None:
@@ -171,11 +171,11 @@ def patched(offset: int, value: np.ndarray) -> Spoil:
     return patch
 
 
-def claims(*shape: int) -> Spoil:
+def claims(*shape: int) -> Corruption:
     return patched(42, np.array(shape, "<i2"))
 
 
-def elsewhere(which: Callable[[Path], Path], off: float) -> Spoil:
+def elsewhere(which: Callable[[Path], Path], off: float) -> Corruption:
     affine = AFFINE.copy()
     affine[2, 3] += off
     return lambda folder: volume(which(folder), affine=affine)
@@ -187,7 +187,7 @@ def pipe(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "left", "sentence"),
+    ("corrupt", "left", "sentence"),
     [
         (lambda f: T2(f).unlink(), 4, f"{B} is used without t2: it has no file for t2 — add what is missing"),
         (lambda f: SEG(f).unlink(), 4, f"{B} is used without its outline: it has no file for seg — add what"),
@@ -232,8 +232,8 @@ def pipe(folder: Path) -> None:
         ),
     ],
 )
-def test_a_spoilt_case_is_told_and_the_rest_is_used(four: Path, spoil: Spoil, left: int, sentence: str) -> None:
-    spoil(four / "HGG" / B)
+def test_a_spoilt_case_is_told_and_the_rest_is_used(four: Path, corrupt: Corruption, left: int, sentence: str) -> None:
+    corrupt(four / "HGG" / B)
     found = find_patients(four)
     assert len(found.patients) == left
     problem = only_problem(found)
@@ -242,7 +242,7 @@ def test_a_spoilt_case_is_told_and_the_rest_is_used(four: Path, spoil: Spoil, le
     untouched = [p for p in found.patients if p.name != B]
     assert len(untouched) == 3
     assert all(len(p.images) == 4 and p.outline for p in untouched)
-    for patient in found.patients:  # nothing that is handed on is one of the spoilt
+    for patient in found.patients:  # nothing that is handed on is one of the corrupted
         assert all(grid_of(source).shape == SHAPE for source in patient.sources.values())
 
 

@@ -191,7 +191,7 @@ def test_peak_memory_counts_what_is_held_for_a_moment() -> None:
 # -- rows on disk ----------------------------------------------------------------------------------------------------
 
 
-class Counting:
+class Counted:
     """A method that counts its runs; the first of them is the warm-up."""
 
     name, device, precision = "identity", "cpu", "fp32"
@@ -205,8 +205,8 @@ class Counting:
 
 
 @pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
-    method = Counting()
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    method = Counted()
     monkeypatch.setattr("deformgan.workshop.evaluation.scoring.make_method", lambda spec, compute: method)
     return method
 
@@ -227,20 +227,20 @@ def test_a_row_holds_what_it_should(tmp_path: Path) -> None:
     assert (row["case"], row["kind"], row["subject"], row["regime"]) == ("case_000", "patient", "p0", "small")
 
 
-def test_rows_that_are_there_are_not_computed_again(tmp_path: Path, counting: Counting) -> None:
+def test_rows_that_are_there_are_not_computed_again(tmp_path: Path, counted: Counted) -> None:
     jobs = [Job(str(f)) for f in write_made_cases(tmp_path, 3)]
     first = scored(tmp_path / "out", jobs[:2])
-    assert counting.runs == 3
+    assert counted.runs == 3
     told: list[str] = []
     rows = scored(tmp_path / "out", jobs, progress=told.append)
-    assert counting.runs == 5
+    assert counted.runs == 5
     assert rows[:2] == first
     assert told[0] == "identity, method 1 of 1: case 3 of 3"
     assert scored(tmp_path / "out", jobs) == rows
-    assert counting.runs == 5
+    assert counted.runs == 5
 
 
-def test_half_a_line_is_dropped(tmp_path: Path, counting: Counting) -> None:
+def test_half_a_line_is_dropped(tmp_path: Path, counted: Counted) -> None:
     jobs = [Job(str(f)) for f in write_made_cases(tmp_path, 2)]
     rows = scored(tmp_path / "out", jobs)
     path = tmp_path / "out" / run.SCORES
@@ -249,7 +249,7 @@ def test_half_a_line_is_dropped(tmp_path: Path, counting: Counting) -> None:
     assert ScoreFile(path).rows == rows[:1]
     assert path.read_text() == text.splitlines(keepends=True)[0]
     again = scored(tmp_path / "out", jobs)
-    assert counting.runs == 5
+    assert counted.runs == 5
     assert [{**r, "seconds": 0, "peak_memory_mb": 0} for r in again] == [
         {**r, "seconds": 0, "peak_memory_mb": 0} for r in rows
     ]

@@ -20,7 +20,7 @@ from deformgan.transforms.transform import Transform
 SELECTIONS = ("fixed_mask", "fixed_lesion", "moving_lesion")
 _MARGIN_MM_SHARE = 0.04  # of the content's longest side, around it
 _WHITE = 0.998  # quantile of the content that is drawn white
-_STRAY = 2e-3  # share of the content that may lie outside the box at each end
+_OUTLIER_FRACTION = 2e-3  # share of the content that may lie outside the box at each end
 _APART = 0.1  # share of the fixed content inside the moving image below which the headers place them apart
 _PROBES = 20_000  # voxels of the content that are asked where they come from
 
@@ -68,7 +68,10 @@ class Material:
         for axis in range(3):
             counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
             share = np.cumsum(counts) / max(int(counts.sum()), 1)
-            first, last = np.searchsorted(share, _STRAY, "right"), np.searchsorted(share, 1 - _STRAY, "left")
+            first, last = (
+                np.searchsorted(share, _OUTLIER_FRACTION, "right"),
+                np.searchsorted(share, 1 - _OUTLIER_FRACTION, "left"),
+            )
             ends.append((first - 0.5, min(last, mask.shape[axis] - 1) + 0.5) if counts.any() else (0, len(counts) - 1))
         corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
         world = self.content.grid.to_world(corners)

@@ -106,7 +106,7 @@ def render(record: dict[str, Any], material: Material, *, no_synthesis: str = ""
         units=outlines.UNITS,
         label_colours=LABEL_COLOURS,
         bars=_bars(drawn),
-        left_out=_left_out(drawn, no_synthesis),
+        omitted=_omitted(drawn, no_synthesis),
         images=texts.image_facts(material, names),
         overlap=texts.overlap_sentence(material),
         before=texts.before_sentence(material),
@@ -146,7 +146,7 @@ def _bars(drawn: Drawn) -> dict[str, dict[str, Any]]:
     }
 
 
-def _left_out(drawn: Drawn, no_synthesis: str) -> list[str]:
+def _omitted(drawn: Drawn, no_synthesis: str) -> list[str]:
     """Why panels are missing that a reader may look for."""
     reasons = []
     if "change" not in drawn.rows:

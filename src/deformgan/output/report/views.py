@@ -10,7 +10,7 @@ EDGE_FIXED, EDGE_OTHER = (0, 165, 255), (255, 90, 0)
 FOLD = (255, 0, 200)
 # volume change, log2 from -1 to 1: blue shrank, white, orange grew (told apart also with red-green blindness)
 CHANGE_COLOURS = np.array([[5, 48, 97], [67, 147, 195], [247, 247, 247], [230, 140, 40], [127, 59, 8]], np.float32)
-# lengths and errors: dark to light, brightness alone tells the order
+# lengths and errors: dark to light, lightness alone tells the order
 LENGTH_COLOURS = np.array([[27, 16, 53], [59, 59, 152], [36, 135, 150], [127, 208, 107], [253, 240, 111]], np.float32)
 ERROR_COLOURS = np.array([[0, 32, 77], [87, 93, 109], [188, 175, 111], [255, 234, 70]], np.float32)
 _LEVELS = 254  # of a map's colours; the two that are left are folds and what is outside

@@ -15,7 +15,7 @@ from deformgan.errors import UsageError
 EXTENSIONS = (".h5", ".txt", ".nii.gz")
 _LABEL = re.compile(r"[0-9A-Za-z]+")
 _ENTITY = re.compile(r"([a-z]+)-([0-9A-Za-z+]+)")
-_MEND = "as in sub-01_from-T1w_to-T2w_mode-image_xfm.h5; .h5, .txt and .nii.gz are the endings"
+_HINT = "as in sub-01_from-T1w_to-T2w_mode-image_xfm.h5; .h5, .txt and .nii.gz are the endings"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class XfmName:
     def __post_init__(self) -> None:
         sound = all(_LABEL.fullmatch(label) for label in (self.source, self.target))
         if not sound or self.extension not in EXTENSIONS or not all(map(_ENTITY.fullmatch, self.entities)):
-            raise UsageError(f"{self} is no BIDS name of a transform", _MEND)
+            raise UsageError(f"{self} is no BIDS name of a transform", _HINT)
 
     def __str__(self) -> str:
         stem = "_".join([*self.entities, f"from-{self.source}", f"to-{self.target}", "mode-image", "xfm"])
@@ -65,7 +65,7 @@ def parse(path: str | Path) -> XfmName:
     pairs = [_ENTITY.fullmatch(entity) for entity in entities]
     values = {match[1]: match[2] for match in pairs if match}
     if suffix != "xfm" or not all(pairs) or len(values) < len(pairs) or not {"from", "to"} <= values.keys():
-        raise UsageError(f"{name} is no BIDS name of a transform", _MEND)
+        raise UsageError(f"{name} is no BIDS name of a transform", _HINT)
     if values.get("mode") != "image":
         raise UsageError(f"{name} is not named as a transform of images", "its mode should be: mode-image")
     others = tuple(entity for entity in entities if entity.split("-")[0] not in ("from", "to", "mode"))

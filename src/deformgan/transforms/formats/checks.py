@@ -107,7 +107,7 @@ def checked_field(field: np.ndarray, path: str | Path) -> None:
         raise InputError(f"{path} holds displacements of {max(-low, high):.1g} mm", "make the transform again")
 
 
-def turned(vectors: np.ndarray, linear: np.ndarray, ramp: np.ndarray, grid: Grid) -> np.ndarray:
+def linear_plus_ramp(vectors: np.ndarray, linear: np.ndarray, ramp: np.ndarray, grid: Grid) -> np.ndarray:
     """``linear · v + ramp · i`` for the vector ``v`` of each voxel ``i``: from one convention of vectors to another.
 
     Args:
@@ -119,6 +119,6 @@ def turned(vectors: np.ndarray, linear: np.ndarray, ramp: np.ndarray, grid: Grid
         (D, H, W, 3) float32, Fortran order.
     """
     out = torch.tensordot(torch.from_numpy(linear.astype(np.float32)), torch.from_numpy(vectors.T), 1)
-    for start, stop, values in blockwise.ramp_slabs(ramp, grid):
+    for start, stop, values in blockwise.ramp_blocks(ramp, grid):
         out[:, start:stop] += values
     return out.numpy().T

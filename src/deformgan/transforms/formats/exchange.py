@@ -17,7 +17,7 @@ from deformgan.errors import InputError, UsageError
 from deformgan.io.untrusted import read_nifti_header
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats import flirt, fnirt, itk, itk_h5, itk_mat, lta, mgz
-from deformgan.transforms.formats.checks import read_bytes, turned
+from deformgan.transforms.formats.checks import linear_plus_ramp, read_bytes
 from deformgan.transforms.formats.itk_h5 import Part
 
 FORMATS = ("itk", "fsl", "fsl-relative", "fsl-absolute", "freesurfer")
@@ -257,7 +257,7 @@ def _composite(transform: Map, onto: Grid | None) -> list[Part]:
     # the field alone, elsewhere: x + r(x) = A⁻¹(x + d(x))
     back = np.linalg.inv(transform.affine)
     ramp = (back - np.eye(4)) @ onto.affine
-    return [(turned(transform.displacement(onto), back[:3, :3], ramp, onto), onto), transform.affine]
+    return [(linear_plus_ramp(transform.displacement(onto), back[:3, :3], ramp, onto), onto), transform.affine]
 
 
 def _check_format(file_format: str | None) -> None:

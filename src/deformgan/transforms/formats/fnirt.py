@@ -15,12 +15,12 @@ from deformgan.errors import InputError
 from deformgan.io.atomic import write_nifti
 from deformgan.spatial.blockwise import fitted_affine
 from deformgan.spatial.grid import Grid
-from deformgan.transforms.formats.checks import checked_field, read_vectors, turned
+from deformgan.transforms.formats.checks import checked_field, linear_plus_ramp, read_vectors
 from deformgan.transforms.formats.flirt import scaled_voxels, world_to_fsl
 
 FIELD_INTENT = 2006
 COEFFICIENT_INTENTS = (2007, 2008, 2009, 2016, 2017)
-_MEND = "give a 4-D field (D, H, W, 3) as FSL writes it"
+_HINT = "give a 4-D field (D, H, W, 3) as FSL writes it"
 
 
 def write_warp(path: str | Path, disp_mm: np.ndarray, grid: Grid, moving: Grid, *, absolute: bool = False) -> None:
@@ -34,7 +34,7 @@ def write_warp(path: str | Path, disp_mm: np.ndarray, grid: Grid, moving: Grid, 
     ramp = to_fsl @ grid.affine
     if not absolute:
         ramp = ramp - scaled_voxels(grid)
-    write_nifti(path, turned(disp_mm, to_fsl[:3, :3], ramp, grid), grid.affine, intent=FIELD_INTENT)
+    write_nifti(path, linear_plus_ramp(disp_mm, to_fsl[:3, :3], ramp, grid), grid.affine, intent=FIELD_INTENT)
 
 
 def read_warp(path: str | Path, moving: Grid, *, absolute: bool | None = None) -> tuple[np.ndarray, Grid]:
@@ -47,7 +47,7 @@ def read_warp(path: str | Path, moving: Grid, *, absolute: bool | None = None) -
     Raises:
         InputError: unreadable, spline coefficients, not a 4-D vector field, or not finite.
     """
-    values, grid, intent = read_vectors(path, (), _MEND)
+    values, grid, intent = read_vectors(path, (), _HINT)
     if intent in COEFFICIENT_INTENTS:
         raise coefficients(path)
     if absolute is None:
@@ -70,7 +70,7 @@ def _to_world(values: np.ndarray, grid: Grid, moving: Grid, absolute: bool) -> n
     ramp[:3, 3] += to_world[:3, 3]
     if not absolute:
         ramp[:3] += to_world[:3, :3] @ scaled_voxels(grid)[:3]
-    return turned(values, to_world[:3, :3], ramp, grid)
+    return linear_plus_ramp(values, to_world[:3, :3], ramp, grid)
 
 
 def _growth(disp_mm: np.ndarray, grid: Grid) -> float:

@@ -29,7 +29,7 @@ _FIELD = "DisplacementFieldTransform"
 _MOST_TRANSFORMS = 64
 _PARAMETERS = ("TransformParameters", "TranformParameters")  # ITK misspelt it for years
 _FIXED = ("TransformFixedParameters", "TranformFixedParameters")
-_MEND = "give a .h5 file as ITK and ANTs write it"
+_HINT = "give a .h5 file as ITK and ANTs write it"
 
 
 def write_h5(path: str | Path, parts: Sequence[Part]) -> None:
@@ -92,13 +92,13 @@ def read_h5(path: str | Path) -> list[Part]:
         raise InputError(f"{path} does not exist", "check the path") from error
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         # h5py raises any of these for a file that is damaged
-        raise InputError(f"{path} is not an ITK transform in HDF5, or it is damaged: {error}", _MEND) from error
+        raise InputError(f"{path} is not an ITK transform in HDF5, or it is damaged: {error}", _HINT) from error
 
 
 def _read(file: Any, path: Path, h5py: Any) -> list[Part]:
     group = member(file, _GROUP, h5py.Group, path, h5py)
     if group is None or not 0 < len(group) <= _MOST_TRANSFORMS:
-        raise InputError(f"{path} holds no ITK transforms", _MEND)
+        raise InputError(f"{path} holds no ITK transforms", _HINT)
     parts: list[Part] = []
     for number in range(len(group)):
         one = member(group, str(number), h5py.Group, path, h5py)
@@ -118,7 +118,7 @@ def _read(file: Any, path: Path, h5py: Any) -> list[Part]:
             checked_kind(kind, path)
             parts.append(to_matrix(kind, numbers(one, _PARAMETERS, path, h5py, most=64), fixed, path))
     if not parts:
-        raise InputError(f"{path} holds no ITK transforms", _MEND)
+        raise InputError(f"{path} holds no ITK transforms", _HINT)
     return parts[::-1]
 
 

@@ -1,4 +1,4 @@
-"""What is in an HDF5 file of a stranger: links are not followed, and nothing is unpacked before its size is known.
+"""What is in an untrusted HDF5 file: links are not followed, and nothing is unpacked before its size is known.
 
 HDF5's own library is not made for damaged files. What it loops over for ever or takes any memory for, texts of variable
 length and packed chunks that claim to be small, it is not given: the first are read here, the second checked here.
@@ -17,7 +17,7 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.io.untrusted import GZIP_MAX_RATIO, open_plain, require_memory
 
-_MEND = "give a .h5 file as ITK and ANTs write it"
+_HINT = "give a .h5 file as ITK and ANTs write it"
 _MOST_LETTERS = 128
 _SMALL_CHUNK = 1 << 20  # bytes that a chunk may have whatever the size of its data set
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3  # HDF5's numbers of its filters
@@ -34,7 +34,7 @@ def member(group: Any, name: str, kind: type, path: Path, h5py: Any) -> Any:
     if link is None:
         return None
     if not isinstance(link, h5py.HardLink):
-        raise InputError(f"{path} links to another place ({name})", _MEND)
+        raise InputError(f"{path} links to another place ({name})", _HINT)
     found = group[name]
     return found if isinstance(found, kind) else None
 
@@ -65,7 +65,7 @@ def _heap_text(data: Any, path: Path) -> bytes:
     plan = data.file.id.get_create_plist()
     at = data.id.get_offset()
     if at is None or plan.get_userblock() or plan.get_sizes() != (8, 8):
-        raise InputError(f"{path} keeps its texts in another way than ITK", _MEND)
+        raise InputError(f"{path} keeps its texts in another way than ITK", _HINT)
     with open_plain(path) as file:
         file.seek(at)
         try:
@@ -104,7 +104,7 @@ def numbers(group: Any, names: tuple[str, ...], path: Path, h5py: Any, *, most: 
             continue
         _require_here(data, name, path)
         if data.dtype.kind not in "fiu":
-            raise InputError(f"{path} keeps {name} in no numbers", _MEND)
+            raise InputError(f"{path} keeps {name} in no numbers", _HINT)
         if data.shape is None or data.size > most:
             raise InputError(
                 f"{path} is damaged: {data.size} numbers in {name}, at most {most} expected", "write it again"
@@ -120,7 +120,7 @@ def numbers(group: Any, names: tuple[str, ...], path: Path, h5py: Any, *, most: 
 
 def _require_here(data: Any, name: str, path: Path) -> None:
     if data.is_virtual or data.external:
-        raise InputError(f"{path} keeps {name} in another file", _MEND)
+        raise InputError(f"{path} keeps {name} in another file", _HINT)
 
 
 def _check_chunks(data: Any, size: int, path: Path) -> None:

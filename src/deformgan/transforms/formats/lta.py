@@ -18,7 +18,7 @@ from deformgan.transforms.formats.freesurfer import from_grid, to_grid
 
 _VOX_TO_VOX, _RAS_TO_RAS = 0, 1
 _NAMES = {2: "LINEAR_PHYSVOX_TO_PHYSVOX", 14: "REGISTER_DAT", 21: "LINEAR_COR_TO_COR"}
-_MEND = "give a .lta file as FreeSurfer writes it"
+_HINT = "give a .lta file as FreeSurfer writes it"
 
 
 def write_lta(path: str | Path, matrix: np.ndarray, fixed: Grid, moving: Grid, *, voxels: bool = False) -> None:
@@ -73,7 +73,7 @@ def read_lta(path: str | Path) -> np.ndarray:
         InputError: missing, not such a file, another type or several transforms, voxels of volumes it does not
             describe, not finite, or singular.
     """
-    text = read_text(path, "a FreeSurfer .lta transform", _MEND)
+    text = read_text(path, "a FreeSurfer .lta transform", _HINT)
     lines = [line for line in (line.split("#")[0].strip() for line in text.splitlines()) if line]
     try:
         header = _entries(lines[:4])
@@ -84,7 +84,7 @@ def read_lta(path: str | Path) -> np.ndarray:
                 raise ValueError("no 4×4 matrix")
             volumes = {lines[n].split()[0]: _entries(lines[n + 1 : n + 9]) for n in _starts(lines)}
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(f"{path} is not a FreeSurfer .lta transform, or it is damaged: {error}", _MEND) from error
+        raise InputError(f"{path} is not a FreeSurfer .lta transform, or it is damaged: {error}", _HINT) from error
     if count != 1:
         raise InputError(f"{path} holds {count} transforms, not one", "give them one by one")
     if kind not in (_VOX_TO_VOX, _RAS_TO_RAS):

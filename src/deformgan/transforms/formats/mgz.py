@@ -18,7 +18,7 @@ from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import fortran_chunks, write_stream
 from deformgan.io.untrusted import MAX_VOXELS, fill, opened
 from deformgan.spatial.grid import Grid
-from deformgan.transforms.formats.checks import checked_field, turned
+from deformgan.transforms.formats.checks import checked_field, linear_plus_ramp
 from deformgan.transforms.formats.freesurfer import from_grid, to_grid
 
 _WARP_VERSION = (3 << 8) | 1  # intent "warp map" above the version of the format
@@ -30,7 +30,7 @@ _TAG_OLD_MATRIX = 30  # its length has 32 bits, all others' 64
 _GEOMETRY = ">i3i15f512s"
 _ABS_VOXELS, _DISP_VOXELS, _ABS_RAS, _DISP_RAS = range(4)
 _MOST_TAGS = 1 << 20
-_MEND = "give a warp as mri_synthmorph or mri_warp_convert --outmgzwarp writes it"
+_HINT = "give a warp as mri_synthmorph or mri_warp_convert --outmgzwarp writes it"
 
 
 def write_warp(path: str | Path, disp_mm: np.ndarray, grid: Grid, moving: Grid) -> None:
@@ -72,14 +72,14 @@ def read_warp(path: str | Path) -> tuple[np.ndarray, Grid]:
         version, d, h, w, frames, kind, _, placed, *place = struct.unpack(">7ih15f", _exactly(stream, 90))
         _exactly(stream, _HEADER_BYTES - 90)
         if version & 0xFF != 1:
-            raise InputError(f"{path} is not a FreeSurfer volume", _MEND)
+            raise InputError(f"{path} is not a FreeSurfer volume", _HINT)
         if version >> 8 != _WARP_VERSION >> 8 or frames != 3 or kind != _FLOAT:
-            raise InputError(f"{path} is an image, not a warp: nothing in it says how its numbers are meant", _MEND)
+            raise InputError(f"{path} is an image, not a warp: nothing in it says how its numbers are meant", _HINT)
         shape = (d, h, w)
         if min(shape) < 1 or prod(shape) * 3 > MAX_VOXELS or prod(shape) * 12 + _HEADER_BYTES > most_bytes:
             raise InputError(f"{path} is truncated: its header claims {shape} voxels", "copy it again")
         if not placed:
-            raise InputError(f"{path} does not say where its voxels lie", _MEND)
+            raise InputError(f"{path} does not say where its voxels lie", _HINT)
         grid = _unpack(shape, place, path)
         values = np.empty((*shape, 3), ">f4", order="F")
         fill(values, stream)
@@ -91,13 +91,13 @@ def read_warp(path: str | Path) -> tuple[np.ndarray, Grid]:
     if meaning == _DISP_RAS:
         return values, grid
     if meaning == _ABS_RAS:
-        return turned(values, np.eye(3), -grid.affine, grid), grid
+        return linear_plus_ramp(values, np.eye(3), -grid.affine, grid), grid
     if moving is None:
-        raise InputError(f"{path} is in voxels and does not say of which volume", _MEND)
+        raise InputError(f"{path} is in voxels and does not say of which volume", _HINT)
     to_world = moving.affine
     ramp = to_world - grid.affine if meaning == _DISP_VOXELS else -grid.affine
     ramp[:3, 3] = to_world[:3, 3] - grid.affine[:3, 3]
-    return turned(values, to_world[:3, :3], ramp, grid), grid
+    return linear_plus_ramp(values, to_world[:3, :3], ramp, grid), grid
 
 
 def _exactly(stream: Any, count: int) -> bytes:
@@ -138,5 +138,5 @@ def _read_tags(tags: bytes, path: str | Path) -> tuple[int, Grid | None]:
     except struct.error as error:
         raise InputError(f"{path} is truncated: {error}", "copy it again") from error
     if meaning is None or meaning not in range(4):
-        raise InputError(f"{path} does not say how its numbers are meant", _MEND)
+        raise InputError(f"{path} does not say how its numbers are meant", _HINT)
     return meaning, moving

@@ -59,13 +59,13 @@ def _recognised(root: Path, contrasts: Collection[str]) -> tuple[str, list[Case]
     usable = {name: sum(bool(case.images) for case in cases) for name, cases in found.items()}
     best, other = sorted(found, key=usable.__getitem__, reverse=True)  # brats first where they are equal
     if usable[best]:
-        return best, [*found[best], *_strangers(found[other], best, found[best])]
+        return best, [*found[best], *_of_another_layout(found[other], best, found[best])]
     if _lists_of_pairs(list_folder(root)):
         return "csv", _pairs(root, contrasts)
     return "brats", found["brats"]
 
 
-def _strangers(cases: list[Case], layout: str, taken: list[Case]) -> list[Case]:
+def _of_another_layout(cases: list[Case], layout: str, taken: list[Case]) -> list[Case]:
     """Cases of another layout than the rest, as what they are: left out."""
     flaw = Flaw(f"it is laid out in another way than the rest ({layout})", "move it to a data set of its own")
     names = {case.name for case in taken}

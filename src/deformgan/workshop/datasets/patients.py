@@ -100,7 +100,7 @@ class Case:
 
 
 def printable(text: object) -> str:
-    """Text that a stranger chose, as it can be put into a message: on one line, printable, of bounded length."""
+    """Untrusted text, as it can be put into a message: on one line, printable, of bounded length."""
     clean = "".join(c if c.isprintable() else "?" for c in str(text))
     return clean if len(clean) <= _MOST_LETTERS else clean[: _MOST_LETTERS - 1] + "…"
 

@@ -125,7 +125,7 @@ class _Flow:
     """The map so far, ``(id + settled) ∘ (id + current)``; fields (1, 3, d, h, w) in voxels of the level.
 
     Attributes:
-        settled: What earlier regriddings have put away.
+        settled: The map up to the last regridding.
         current: The displacement since the last one.
         total: That of both.
         jacobian: Of ``id + current``, (1, 3, 3, d, h, w).

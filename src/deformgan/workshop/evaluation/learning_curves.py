@@ -22,8 +22,8 @@ def training_figure(
 ) -> Figure:
     """Loss of T and validation error of every run, against the step and against the time spent.
 
-    Losses are means over a 120th of the run; each is the run's own loss, of which only the course compares. Where runs
-    change their resolution the curves are cut: a loss is another there.
+    Losses are means over a 120th of the run; each is the run's own loss, of which only the shape can be compared. Where
+    runs change their resolution the curves are cut: a loss is another there.
 
     Args:
         runs: Rows of each run's ``metrics.jsonl`` in order: ``step``, ``t_loss``, ``seconds`` (a step) and, where there
@@ -46,8 +46,8 @@ def training_figure(
             rows, style = runs[name], styles[name]
             abscissae = (np.array([row["step"] for row in rows], float), factor * hours[name])
             for column, at in enumerate(abscissae):
-                _course(axes[0, column], at, rows, "t_loss", style, bins=_BINS)
-                _course(axes[1, column], at, rows, "val_error", style, marker=style.marker)
+                _curve(axes[0, column], at, rows, "t_loss", style, bins=_BINS)
+                _curve(axes[1, column], at, rows, "val_error", style, marker=style.marker)
         steps = {row["step"]: row["scale"] for rows in runs.values() for row in rows if "scale" in row}
         for axis in axes[:, 0]:
             mark_scales(axis, steps)
@@ -66,7 +66,7 @@ def elapsed_seconds(rows: Sequence[Metrics]) -> np.ndarray:
     return np.cumsum(np.diff(steps, prepend=0) * np.array([row.get("seconds", 0.0) for row in rows]))
 
 
-def _course(
+def _curve(
     axis: Axes, at: np.ndarray, rows: Sequence[Metrics], key: str, style: Style, marker: str = "", bins: int = 0
 ) -> None:
     """The rows that know ``key`` as one curve for each resolution, averaged to ``bins`` points if there are more."""

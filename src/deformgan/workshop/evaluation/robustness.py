@@ -110,7 +110,7 @@ def inversion_weight(mask: Tensor, share: float, generator: torch.Generator) -> 
 
 
 def inverted(image: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """The image with its contrast turned over (``1 - I``) in smooth random regions of a mask.
+    """The image with its contrast inverted (``1 - I``) in smooth random regions of a mask.
 
     Bright is then dark in one place and bright in another: what the other image shows is no function of this one's
     intensity, which mutual information supposes.

@@ -30,7 +30,7 @@ from deformgan.workshop.evaluation.cases import TestCase
 from deformgan.workshop.evaluation.metrics import endpoint_error
 
 _FOLDER, _CONFIG = "snapshots", "config.json"
-_MEND = "give the folder of a run that was trained with a generator and kept snapshots"
+_HINT = "give the folder of a run that was trained with a generator and kept snapshots"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def snapshot_steps(run: str | Path) -> list[int]:
         if p.parent.name.removeprefix("step-").isdigit()
     )
     if not steps:
-        raise InputError(f"{folder} holds no snapshot of G", _MEND)
+        raise InputError(f"{folder} holds no snapshot of G", _HINT)
     return steps
 
 
@@ -100,7 +100,7 @@ def load_snapshot(run: str | Path, step: int, device: str | torch.device = "cpu"
         scale = float(config["scale"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"the snapshot {at} cannot be used: {reason}", _MEND) from error
+        raise InputError(f"the snapshot {at} cannot be used: {reason}", _HINT) from error
     return Snapshot(step, networks[0], networks[1], scale)
 
 

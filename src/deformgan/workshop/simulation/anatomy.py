@@ -31,7 +31,7 @@ def load_anatomy() -> Image:
 def read_anatomy(path: str | Path) -> Image:
     """A label map with FreeSurfer-like ids as a brain alone, along the world axes (RAS+), its voxels kept.
 
-    A map of the whole head is stripped. Oblique maps are turned to the nearest axes.
+    A map of the whole head is stripped. Oblique maps are brought to the nearest axes.
 
     Raises:
         InputError: as `deformgan.io.image.load_labels`, ids that FreeSurfer does not have, or there is hardly any brain

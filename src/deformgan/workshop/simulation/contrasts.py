@@ -255,7 +255,7 @@ def depth(mask: np.ndarray) -> np.ndarray:
 def strip_labels(labels: Tensor, spacing_mm: float = 1.0) -> tuple[Tensor, Tensor]:
     """The brain of a whole-head label map: what a skull-stripped scan shows of it.
 
-    The mask is the closed brain (gaps up to some 10 mm bridged, about 1 mm of rim kept); whatever lies in it without
+    The mask is the closed brain (gaps up to some 10 mm closed, about 1 mm of rim kept); whatever lies in it without
     a brain label of its own (sulci, dura, skull base) becomes cerebrospinal fluid.
 
     Args:

@@ -19,7 +19,7 @@ from deformgan.workshop.training.objective import LossWeights
 T = TypeVar("T")
 
 _OTHER_HEAD = DeformationConfig(24.0, (0.0, 8.0), (9.0, 16.0), 6.0, (8.0, 8.0, 8.0), 0.12, 0.04)
-_MEND = "see the settings in training/config.py"
+_HINT = "see the settings in training/config.py"
 SCALES = (0.25, 0.5, 1)
 _MOST_WHOLE = 2**63
 
@@ -76,13 +76,13 @@ class Stage:
 
     def __post_init__(self) -> None:
         if not self.train or len(set(self.train)) < len(self.train):
-            raise UsageError("a stage trains one network or more, each named once", _MEND)
+            raise UsageError("a stage trains one network or more, each named once", _HINT)
         if self.misalignment is not None and self.misalignment < 0:
-            raise UsageError("misalignment is 0 or more", _MEND)
+            raise UsageError("misalignment is 0 or more", _HINT)
         if self.scale not in SCALES:
-            raise UsageError(f"scale is 0.25, 0.5 or 1, not {self.scale}", _MEND)
+            raise UsageError(f"scale is 0.25, 0.5 or 1, not {self.scale}", _HINT)
         if min(self.steps, self.batch) < 1:
-            raise UsageError("steps and batch are 1 or more", _MEND)
+            raise UsageError("steps and batch are 1 or more", _HINT)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class TrainingConfig:
             for name, value in derived.items():
                 object.__setattr__(self, name, value)
         if min(self.validate_every, self.checkpoint_every) < 1:
-            raise UsageError("validate_every and checkpoint_every are 1 or more", _MEND)
+            raise UsageError("validate_every and checkpoint_every are 1 or more", _HINT)
         coarsest = max(round(1 / stage.scale) for stage in self.parts)
         if (self.generator is None) != (self.discriminator is None):
             raise UsageError("a generator and a discriminator are trained against each other", "give both or neither")

@@ -1,6 +1,6 @@
 """How a registration shares the machine: beside a busy program, three at once, and with one core.
 
-    python benchmarks/native/polite.py FIXED MOVING [--rounds 3] [--results DIR] [-- OPTIONS OF REGISTER]
+    python benchmarks/native/shared_machine.py FIXED MOVING [--rounds 3] [--results DIR] [-- OPTIONS OF REGISTER]
 
 Each situation is timed by the clock, as whole processes, one after the other within every round, so that a machine that
 changes its mind changes all of them: ``alone``; ``busy core``, beside a loop that does nothing else; ``three in turn``
@@ -105,7 +105,7 @@ def main() -> None:
     times = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
     result = {"machine": machine(), "options": register_options, "seconds": times, "ratios": ratios, "rounds": rounds}
     options.results.mkdir(parents=True, exist_ok=True)
-    Console().print(times, ratios, keep("polite", result, options.results))
+    Console().print(times, ratios, keep("shared-machine", result, options.results))
 
 
 if __name__ == "__main__":

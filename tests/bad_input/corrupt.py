@@ -1,4 +1,4 @@
-"""A small pair with all that goes with it, and the ways in which each file is spoilt."""
+"""A small pair with all that goes with it, and the ways in which each file is corrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NETWORK = {"kind": "unet", "widths": [4, 8]}
 WEIGHTS = {"network": NETWORK, "grid": {"shape": [16, 16, 16], "spacing": 8.0}}
 CONFIG = 'name = "a"\n[network]\nkind = "unet"\nwidths = [4, 8]\n[loss]\nsimilarity = "lg"\n'
 
-Spoil = Callable[[Path], object]
+Corruption = Callable[[Path], object]
 
 
 def anatomy() -> np.ndarray:
@@ -121,7 +121,7 @@ def forbidden(path: Path) -> None:
     path.chmod(0)
 
 
-ANYTHING: tuple[Spoil, ...] = (
+ANYTHING: tuple[Corruption, ...] = (
     *(missing, a_folder, empty_file, a_text, random_bytes, truncated, a_pipe, zeros_for_ever, nothing, circle),
     forbidden,
 )
@@ -284,7 +284,7 @@ def far_away(path: Path) -> None:
     write(path, anatomy(), affine)
 
 
-IMAGES: tuple[Spoil, ...] = (
+IMAGES: tuple[Corruption, ...] = (
     *ANYTHING,
     *(dicom_folder, dicom_file, gzip_of_text, flipped_bits, bomb, huge, negative, far_offset),
     *(two_d, one_slice, one_voxel, four_d, rgb, complex_numbers, all_zero, constant, nan, infinite, too_large_numbers),
@@ -297,7 +297,7 @@ def fractions(path: Path) -> None:
     write(path, anatomy())
 
 
-LABELS: tuple[Spoil, ...] = (*ANYTHING, two_d, four_d, rgb, nan, fractions, huge, singular)
+LABELS: tuple[Corruption, ...] = (*ANYTHING, two_d, four_d, rgb, nan, fractions, huge, singular)
 
 # -- transforms ------------------------------------------------------------------------------------------------------
 
@@ -334,7 +334,7 @@ def long_text(path: Path) -> None:
     path.write_text("#" * (2 << 20))
 
 
-AFFINES: tuple[Spoil, ...] = (*ANYTHING, no_affine, singular_matrix, matrix_of_nan, far_matrix, long_text)
+AFFINES: tuple[Corruption, ...] = (*ANYTHING, no_affine, singular_matrix, matrix_of_nan, far_matrix, long_text)
 
 
 def an_image(path: Path) -> None:
@@ -361,20 +361,20 @@ def fsl_field(path: Path) -> None:
     write(path, np.zeros((*SHAPE, 3), np.float32))
 
 
-FIELDS: tuple[Spoil, ...] = (*ANYTHING, an_image, field_of_nan, far_field, fsl_field, huge)
+FIELDS: tuple[Corruption, ...] = (*ANYTHING, an_image, field_of_nan, far_field, fsl_field, huge)
 
 # -- points, weights, settings, records ------------------------------------------------------------------------------
 
 
-def _text(doc: str, text: str | bytes) -> Spoil:
-    def spoil(path: Path) -> None:
+def _text(doc: str, text: str | bytes) -> Corruption:
+    def corrupt(path: Path) -> None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
-    spoil.__doc__ = doc
-    return spoil
+    corrupt.__doc__ = doc
+    return corrupt
 
 
-POINTS: tuple[Spoil, ...] = (
+POINTS: tuple[Corruption, ...] = (
     *ANYTHING,
     _text("other columns", "a,b\n1,2\n"),
     _text("no lines below the header", "x,y,z\n"),
@@ -408,23 +408,23 @@ def long_header(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**63) + data[8:])
 
 
-def _setting(doc: str, **network: object) -> Spoil:
-    def spoil(folder: Path) -> None:
+def _setting(doc: str, **network: object) -> Corruption:
+    def corrupt(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps({**WEIGHTS, "network": {**NETWORK, **network}}))
 
-    spoil.__doc__ = doc
-    return spoil
+    corrupt.__doc__ = doc
+    return corrupt
 
 
-def _config(doc: str, text: str) -> Spoil:
-    def spoil(folder: Path) -> None:
+def _config(doc: str, text: str) -> Corruption:
+    def corrupt(folder: Path) -> None:
         (folder / "config.json").write_text(text)
 
-    spoil.__doc__ = doc
-    return spoil
+    corrupt.__doc__ = doc
+    return corrupt
 
 
-MODELS: tuple[Spoil, ...] = (
+MODELS: tuple[Corruption, ...] = (
     *(no_weights, half_weights, pickled, long_header),
     _config("a configuration that is no JSON", "{"),
     _config("a configuration nested 100 000 deep", "[" * 10**5),
@@ -436,7 +436,7 @@ MODELS: tuple[Spoil, ...] = (
     _setting("of a network with a billion channels", widths=[10**9, 10**9]),
     _setting("of a version with another setting", attention=True),
 )
-SETTINGS: tuple[Spoil, ...] = (
+SETTINGS: tuple[Corruption, ...] = (
     *(s for s in ANYTHING if s is not truncated),
     _text("an unknown setting", CONFIG.replace("name", "nmae", 1)),
     _text("a number as a word", 'steps = "many"\n' + CONFIG),
@@ -445,7 +445,7 @@ SETTINGS: tuple[Spoil, ...] = (
     _text("lists 100 000 deep", "steps = " + "[" * 10**5),
     _text("a setting twice", CONFIG + CONFIG),
 )
-RECORDS: tuple[Spoil, ...] = (
+RECORDS: tuple[Corruption, ...] = (
     *(s for s in ANYTHING if s not in (truncated,)),
     _text("no JSON object", "[1]"),
     _text("lists 100 000 deep", "[" * 10**5),
