@@ -119,7 +119,7 @@ def test_panels_with_nothing_in_them_are_left_out() -> None:
     titles = re.findall(r"<h2>(.*?)</h2>", bare)
     assert {"Expected error", "Synthesis"}.isdisjoint(titles)
     assert re.findall(r'data-mark="(\w+)"', bare) == ["outline"]
-    omitted = bare[bare.index("Not shown: ") :]
+    omitted = bare[bare.index("Left out: ") :]
     assert "deformgan register --uncertainty" in omitted
     assert "No G." in omitted
     still = small_report.material(transform=Transform.identity(), moved=small_report.material().moving)
