@@ -13,6 +13,7 @@ from deformgan.align.search import score_of, search
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
 from deformgan.preprocess.foreground import find_content
+from deformgan.preprocess.rims import without_rims
 from deformgan.preprocess.scan import Scan, require_overlap
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.chain import Chain, single
@@ -94,7 +95,7 @@ def _loaded(init: str | os.PathLike[str] | Transform | Chain, fixed: Grid, movin
 
 def _pulled(moving: Scan, init: Transform, onto: Grid) -> Scan:
     """The moving image and its lesion through a map with a field."""
-    image = init.apply(moving.image, onto)
+    image = without_rims(init.apply(moving.image, onto))
     if not image.data.any():
         raise InputError("--init leaves nothing of the moving image", "give the map from fixed to moving")
     lesion = None if moving.lesion is None else init.apply_labels(moving.lesion, onto)

@@ -8,10 +8,11 @@ import numpy as np
 
 from deformgan.io.image import Image
 from deformgan.preprocess.field_of_view import FieldOfView, find_field_of_view
+from deformgan.preprocess.rims import borders
 from deformgan.spatial.grid import Grid
 
 OUTLIER_FRACTION = 1e-3  # share of the foreground that may stick out at each end of each axis
-_CONSTANT_SHARE = 0.2  # share of voxels with one and the same lowest (or zero) value that makes it a background
+_CONSTANT_SHARE = 0.2  # share of voxels with one value, 0, the lowest or that of the faces, that makes it a background
 _COMPACT = 0.75  # borders between foreground and background for each foreground voxel; noise has more
 _WHITE = 0.998  # quantile of the values that bounds the histogram of Otsu's method
 
@@ -82,7 +83,7 @@ def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
     """Foreground mask, whether the background is constant, and the value that becomes 0."""
     data = image.data
     sample = data[::2, ::2, ::2]
-    for value in dict.fromkeys((0, sample.min())):
+    for value in dict.fromkeys((0, sample.min(), _most_common_on_faces(sample))):
         if _is_constant_background(sample == value):
             below = value if sample.min() == value else np.quantile(sample[sample != value], OUTLIER_FRACTION)
             return data != value, True, float(min(value, below))
@@ -91,14 +92,18 @@ def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
     return mask, False, float(np.median(sample[sample <= threshold]))
 
 
+def _most_common_on_faces(sample: np.ndarray) -> float:
+    faces = [np.take(sample, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    return values[counts.argmax()]
+
+
 def _is_constant_background(candidate: np.ndarray) -> bool:
     """Whether the voxels are many and what they leave is compact: zeros sprinkled through noisy air do not count."""
     flat = np.count_nonzero(candidate)
-    if flat < _CONSTANT_SHARE * candidate.size:
+    if not _CONSTANT_SHARE * candidate.size <= flat < candidate.size:
         return False
-    transposed = (candidate, candidate.T, candidate.swapaxes(0, 1))  # each puts another axis first
-    borders = sum(np.count_nonzero(view[1:] != view[:-1]) for view in transposed)
-    return bool(borders <= _COMPACT * (candidate.size - flat))
+    return borders(candidate) <= _COMPACT * (candidate.size - flat)
 
 
 def _otsu(sample: np.ndarray, bins: int = 256) -> float:

@@ -12,6 +12,7 @@ from deformgan.errors import InputError
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.foreground import Content, corners_of_box_mm, find_content
 from deformgan.preprocess.masks import cut_by_mask, merged_lesion, read_lesion, read_mask
+from deformgan.preprocess.rims import without_rims
 from deformgan.spatial.grid import Grid
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Scan:
 
     Args:
         original: As it was read.
-        image: The same, with background where its mask leaves it out.
+        image: The same, with one background, also where its mask leaves it out.
         content: What ``image`` shows.
         lesion: uint8 on the image's grid, 1 where it has no counterpart in the other image, or None.
     """
@@ -37,7 +38,8 @@ class Scan:
     @classmethod
     def of(cls, image: Image, lesion: Image | None = None) -> Scan:
         """An image without a mask."""
-        return cls(image, image, find_content(image), lesion)
+        shown = without_rims(image)
+        return cls(image, shown, find_content(shown), lesion)
 
     @classmethod
     def masked(
@@ -56,10 +58,11 @@ class Scan:
             InputError: One cannot be read, is not whole-numbered, is empty, lies elsewhere than the image, does not
                 meet its content, or covers so much or so little of it that it must be the wrong way round.
         """
-        shown, content, holes, marked = image, find_content(image), None, None
+        shown, holes, marked = without_rims(image), None, None
+        content = find_content(shown)
         if mask is not None:
             kept, holes = read_mask(role, image, other, mask, content)
-            shown, content = cut_by_mask(role, image, kept, content)
+            shown, content = cut_by_mask(role, shown, kept, content)
         if lesion is not None:
             marked = read_lesion(role, image, other, lesion, content, masked=mask is not None)
         return cls(image, shown, content, merged_lesion(role, image, holes, marked, content))
