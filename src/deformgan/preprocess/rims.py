@@ -88,7 +88,7 @@ def _is_whole_scan(sample: np.ndarray, rim: np.ndarray, air: np.ndarray, spacing
     if count * float(spacing.prod()) / 1e6 > _LARGE_LITRES:
         return True
     sides = [np.flatnonzero(rest.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    return count >= _BOX * float(np.prod([side[-1] - side[0] + 1 for side in sides]))
+    return bool(count >= _BOX * float(np.prod([side[-1] - side[0] + 1 for side in sides])))
 
 
 def _filled(data: np.ndarray, value: float, air: np.ndarray) -> np.ndarray:
@@ -105,7 +105,7 @@ def _filled(data: np.ndarray, value: float, air: np.ndarray) -> np.ndarray:
 def borders(mask: np.ndarray) -> int:
     """How often voxels inside and outside a mask (D, H, W) lie side by side."""
     transposed = (mask, mask.T, mask.swapaxes(0, 1))  # each puts another axis first
-    return sum(np.count_nonzero(view[1:] != view[:-1]) for view in transposed)
+    return sum(int(np.count_nonzero(view[1:] != view[:-1])) for view in transposed)
 
 
 def grown(mask: np.ndarray, times: int) -> np.ndarray:
