@@ -10,6 +10,7 @@ from grids import CASES, SLANTED, THICK, inner_points, oblique, some_transform
 
 from deformgan.output.fields import saved_grid, write_field
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.native.use import without_kernels
 from deformgan.transforms import compact as module
 from deformgan.transforms.compact import MOST_ADDED_MM, ROUNDING_MM, STEP_MM, compact, compact_inverse
 from deformgan.transforms.transform import Transform, load_transform
@@ -184,3 +185,31 @@ def test_the_inverse_covers_the_moving_image() -> None:
     index = back.grid.to_index(slanted.to_world(corners))
     np.testing.assert_allclose(index.min(0), 0, atol=1e-6)
     np.testing.assert_allclose(index.max(0), np.array(back.grid.shape) - 1, atol=1e-6)
+
+
+def test_kernels_change_nothing() -> None:
+    smooth = _wave(0.5, 96.0)
+    found, back = compact(smooth, IMAGE, _everywhere(IMAGE), IMAGE), compact_inverse(smooth, IMAGE)
+    with without_kernels():
+        expected, expected_back = compact(smooth, IMAGE, _everywhere(IMAGE), IMAGE), compact_inverse(smooth, IMAGE)
+    assert found.grid == expected.grid
+    assert found.added_error_mm == pytest.approx(expected.added_error_mm, abs=1e-5)
+    points = inner_points(IMAGE, count=500)
+    assert _apart(found, expected, points) <= 2 * ROUNDING_MM  # where rounding falls to the other side
+    assert _apart(back, expected_back, points) < 1e-3
+
+
+def test_voxels_near_the_foreground_are_those_of_its_cells_and_their_neighbours() -> None:
+    whole, rng = Grid.centred((9, 7, 8), 3.0, np.zeros(3)), np.random.default_rng(0)
+    fine = oblique(11.0, (1.0, 1.1, 0.9), (30, 20, 24))
+    for grid in (fine, Grid.centred((12, 6, 7), 4.0, np.array([5.0, 0, 0]))):
+        foreground = rng.random(grid.shape) > 0.995
+        expected = np.zeros(whole.shape, bool)
+        steps = np.maximum((3.0 / grid.spacing).astype(int), 1)
+        for index in np.argwhere(foreground):
+            centre = index // steps * steps + (steps - 1) / 2
+            base = np.floor(whole.to_index(grid.to_world(centre))).astype(int)
+            corners = base + np.stack(np.meshgrid(*[(-1, 0, 1, 2)] * 3, indexing="ij"), -1).reshape(-1, 3)
+            corners = corners.clip(0, np.array(whole.shape) - 1)
+            expected[tuple(corners.T)] = True
+        assert np.array_equal(module._near(foreground, grid, whole), expected)

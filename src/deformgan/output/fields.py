@@ -37,7 +37,7 @@ def saved_grid(transform: Transform, image: Grid, full: bool) -> Grid:
 
 def write_field(path: Path, transform: Transform, grid: Grid) -> None:
     """Write the complete map as an ITK displacement field on ``grid``, rounded to `STEP_MM`."""
-    itk.write_displacement(path, rounded(transform.displacement(grid), STEP_MM), grid)
+    itk.write_displacement(path, transform.displacement(grid, STEP_MM), grid)
 
 
 def describe_field(transform: Transform, grid: Grid) -> dict[str, Any]:

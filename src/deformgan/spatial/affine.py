@@ -1,4 +1,4 @@
-"""What an affine map does, in words a person can check: how far it turns, stretches and shifts."""
+"""The affine map nearest to a field, and what an affine map does: how far it turns, stretches and shifts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
+
+from deformgan.spatial import blockwise
+from deformgan.spatial.grid import Grid
+
+_FIT_POINTS = 32  # along an axis, about
+_LEAST_VOLUME = 0.05  # an affine that shrinks more than that describes a broken field
 
 
 def affine_figures(matrix: np.ndarray, centre_mm: np.ndarray) -> dict[str, Any]:
@@ -33,3 +40,49 @@ def affine_figures(matrix: np.ndarray, centre_mm: np.ndarray) -> dict[str, Any]:
         "scales": [round(float(scale), 6) for scale in scales],
         "shift_mm": round(float(np.linalg.norm(moved - centre_mm)), 4),
     }
+
+
+def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """A map ``x + disp(x)`` as ``A(x + rest(x))``, A being the affine nearest to it.
+
+    Args:
+        disp_mm: (D, H, W, 3) float32, world mm, on ``grid``.
+
+    Returns:
+        A, 4×4 in world mm (a shift alone where no sound affine is near), and the rest, shaped as ``disp_mm``, Fortran
+        order. Both maps are the same between the voxels too, for linear interpolation keeps affine maps.
+    """
+    affine = _nearest_affine(disp_mm, grid)
+    # A(x + r) = x + d  ⇔  r = (A⁻¹ - 1) x + A⁻¹ d, where the shift of A⁻¹ goes with x
+    back = np.linalg.inv(affine)
+    ramp = (back - np.eye(4)) @ grid.affine
+    return affine, blockwise.resampled_whole(torch.from_numpy(disp_mm.T), grid, grid, ramp, back[:3, :3]).numpy().T
+
+
+def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """The 4×4 world map nearest to ``x + disp(x)`` by least squares; a shift alone where no sound affine is near."""
+    matrix = fitted_affine(disp_mm, grid)
+    if np.linalg.det(matrix[:3, :3]) < _LEAST_VOLUME:
+        centre = grid.to_world((np.array(grid.shape) - 1) / 2)
+        matrix[:3, 3] += (matrix[:3, :3] - np.eye(3)) @ centre
+        matrix[:3, :3] = np.eye(3)
+    return matrix
+
+
+def fitted_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """The 4×4 world map nearest to ``x + disp(x)`` by least squares, which may be singular; a shift for one slice."""
+    strides = [max(1, n // _FIT_POINTS) for n in grid.shape]
+    index = np.stack(
+        np.meshgrid(*[np.arange(0, n, s) for n, s in zip(grid.shape, strides, strict=True)], indexing="ij")
+    )
+    displacement = disp_mm[:: strides[0], :: strides[1], :: strides[2]].reshape(-1, 3).astype(np.float64)
+    matrix = np.eye(4)
+    matrix[:3, 3] = displacement.mean(0)
+    if min(grid.shape) < 2:
+        return matrix
+    points = grid.to_world(index.reshape(3, -1).T)
+    centre = points.mean(0)  # far from it rounding would swamp the linear part
+    linear = np.linalg.lstsq(points - centre, displacement - matrix[:3, 3], rcond=None)[0].T + np.eye(3)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] += centre - linear @ centre
+    return matrix

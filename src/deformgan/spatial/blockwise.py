@@ -15,9 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.native import grids as native
 from deformgan.spatial.native import sampling
 from deformgan.spatial.native.use import usable
-from deformgan.spatial.resample import affine_coordinates, axis_matrix, normalising, parallel_axes
+from deformgan.spatial.resample import (
+    AxisMap,
+    affine_coordinates,
+    axis_lines,
+    axis_matrix,
+    normalising,
+    parallel_axes,
+)
 from deformgan.spatial.warp import cubic_sum, cubic_volumes
 
 Block = tuple[int, int, Tensor]
@@ -25,8 +33,6 @@ Block = tuple[int, int, Tensor]
 _BLOCK_VOXELS = 1 << 19
 _WHOLE_VOXELS = 1 << 25  # a larger volume is not converted to float32 as a whole
 _SPARE_SLICES = 16  # at both ends, for the blocks to come
-_FIT_POINTS = 32  # along an axis, about
-_LEAST_VOLUME = 0.05  # an affine that shrinks more than that describes a broken field
 _BEYOND = 4  # voxels outside an image; farther is as far
 _NEGLIGIBLE = 1e-6  # of a millimetre, or of an image's width
 
@@ -59,41 +65,94 @@ def _add_ramp(block: Tensor, ramp: _Ramp, start: int) -> Tensor:
     return block.add_(ramp.plane[:, None]).add_(steps)
 
 
-def resampled_blocks(values: Tensor, own: Grid, onto: Grid, ramp: np.ndarray | None = None) -> Iterator[Block]:
+def resampled_blocks(
+    values: Tensor, own: Grid, onto: Grid, ramp: np.ndarray | None = None, linear: np.ndarray | None = None
+) -> Iterator[Block]:
     """Linear resampling of ``values`` from its grid to another; beyond it the border value.
 
     Args:
         values: (C, w, h, d) on ``own``.
         ramp: 4×4; ``ramp · index`` of ``onto`` is added (C is 3 then).
+        linear: 3×3 that the values are multiplied with first (C is 3 then).
 
     Yields:
         start, stop, (C, stop - start, H, D) float32, good until the next is asked for.
     """
+    to_own = onto.index_to(own)
+    axes = parallel_axes(to_own, onto.shape)
+    if axes is not None and usable(values[None]):
+        whole = _Compiled(values, axes, own, onto, ramp, linear)
+        yield from ((start, stop, whole.between(start, stop)) for start, stop in _ranges(onto.shape))
+        return
+    if linear is not None:
+        values = torch.tensordot(torch.from_numpy(linear.astype(np.float32)), values, 1)
     plan = None
     if ramp is not None and np.abs(ramp[:3, :3]).max() * max(onto.shape) > _NEGLIGIBLE:
         plan = _Ramp(ramp, onto)
     elif ramp is not None:
         # a constant passes through the interpolation
         values = values + torch.from_numpy(ramp[:3, 3].astype(np.float32)).view(3, 1, 1, 1)
-    to_own = onto.index_to(own)
-    axes = parallel_axes(to_own, onto.shape)
     if axes is None:
         blocks = _oblique_blocks(values, to_own, own, onto)
     else:
-        ordered = values.permute(0, *(3 - axes[t].axis for t in (2, 1, 0)))
         matrices = [axis_matrix(n, own.shape[a.axis], a.scale, a.offset) for n, a in zip(onto.shape, axes, strict=True)]
-        blocks = _parallel_blocks(ordered, matrices, onto)
+        blocks = _parallel_blocks(_ordered(values, axes), matrices, onto)
     for start, stop, block in blocks:
         yield start, stop, block if plan is None else _add_ramp(block, plan, start)
 
 
+class _Compiled:
+    """`resampled_blocks` between grids with parallel axes in compiled code."""
+
+    def __init__(
+        self,
+        values: Tensor,
+        axes: list[AxisMap],
+        own: Grid,
+        onto: Grid,
+        ramp: np.ndarray | None,
+        linear: np.ndarray | None,
+    ) -> None:
+        self._values, self._linear = _ordered(values, axes), linear
+        self._ramp = None if ramp is None else _Ramp(ramp, onto)
+        lines = [axis_lines(n, own.shape[a.axis], a.scale, a.offset) for n, a in zip(onto.shape, axes, strict=True)]
+        # the volume's first axis is the grid's last
+        self._lines = [(a.astype(np.int32), b.astype(np.int32), t.astype(np.float32)) for a, b, t in lines[::-1]]
+
+    def between(self, start: int, stop: int, rounding: float = 0.0) -> Tensor:
+        """Slices from ``start`` to ``stop``, (C, stop - start, H, D)."""
+        (below, above, share), *others = self._lines
+        ramp = None if self._ramp is None else (self._ramp.plane, self._ramp.steps[:, start:stop])
+        lines = [(below[start:stop], above[start:stop], share[start:stop]), *others]
+        return native.resample(self._values, lines, matrix=self._linear, ramp=ramp, rounding=rounding)
+
+
+def _ordered(values: Tensor, axes: list[AxisMap]) -> Tensor:
+    """With the axes of a volume, (C, w, h, d), in the order of another grid's."""
+    return values.permute(0, *(3 - axes[t].axis for t in (2, 1, 0)))
+
+
+def resampled_whole(
+    values: Tensor,
+    own: Grid,
+    onto: Grid,
+    ramp: np.ndarray | None = None,
+    linear: np.ndarray | None = None,
+    rounding: float = 0.0,
+) -> Tensor:
+    """All of `resampled_blocks` at once, (C, W, H, D); multiples of ``rounding``, a power of 2, unless it is 0."""
+    axes = parallel_axes(onto.index_to(own), onto.shape)
+    if axes is not None and usable(values[None]):
+        return _Compiled(values, axes, own, onto, ramp, linear).between(0, onto.shape[2], rounding)
+    out = torch.empty(len(values), *onto.shape[::-1])
+    for start, stop, block in resampled_blocks(values, own, onto, ramp, linear):
+        out[:, start:stop] = block if rounding == 0 else block.mul_(1 / rounding).round_().mul_(rounding)
+    return out
+
+
 def resampled(values: Tensor, own: Grid, onto: Grid) -> np.ndarray:
     """A volume (D, H, W) of the grid ``own``, linearly on ``onto``, (D, H, W) float32 with the first axis fastest."""
-    out = np.empty(onto.shape, np.float32, order="F")
-    transposed = torch.from_numpy(out.T)
-    for start, stop, block in resampled_blocks(values.permute(2, 1, 0).contiguous()[None], own, onto):
-        transposed[start:stop] = block[0]
-    return out
+    return resampled_whole(values.permute(2, 1, 0).contiguous()[None], own, onto)[0].numpy().T
 
 
 def _parallel_blocks(values: Tensor, matrices: list[Tensor], onto: Grid) -> Iterator[Block]:
@@ -191,51 +250,3 @@ def sample_cubic(source: Tensor, at: Tensor) -> Tensor:
 def normalised_index(grid: Grid) -> np.ndarray:
     """4×4 from world mm to `grid_sample`'s coordinates in ``grid``."""
     return normalising(grid.shape) @ grid.world_to_index
-
-
-def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """A map ``x + disp(x)`` as ``A(x + rest(x))``, A being the affine nearest to it.
-
-    Args:
-        disp_mm: (D, H, W, 3) float32, world mm, on ``grid``.
-
-    Returns:
-        A, 4×4 in world mm (a shift alone where no sound affine is near), and the rest, shaped as ``disp_mm``, Fortran
-        order. Both maps are the same between the voxels too, for linear interpolation keeps affine maps.
-    """
-    affine = _nearest_affine(disp_mm, grid)
-    # A(x + r) = x + d  ⇔  r = (A⁻¹ - 1) x + A⁻¹ d, where the shift of A⁻¹ goes with x
-    back = np.linalg.inv(affine)
-    rest = torch.tensordot(torch.from_numpy(back[:3, :3].astype(np.float32)), torch.from_numpy(disp_mm.T), 1)
-    for start, stop, ramp in ramp_blocks((back - np.eye(4)) @ grid.affine, grid):
-        rest[:, start:stop] += ramp
-    return affine, rest.numpy().T
-
-
-def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
-    """The 4×4 world map nearest to ``x + disp(x)`` by least squares; a shift alone where no sound affine is near."""
-    matrix = fitted_affine(disp_mm, grid)
-    if np.linalg.det(matrix[:3, :3]) < _LEAST_VOLUME:
-        centre = grid.to_world((np.array(grid.shape) - 1) / 2)
-        matrix[:3, 3] += (matrix[:3, :3] - np.eye(3)) @ centre
-        matrix[:3, :3] = np.eye(3)
-    return matrix
-
-
-def fitted_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
-    """The 4×4 world map nearest to ``x + disp(x)`` by least squares, which may be singular; a shift for one slice."""
-    strides = [max(1, n // _FIT_POINTS) for n in grid.shape]
-    index = np.stack(
-        np.meshgrid(*[np.arange(0, n, s) for n, s in zip(grid.shape, strides, strict=True)], indexing="ij")
-    )
-    displacement = disp_mm[:: strides[0], :: strides[1], :: strides[2]].reshape(-1, 3).astype(np.float64)
-    matrix = np.eye(4)
-    matrix[:3, 3] = displacement.mean(0)
-    if min(grid.shape) < 2:
-        return matrix
-    points = grid.to_world(index.reshape(3, -1).T)
-    centre = points.mean(0)  # far from it rounding would swamp the linear part
-    linear = np.linalg.lstsq(points - centre, displacement - matrix[:3, 3], rcond=None)[0].T + np.eye(3)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] += centre - linear @ centre
-    return matrix

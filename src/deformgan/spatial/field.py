@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.spatial.native import grids as native
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import warp, warp_points
 
 _DENSE_ITERATIONS = 6
+_NEARER = 0.1
 
 
 def identity_positions(shape: tuple[int, ...], device: torch.device | None = None) -> Tensor:
@@ -79,6 +83,8 @@ def invert(field: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> tupl
     if field.shape[0] > 1:
         found = [invert(one[None], iterations, tolerance) for one in field]
         return torch.cat([inverse for inverse, _ in found]), max(residual for _, residual in found)
+    if usable(field):
+        return _invert_compiled(field, iterations, tolerance)
     dense = min(_DENSE_ITERATIONS, iterations)
     inverse = -field
     for _ in range(dense):
@@ -100,6 +106,13 @@ def invert(field: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> tupl
         upper = torch.tensor(field.shape[2:], device=field.device).view(1, 3, 1, 1, 1) - 1
         inside = ((source >= 0) & (source <= upper)).all(1)[0]
         return inverse, float((far * inside).amax())
+
+
+def _invert_compiled(field: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, float]:
+    # whole-grid iterations come much nearer than the tolerance, so a voxel is left only where it does too
+    how = {"iterations": iterations, "tolerance": _NEARER * tolerance, "slack": 0.0}
+    found, residual = native.invert(field[0], field.shape[2:], np.eye(4), np.eye(3), **how)
+    return found[None], residual
 
 
 def _length(field: Tensor) -> Tensor:
@@ -130,6 +143,8 @@ def jacobian_matrix(field: Tensor) -> Tensor:
 
 def jacobian_determinant(field: Tensor) -> Tensor:
     """Local volume change of ``x + u(x)``, (B, D, H, W); 1 is none, ≤ 0 is folding."""
+    if min(field.shape[2:]) > 1 and usable(field):
+        return native.jacobian(field[0], np.eye(3))[None]
     return determinant(jacobian_matrix(field))
 
 

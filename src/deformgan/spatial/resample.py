@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_SAME_VOXELS = 1e-6  # positions nearer to a voxel's centre are there
 _PARALLEL_VOXELS = 0.01  # axes count as parallel when treating them so misplaces no voxel by more
 
 
@@ -54,6 +55,18 @@ def parallel_axes(target_to_source: np.ndarray, shape: tuple[int, ...]) -> list[
     ]
 
 
+def axis_lines(n_target: int, n_source: int, scale: float, offset: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Linear interpolation along an axis: the voxel below each position, the one above, and the share of the latter.
+
+    Positions beyond the source's voxels read its border value; one that is a voxel but for rounding is that voxel.
+    """
+    position = np.clip(scale * np.arange(n_target) + offset, 0, n_source - 1)
+    whole = np.rint(position)
+    position = np.where(np.abs(position - whole) < _SAME_VOXELS, whole, position)
+    below = np.minimum(position.astype(int), n_source - 1)
+    return below, np.minimum(below + 1, n_source - 1), position - below
+
+
 def axis_matrix(n_target: int, n_source: int, scale: float, offset: float, *, sigma: float = 0.0) -> Tensor:
     """Weights of linear interpolation along an axis, after smoothing with a Gaussian of ``sigma`` source voxels.
 
@@ -62,13 +75,11 @@ def axis_matrix(n_target: int, n_source: int, scale: float, offset: float, *, si
     Returns:
         (n_target, n_source) float32.
     """
-    position = np.clip(scale * np.arange(n_target) + offset, 0, n_source - 1)
-    base = np.minimum(position.astype(int), max(n_source - 2, 0))
+    below, above, share = axis_lines(n_target, n_source, scale, offset)
     weights = np.zeros((n_target, n_source))
     rows = np.arange(n_target)
-    weights[rows, base] = 1 - (position - base)
-    if n_source > 1:
-        weights[rows, base + 1] = position - base
+    weights[rows, below] = 1 - share
+    weights[rows, above] += share
     if sigma > 0:
         weights = weights @ _gaussian_matrix(n_source, sigma)
     return torch.from_numpy(weights.astype(np.float32))

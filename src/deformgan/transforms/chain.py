@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deformgan.spatial import blockwise
+from deformgan.spatial.affine import split_affine
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats import exchange
 from deformgan.transforms.formats.itk_h5 import Part
@@ -129,7 +130,7 @@ class Chain(Mapping):
         onto = onto or self.grid
         if onto is None:
             return Transform(self.affine)
-        return Transform(blockwise.split_affine(self.displacement(onto), onto)[0])
+        return Transform(split_affine(self.displacement(onto), onto)[0])
 
 
 def chained(maps: Sequence[Transform]) -> Transform | Chain:

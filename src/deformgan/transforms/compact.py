@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.io.untrusted import require_memory
 from deformgan.spatial import blockwise
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.native import grids as native
+from deformgan.spatial.native.use import usable
 from deformgan.transforms.formats.checks import linear_plus_ramp
 from deformgan.transforms.transform import Transform
 
@@ -23,6 +26,8 @@ ROUNDING_MM = float(np.sqrt(3.0)) * STEP_MM / 2
 _FACTORS = (2, 3, 4, 6, 8)
 _ALWAYS_FINE = 1 << 20  # voxels; a smaller field stays on its own grid whatever the image's size
 _RIGHT_ANGLE = 1e-5  # cosine
+_AROUND = 2  # voxels of a grid that a place just outside it may reach into
+_NEAR_MM = 5e-4  # what an inverse may miss at a voxel: half of `STEP_MM`
 _POLISH = 5  # fixed-point iterations at the voxels of an inverse's new grid
 
 
@@ -57,7 +62,7 @@ def compact(transform: Transform, fixed: Grid, foreground: np.ndarray, foregroun
 
 def on_grid(transform: Transform, grid: Grid, added_error_mm: float) -> Transform:
     """The map with its field on ``grid``, the complete displacement there being rounded to `STEP_MM`."""
-    disp = rounded(transform.displacement(grid), STEP_MM)
+    disp = transform.displacement(grid, STEP_MM)
     # x + r(x) = A⁻¹(x + d(x))
     back = np.linalg.inv(transform.affine)
     rest = linear_plus_ramp(disp, back[:3, :3], (back - np.eye(4)) @ grid.affine, grid)
@@ -92,12 +97,14 @@ def compact_inverse(transform: Transform, moving: Grid, spacing_mm: float | None
     Returns:
         The inverse; its ``residual_mm`` is the largest inverse-consistency error at new voxels with a source inside.
     """
-    back = transform.inverse()
-    if transform.grid is None:
-        return back
+    if transform.grid is None or transform.disp_mm is None:
+        return transform.inverse()
     grid = _of_spacing(moving, float(transform.grid.spacing.min()) if spacing_mm is None else spacing_mm)
-    disp, residual = _polished(transform, back, grid)
-    return Transform(back.affine, disp, grid, residual_mm=residual, added_error_mm=ROUNDING_MM)
+    if usable(torch.from_numpy(transform.disp_mm.T)[None]):
+        disp, miss = _solved(transform, grid)
+    else:
+        disp, miss = _polished(transform, transform.inverse(), grid)
+    return Transform(np.linalg.inv(transform.affine), disp, grid, residual_mm=miss, added_error_mm=ROUNDING_MM)
 
 
 def _of_spacing(grid: Grid, spacing_mm: float) -> Grid:
@@ -108,6 +115,20 @@ def _of_spacing(grid: Grid, spacing_mm: float) -> Grid:
     to_index[:3, 3] = -0.5
     d, h, w = (int(n) + 1 for n in cells)
     return Grid((d, h, w), grid.affine @ to_index)
+
+
+def _solved(transform: Transform, grid: Grid) -> tuple[np.ndarray, float]:
+    """The inverse's field at the voxels of ``grid``: (D, H, W, 3) world mm, Fortran order; largest miss, mm.
+
+    With z = A⁻¹y the source is z + w, and w + r(z + w) = 0.
+    """
+    rest, own = _field(transform)
+    backwards = np.eye(4)[[2, 1, 0, 3]]  # a volume's axes are those of its grid in reverse
+    place = backwards @ own.world_to_index @ np.linalg.inv(transform.affine) @ grid.affine @ backwards
+    scale = (backwards @ own.world_to_index)[:3, :3]
+    require_memory("the inverse", 24 * int(np.prod(grid.shape)))
+    w, miss = native.invert(rest, grid.shape[::-1], place, scale, tolerance=_NEAR_MM, slack=0.5)
+    return blockwise.resampled_whole(w, grid, grid, linear=transform.affine[:3, :3]).numpy().T, miss
 
 
 def _polished(transform: Transform, back: Transform, grid: Grid) -> tuple[np.ndarray, float]:
@@ -159,19 +180,48 @@ def _coarsest(transform: Transform, whole: Grid, near: np.ndarray) -> tuple[Grid
     best, added = whole, 0.0
     if not near.any():
         return best, added
-    fine = transform.displacement(whole)
+    low, high = _bounds(near)
+    part = _part(whole, low, high, 1)
+    # an affine map is kept by linear interpolation, so the rest alone is compared
+    fine, inside = _rest(transform, part), torch.from_numpy(near[tuple(map(slice, low, high))].T.copy())
     for factor in _FACTORS:
-        coarse = _every(whole, factor)
-        values = torch.from_numpy(transform.displacement(coarse).T)
-        error = 0.0
-        for start, stop, block in blockwise.resampled_blocks(values, coarse, whole):
-            difference = block - torch.from_numpy(fine.T)[:, start:stop]
-            there = torch.from_numpy(near.T[start:stop].copy())
-            error = max(error, float((difference.square().sum(0).sqrt() * there).amax()))
+        error = _largest_error(_rest(transform, coarse := _part(whole, low, high, factor)), coarse, fine, part, inside)
         if not error + ROUNDING_MM <= MOST_ADDED_MM:
             break
-        best, added = coarse, error
+        best, added = _every(whole, factor), error
     return best, added
+
+
+def _bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first voxel of a mask (D, H, W) along each axis, and one past the last, (3,) each."""
+    found = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return np.array([one[0] for one in found]), np.array([one[-1] + 1 for one in found])
+
+
+def _part(grid: Grid, low: np.ndarray, high: np.ndarray, factor: int) -> Grid:
+    """Every ``factor``-th voxel of a grid, counted from its first, as they reach over ``low`` to ``high - 1``."""
+    first = low // factor
+    d, h, w = (int(n) for n in -(-(high - 1) // factor) - first + 1)
+    to_index = np.diag([factor, factor, factor, 1.0])
+    to_index[:3, 3] = factor * first
+    return Grid((d, h, w), grid.affine @ to_index)
+
+
+def _rest(transform: Transform, onto: Grid) -> Tensor:
+    """What a map adds to its affine part, in world mm of moving space, (3, W, H, D)."""
+    values, own = _field(transform)
+    return blockwise.resampled_whole(values, own, onto, linear=transform.affine[:3, :3])
+
+
+def _largest_error(coarse: Tensor, own: Grid, fine: Tensor, onto: Grid, inside: Tensor) -> float:
+    """Between two fields where ``inside`` is True, mm; the first that is too large will do."""
+    worst = 0.0
+    for start, stop, block in blockwise.resampled_blocks(coarse, own, onto):
+        away = block.sub_(fine[:, start:stop]).square_().sum(0).mul_(inside[start:stop])
+        worst = max(worst, float(away.amax()) ** 0.5)
+        if not worst + ROUNDING_MM <= MOST_ADDED_MM:
+            break
+    return worst
 
 
 def _every(grid: Grid, factor: int) -> Grid:
@@ -188,10 +238,27 @@ def _near(foreground: np.ndarray, grid: Grid, whole: Grid) -> np.ndarray:
     for axis, step in enumerate(steps):
         blocks = np.logical_or.reduceat(blocks, np.arange(0, blocks.shape[axis], step), axis=axis)
     centres = np.argwhere(blocks) * steps + (steps - 1) / 2
-    base = np.floor(whole.to_index(grid.to_world(centres))).astype(int)
-    near = np.zeros(whole.shape, bool)
     last = np.array(whole.shape) - 1
-    for corner in np.ndindex(4, 4, 4):
-        at = np.clip(base + np.array(corner) - 1, 0, last)
-        near[at[:, 0], at[:, 1], at[:, 2]] = True
+    base = np.floor(whole.to_index(grid.to_world(centres))).astype(int).clip(-_AROUND, last + _AROUND)
+    near = np.zeros(last + 1 + 4 * _AROUND, bool)
+    near[tuple((base + 2 * _AROUND).T)] = True
+    for axis in range(3):
+        near = _spread(near, axis)
+    # what lies outside counts for the voxels at the border
+    for axis, n in enumerate(whole.shape):
+        near = np.moveaxis(near, axis, 0)
+        first, end = 2 * _AROUND, 2 * _AROUND + n
+        near[first] |= near[:first].any(0)
+        near[end - 1] |= near[end:].any(0)
+        near = np.moveaxis(near[first:end], 0, axis)
     return near
+
+
+def _spread(mask: np.ndarray, axis: int) -> np.ndarray:
+    """A mask with, along an axis, the voxel before each of its own and the two after."""
+    mask = np.moveaxis(mask, axis, 0)
+    out = mask.copy()
+    out[:-1] |= mask[1:]
+    out[1:] |= mask[:-1]
+    out[2:] |= mask[:-2]
+    return np.moveaxis(out, 0, axis)

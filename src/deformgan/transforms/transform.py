@@ -18,7 +18,10 @@ from torch import Tensor
 from deformgan.io.untrusted import require_memory
 from deformgan.spatial import blockwise
 from deformgan.spatial import field as fields
+from deformgan.spatial.affine import split_affine
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.native import grids as native
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.scattered import follow, interpolate
 from deformgan.spatial.vectors import mm_to_vox, rotated, vox_to_mm
 from deformgan.transforms.formats import exchange
@@ -129,10 +132,17 @@ class Transform(Mapping):
         volume = float(np.linalg.det(self.affine[:3, :3]))
         own, values = Grid((2, 2, 2), onto.affine), torch.full((1, 2, 2, 2), volume)
         if self.disp_mm is not None and self.grid is not None:
-            determinant = fields.jacobian_determinant(mm_to_vox(self.disp_mm, self.grid))[0] * volume
-            own, values = self.grid, determinant.permute(2, 1, 0).contiguous()[None]
+            own, values = self.grid, (_own_jacobian(self.disp_mm, self.grid) * volume)[None]
         for start, stop, block in blockwise.resampled_blocks(values, own, onto):
             yield start, stop, block[0].numpy()
+
+    def displacement(self, onto: Grid, step: float = 0.0) -> np.ndarray:
+        """As `Mapping.displacement`; ``step``, a power of 2 if it is not 0: values become multiples of it."""
+        if self.disp_mm is None or self.grid is None:
+            whole = super().displacement(onto)
+            return whole if step == 0 else np.multiply(np.rint(whole / step), step, dtype=np.float32)
+        values, ramp = torch.from_numpy(self.disp_mm.T), (self.affine - np.eye(4)) @ onto.affine
+        return blockwise.resampled_whole(values, self.grid, onto, ramp, self.affine[:3, :3], step).numpy().T
 
     def mapped_blocks(self, onto: Grid, matrix: np.ndarray, relative: bool = False) -> Iterator[blockwise.Block]:
         """As `Mapping.mapped_blocks`: the affine is part of the matrix, the field linear between its voxels."""
@@ -141,9 +151,8 @@ class Transform(Mapping):
         if self.disp_mm is None or self.grid is None:
             yield from blockwise.ramp_blocks(ramp, onto)
             return
-        linear = torch.from_numpy(matrix[:3, :3].astype(np.float32))
-        values = torch.tensordot(linear, torch.from_numpy(self.disp_mm.T), 1)
-        yield from blockwise.resampled_blocks(values, self.grid, onto, ramp)
+        values = torch.from_numpy(self.disp_mm.T)
+        yield from blockwise.resampled_blocks(values, self.grid, onto, ramp, matrix[:3, :3])
 
     def inverse(self) -> Transform:
         """The map from moving to fixed space; its ``residual_mm`` says how well the field could be inverted.
@@ -230,7 +239,7 @@ class Transform(Mapping):
         onto = onto or self.grid
         if self.disp_mm is None or onto is None:
             return Transform(self.affine)
-        return Transform(blockwise.split_affine(self.displacement(onto), onto)[0])
+        return Transform(split_affine(self.displacement(onto), onto)[0])
 
 
 def load_transform(
@@ -261,9 +270,19 @@ def load_transform(
         if isinstance(part, np.ndarray):
             maps.append(Transform(part))
         else:
-            affine, rest = blockwise.split_affine(*part)
+            affine, rest = split_affine(*part)
             maps.append(Transform(affine, rest, part[1]))
     return chained(maps)
+
+
+def _own_jacobian(disp_mm: np.ndarray, grid: Grid) -> Tensor:
+    """Local volume change of ``x + disp(x)`` on the field's own grid, (W, H, D)."""
+    values, axes = torch.from_numpy(disp_mm.T), grid.affine[:3, :3]
+    if min(grid.shape) > 1 and usable(values[None]):
+        # derivatives by the index, in the order of the volume's axes
+        base = axes[:, ::-1]
+        return native.jacobian(values, base, 1 / float(np.linalg.det(base)))
+    return fields.jacobian_determinant(mm_to_vox(disp_mm, grid))[0].permute(2, 1, 0).contiguous()
 
 
 def _points(points_mm: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_int64, c_void_p
+from ctypes import Structure, c_double, c_float, c_int64, c_void_p
 
 AXIS = ("below", "above", "t", "first", "last")
 
@@ -154,4 +154,63 @@ class HistogramJob(Structure):
         ("table", c_void_p),
         ("factor", c_float),
         ("gradient", c_void_p),
+    ]
+
+
+class LineMap(Structure):
+    """Linear interpolation along an axis, as in ``c/grids.c``."""
+
+    _fields_ = [(name, c_void_p) for name in ("below", "above", "t")]
+
+
+class ResampleJob(Structure):
+    """See ``resample_job``."""
+
+    _fields_ = [
+        ("values", c_void_p),
+        ("strides", c_int64 * 3),
+        ("size", c_int64),
+        ("channels", c_int64),
+        ("axes", LineMap * 3),
+        ("shape", c_int64 * 3),
+        ("same", c_int64),
+        ("matrix", c_void_p),
+        ("plane", c_void_p),
+        ("steps", c_void_p),
+        ("rounding", c_float),
+        ("out", c_void_p),
+        ("apart", c_int64),
+        ("scratch", c_void_p),
+        ("threads", c_int64),
+    ]
+
+
+class JacobianJob(Structure):
+    """See ``jacobian_job``."""
+
+    _fields_ = [
+        ("field", c_void_p),
+        ("shape", c_int64 * 3),
+        ("base", c_float * 9),
+        ("factor", c_float),
+        ("out", c_void_p),
+        ("threads", c_int64),
+    ]
+
+
+class InvertJob(Structure):
+    """See ``invert_job``."""
+
+    _fields_ = [
+        ("field", c_void_p),
+        ("source", c_int64 * 3),
+        ("shape", c_int64 * 3),
+        ("place", c_double * 12),
+        ("scale", c_float * 9),
+        ("iterations", c_int64),
+        ("tolerance", c_float),
+        ("slack", c_float),
+        ("out", c_void_p),
+        ("miss", c_void_p),
+        ("threads", c_int64),
     ]

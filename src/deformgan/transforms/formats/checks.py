@@ -118,7 +118,4 @@ def linear_plus_ramp(vectors: np.ndarray, linear: np.ndarray, ramp: np.ndarray, 
     Returns:
         (D, H, W, 3) float32, Fortran order.
     """
-    out = torch.tensordot(torch.from_numpy(linear.astype(np.float32)), torch.from_numpy(vectors.T), 1)
-    for start, stop, values in blockwise.ramp_blocks(ramp, grid):
-        out[:, start:stop] += values
-    return out.numpy().T
+    return blockwise.resampled_whole(torch.from_numpy(vectors.T), grid, grid, ramp, linear).numpy().T

@@ -13,7 +13,7 @@ import numpy as np
 
 from deformgan.errors import InputError
 from deformgan.io.atomic import write_nifti
-from deformgan.spatial.blockwise import fitted_affine
+from deformgan.spatial.affine import fitted_affine
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats.checks import checked_field, linear_plus_ramp, read_vectors
 from deformgan.transforms.formats.flirt import scaled_voxels, world_to_fsl

@@ -1,0 +1,271 @@
+/* Volumes moved between grids whose axes are parallel, the Jacobian determinant, and the inverse of a field.
+ *
+ * Volumes are (C, n0, n1, n2), the last axis contiguous.
+ */
+#include "common.h"
+
+/* Linear interpolation along an axis: sample i is (1 - t[i]) source[below[i]] + t[i] source[above[i]]. */
+typedef struct {
+    const int32_t *below, *above;
+    const float *t;
+} line_map;
+
+typedef struct {
+    const float *values;    /* (C, w, h, d) */
+    int64_t strides[3];     /* floats from channel to channel, and along w and h; rows along d are contiguous */
+    int64_t size, channels; /* d; C, which is 3 where there is a matrix or a ramp */
+    line_map axes[3];
+    int64_t shape[3]; /* of the grid that is wanted: count, H, D; the axes begin where it does */
+    int64_t same;     /* whether the last axis stays as it is */
+    const float *matrix;         /* 3×3 that the vectors are multiplied with, or NULL */
+    const float *plane, *steps;  /* (3, H, D) and (3, count), which are added; or NULL */
+    float rounding;              /* values become multiples of it; 0: they stay */
+    float *out;                  /* (C, count, H, D) */
+    int64_t apart;               /* floats from channel to channel of it */
+    float *scratch;              /* for each of the `count` planes 2 C d floats */
+    int64_t threads;
+} resample_job;
+
+static void blend(float *restrict out, const float *restrict a, const float *restrict b, float t, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = a[i] + t * (b[i] - a[i]);
+}
+
+/* Between four rows: along w and h. */
+static void blend_rows(const resample_job *job, int64_t c, int64_t k, int64_t j, float *out) {
+    const line_map *w = &job->axes[0], *h = &job->axes[1];
+    const float *base = job->values + c * job->strides[0];
+    const float *a = base + w->below[k] * job->strides[1], *b = base + w->above[k] * job->strides[1];
+    int64_t low = h->below[j] * job->strides[2], high = h->above[j] * job->strides[2];
+    float s = w->t[k], t = h->t[j];
+    if (s == 0 && t == 0) {
+        memcpy(out, a + low, (size_t)job->size * sizeof(float));
+    } else if (s == 0) {
+        blend(out, a + low, a + high, t, job->size);
+    } else if (t == 0) {
+        blend(out, a + low, b + low, s, job->size);
+    } else {
+        const float *restrict a0 = a + low, *restrict a1 = a + high, *restrict b0 = b + low, *restrict b1 = b + high;
+        for (int64_t i = 0; i < job->size; i++) {
+            float p = a0[i] + s * (b0[i] - a0[i]), q = a1[i] + s * (b1[i] - a1[i]);
+            out[i] = p + t * (q - p);
+        }
+    }
+}
+
+/* The three components of a row times the matrix, into the second half of the plane's memory. */
+static const float *mix_rows(const resample_job *job, const float *restrict rows, float *restrict out) {
+    int64_t n = job->size;
+    for (int c = 0; c < 3; c++) {
+        float m0 = job->matrix[3 * c], m1 = job->matrix[3 * c + 1], m2 = job->matrix[3 * c + 2];
+        for (int64_t i = 0; i < n; i++) out[c * n + i] = m0 * rows[i] + m1 * rows[n + i] + m2 * rows[2 * n + i];
+    }
+    return out;
+}
+
+static void widen_row(const resample_job *job, const float *restrict row, float *restrict out) {
+    const line_map *d = &job->axes[2];
+    const int32_t *restrict below = d->below, *restrict above = d->above;
+    const float *restrict t = d->t;
+    if (job->same)
+        memcpy(out, row, (size_t)job->shape[2] * sizeof(float));
+    else
+        for (int64_t i = 0; i < job->shape[2]; i++) out[i] = row[below[i]] + t[i] * (row[above[i]] - row[below[i]]);
+}
+
+static void resample_plane(void *context, int64_t k) {
+    const resample_job *job = context;
+    int64_t H = job->shape[1], D = job->shape[2], C = job->channels;
+    float *rows = job->scratch + 2 * k * C * job->size;
+    for (int64_t j = 0; j < H; j++) {
+        for (int64_t c = 0; c < C; c++) blend_rows(job, c, k, j, rows + c * job->size);
+        const float *ready = job->matrix ? mix_rows(job, rows, rows + C * job->size) : rows;
+        for (int64_t c = 0; c < C; c++) {
+            float *restrict out = job->out + c * job->apart + (k * H + j) * D;
+            widen_row(job, ready + c * job->size, out);
+            if (job->plane) {
+                const float *restrict plane = job->plane + (c * H + j) * D;
+                float step = job->steps[c * job->shape[0] + k];
+                for (int64_t i = 0; i < D; i++) out[i] += plane[i] + step;
+            }
+            if (job->rounding > 0) {
+                float up = 1 / job->rounding, down = job->rounding;
+                for (int64_t i = 0; i < D; i++) out[i] = down * rintf(up * out[i]);
+            }
+        }
+    }
+}
+
+/* A volume on another grid whose axes are parallel to its own. */
+DG_EXPORT void DG_NAME(dg_resample)(const resample_job *job) {
+    dg_parallel(resample_plane, (void *)job, job->shape[0], job->threads);
+}
+
+typedef struct {
+    const float *field; /* (3, n0, n1, n2) */
+    int64_t shape[3];
+    float base[9]; /* derivative of the map without its field: component (row) by axis (column) */
+    float factor;
+    float *out; /* (n0, n1, n2) */
+    int64_t threads;
+} jacobian_job;
+
+static void jacobian_row(const jacobian_job *job, int64_t z, int64_t y, float *restrict out) {
+    int64_t n0 = job->shape[0], n1 = job->shape[1], n = job->shape[2], plane = n1 * n, volume = n0 * plane;
+    int64_t z0 = z > 0 ? z - 1 : z, z1 = z < n0 - 1 ? z + 1 : z, y0 = y > 0 ? y - 1 : y, y1 = y < n1 - 1 ? y + 1 : y;
+    float half_z = 1.0f / (float)(z1 - z0), half_y = 1.0f / (float)(y1 - y0);
+    const float *restrict f0 = job->field, *restrict f1 = f0 + volume, *restrict f2 = f1 + volume;
+    int64_t a = z0 * plane + y * n, b = z1 * plane + y * n, c = z * plane + y0 * n, d = z * plane + y1 * n,
+            e = z * plane + y * n;
+    for (int part = 0; part < 3; part++) {
+        /* both ends, and what lies between them */
+        int64_t from = part == 0 ? 0 : part == 1 ? 1 : n - 1, to = part == 0 ? 1 : part == 1 ? n - 1 : n;
+        int64_t back = part == 0 ? 0 : 1, ahead = part == 2 ? 0 : 1;
+        float half_x = part == 1 ? 0.5f : 1.0f;
+        for (int64_t x = from; x < to; x++) {
+            float j00 = job->base[0] + half_z * (f0[b + x] - f0[a + x]);
+            float j01 = job->base[1] + half_y * (f0[d + x] - f0[c + x]);
+            float j02 = job->base[2] + half_x * (f0[e + x + ahead] - f0[e + x - back]);
+            float j10 = job->base[3] + half_z * (f1[b + x] - f1[a + x]);
+            float j11 = job->base[4] + half_y * (f1[d + x] - f1[c + x]);
+            float j12 = job->base[5] + half_x * (f1[e + x + ahead] - f1[e + x - back]);
+            float j20 = job->base[6] + half_z * (f2[b + x] - f2[a + x]);
+            float j21 = job->base[7] + half_y * (f2[d + x] - f2[c + x]);
+            float j22 = job->base[8] + half_x * (f2[e + x + ahead] - f2[e + x - back]);
+            float found = j00 * (j11 * j22 - j12 * j21) - j01 * (j10 * j22 - j12 * j20) + j02 * (j10 * j21 - j11 * j20);
+            out[x] = job->factor * found;
+        }
+    }
+}
+
+static void jacobian_plane(void *context, int64_t z) {
+    const jacobian_job *job = context;
+    int64_t n1 = job->shape[1], n = job->shape[2];
+    for (int64_t y = 0; y < n1; y++) jacobian_row(job, z, y, job->out + (z * n1 + y) * n);
+}
+
+/* Determinant of the map's derivative by central differences, one-sided at the border; at least 2 voxels an axis. */
+DG_EXPORT void DG_NAME(dg_jacobian)(const jacobian_job *job) {
+    dg_parallel(jacobian_plane, (void *)job, job->shape[0], job->threads);
+}
+
+typedef struct {
+    const float *field;  /* (3, m0, m1, m2): what is to be undone */
+    int64_t source[3];   /* m0, m1, m2 */
+    int64_t shape[3];    /* n0, n1, n2 of the grid that the inverse is wanted on */
+    double place[12];    /* 3×4: from its voxels to the field's, row by row in the order of the volumes' axes */
+    float scale[9];      /* 3×3: from a vector of the field to the field's voxels */
+    int64_t iterations;  /* at most; in the second half steps are halved */
+    float tolerance;     /* as the field's vectors */
+    float slack;         /* voxels beyond the outermost centres that still are inside the field */
+    float *out;          /* (3, n0, n1, n2) */
+    float *miss;         /* (n0): the largest that is left where the source lies inside the field */
+    int64_t threads;
+} invert_job;
+
+enum { LANE = 64 };
+
+/* Some voxels of a row: their places without a vector, the vectors tried, the best of them and how far those miss. */
+typedef struct {
+    float base[3][LANE], now[3][LANE], best[3][LANE], at[3][LANE], error[3][LANE], length[LANE];
+    int64_t n;
+} invert_block;
+
+/* The field at the voxels' places with the vectors that are tried. */
+static void look_up(const invert_job *job, invert_block *b) {
+    int64_t plane = job->source[1] * job->source[2], volume = job->source[0] * plane;
+    int32_t index[LANE];
+    float rest[3][LANE];
+    memset(index, 0, sizeof index);
+    for (int axis = 0; axis < 3; axis++) {
+        const float *s = job->scale + 3 * axis;
+        float end = (float)(job->source[axis] - 1);
+        int32_t size = (int32_t)job->source[axis], last = size > 1 ? size - 2 : 0;
+        for (int64_t i = 0; i < b->n; i++) {
+            float p = b->base[axis][i] + s[0] * b->now[0][i] + s[1] * b->now[1][i] + s[2] * b->now[2][i];
+            float q = dg_clamp(p, 0, end);
+            int32_t below = (int32_t)q;
+            below = below < last ? below : last;
+            b->at[axis][i] = p;
+            rest[axis][i] = q - (float)below;
+            index[i] = index[i] * size + below;
+        }
+    }
+    int64_t z = job->source[0] > 1 ? plane : 0, y = job->source[1] > 1 ? job->source[2] : 0, x = job->source[2] > 1;
+    for (int c = 0; c < 3; c++) {
+        const float *restrict v = job->field + c * volume;
+        float *restrict error = b->error[c];
+        for (int64_t i = 0; i < b->n; i++) {
+            const float *p = v + index[i], *q = p + z;
+            float fx = rest[2][i], fy = rest[1][i];
+            float l00 = p[0] + fx * (p[x] - p[0]), l01 = p[y] + fx * (p[y + x] - p[y]);
+            float l10 = q[0] + fx * (q[x] - q[0]), l11 = q[y] + fx * (q[y + x] - q[y]);
+            float m0 = l00 + fy * (l01 - l00), m1 = l10 + fy * (l11 - l10);
+            error[i] = b->now[c][i] + (m0 + rest[0][i] * (m1 - m0));
+        }
+    }
+}
+
+/* Keep what came nearer, and step on; returns the largest distance that is left. */
+static float improve(const invert_job *job, invert_block *b, float share) {
+    float most = 0;
+    for (int64_t i = 0; i < b->n; i++) {
+        float e0 = b->error[0][i], e1 = b->error[1][i], e2 = b->error[2][i];
+        float length = sqrtf(e0 * e0 + e1 * e1 + e2 * e2);
+        int nearer = length < b->length[i];
+        float go = b->length[i] > job->tolerance ? share : 0;
+        for (int c = 0; c < 3; c++) {
+            float now = b->now[c][i];
+            b->best[c][i] = nearer ? now : b->best[c][i];
+            b->now[c][i] = now - go * b->error[c][i];
+        }
+        b->length[i] = nearer ? length : b->length[i];
+        most = b->length[i] > most ? b->length[i] : most;
+    }
+    return most;
+}
+
+static float invert_some(const invert_job *job, int64_t z, int64_t y, int64_t from, int64_t n) {
+    invert_block b = {.n = n};
+    int64_t volume = job->shape[0] * job->shape[1] * job->shape[2];
+    for (int axis = 0; axis < 3; axis++) {
+        const double *p = job->place + 4 * axis;
+        double start = p[0] * (double)z + p[1] * (double)y + p[2] * (double)from + p[3];
+        for (int64_t i = 0; i < n; i++) b.base[axis][i] = (float)(start + p[2] * (double)i);
+    }
+    for (int64_t i = 0; i < n; i++) b.length[i] = INFINITY;
+    float left = INFINITY;
+    for (int64_t step = 0; step < job->iterations && left > job->tolerance; step++) {
+        look_up(job, &b);
+        left = improve(job, &b, step < job->iterations / 2 ? 1.0f : 0.5f);
+    }
+    float *out = job->out + (z * job->shape[1] + y) * job->shape[2] + from;
+    for (int c = 0; c < 3; c++) {
+        memcpy(out + c * volume, b.best[c], (size_t)n * sizeof(float));
+        memcpy(b.now[c], b.best[c], (size_t)n * sizeof(float));
+    }
+    look_up(job, &b);
+    float most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int inside = 1;
+        for (int axis = 0; axis < 3; axis++)
+            inside &= b.at[axis][i] >= -job->slack && b.at[axis][i] <= (float)(job->source[axis] - 1) + job->slack;
+        if (inside && b.length[i] > most) most = b.length[i];
+    }
+    return most;
+}
+
+static void invert_plane(void *context, int64_t z) {
+    const invert_job *job = context;
+    float most = 0;
+    for (int64_t y = 0; y < job->shape[1]; y++)
+        for (int64_t from = 0; from < job->shape[2]; from += LANE) {
+            float left = invert_some(job, z, y, from, dg_min(LANE, job->shape[2] - from));
+            most = left > most ? left : most;
+        }
+    job->miss[z] = most;
+}
+
+/* For every voxel the vector w with w + field(place + scale w) = 0, by fixed-point iteration. */
+DG_EXPORT void DG_NAME(dg_invert)(const invert_job *job) {
+    dg_parallel(invert_plane, (void *)job, job->shape[0], job->threads);
+}
