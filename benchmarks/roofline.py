@@ -70,7 +70,7 @@ def workloads(precision: str, weights: str) -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -80,7 +80,7 @@ def main() -> None:
     with torch.no_grad():
         bandwidth = copied_per_second(options.rounds)
         for precision in ("fp32", "bf16"):
-            for name, call in workloads(precision, options.weights).items():
+            for name, call in workloads(precision, options.model).items():
                 flops, seconds = counted(call), best(call, options.rounds)
                 rows.append({"what": name, "precision": precision, "flops": flops, "seconds": seconds})
     title = f"{options.threads} threads, memory {bandwidth / 1e9:.1f} GB/s"

@@ -1,6 +1,6 @@
 """Time of T under PyTorch, ONNX Runtime and OpenVINO, and of importing each, in one run.
 
-    python benchmarks/runtimes.py [--weights t1-t2] [--threads 1 2] [--rounds 5] [--out runtimes.json]
+    python benchmarks/runtimes.py [--model t1-t2] [--threads 1 2] [--rounds 5] [--out runtimes.json]
 
 Each runtime at each number of threads is a process of its own. Import seconds are those of a fresh process that has
 numpy; load is reading the network; the median and best of the rounds come after one that does not count. OpenVINO
@@ -106,23 +106,23 @@ def installed(name: str) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="t1-t2")
+    parser.add_argument("--model", default="t1-t2")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # runtime and graph, for the child process
     options = parser.parse_args()
     if options.one:
-        row = measure(options.one[0], options.threads[0], options.weights, options.one[1], options.rounds)
+        row = measure(options.one[0], options.threads[0], options.model, options.one[1], options.rounds)
         sys.stdout.write(json.dumps(row) + "\n")
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "t.onnx"
-        prepare(options.weights, graph)
+        prepare(options.model, graph)
         for threads in options.threads:
             for runtime in RUNTIMES:
-                command = [sys.executable, __file__, "--weights", options.weights, "--rounds", str(options.rounds)]
+                command = [sys.executable, __file__, "--model", options.model, "--rounds", str(options.rounds)]
                 command += ["--threads", str(threads), "--one", runtime, str(graph)]
                 done = subprocess.run(
                     command,

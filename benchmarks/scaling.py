@@ -1,6 +1,6 @@
 """How time and memory of ``deformgan register`` grow with the volume and with the threads.
 
-    python benchmarks/scaling.py [--sides 64 128 192 256 320] [--threads 1 2] [--refine 0] [--results DIR]
+    python benchmarks/scaling.py [--sides 64 128 192 256 320] [--threads 1 2] [--refine-steps 0] [--results DIR]
 
 A pair is simulated from the shipped anatomy and brought to cubes of n³ voxels with the same field of view. The command
 runs on each as a process of its own: wall time, processor time (user and system), largest resident set, and stages from
@@ -63,7 +63,7 @@ def cubes(side: int, folder: Path) -> tuple[Path, Path]:
 def measure(fixed: Path, moving: Path, out: Path, threads: int, steps: int) -> dict[str, Any]:
     """One run of the command: seconds of wall and processor time, peak MB, and the seconds of its stages."""
     command = [sys.executable, "-m", "deformgan", "register", "-f", str(fixed), "-m", str(moving), "-o", str(out)]
-    options = ["--force", "--refine", str(steps), "--threads", str(threads), "--device", "cpu"]
+    options = ["--force", "--refine-steps", str(steps), "--threads", str(threads), "--device", "cpu"]
     start = time.perf_counter()
     process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)  # unlike RUSAGE_CHILDREN, of this run alone
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192, 256, 320])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--refine", type=int, default=0)
+    parser.add_argument("--refine-steps", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -106,7 +106,7 @@ def main() -> None:
             folder = Path(temporary) / str(side)
             pair = cubes(side, folder)
             for threads in options.threads:
-                row = measure(*pair, folder / "out", threads, options.refine)
+                row = measure(*pair, folder / "out", threads, options.refine_steps)
                 rows.append({"side": side, "threads": threads, **row})
     table = Table("voxels", "threads", "wall s", "processor s", "peak MB", title="deformgan register")
     for row in rows:
@@ -122,7 +122,7 @@ def main() -> None:
                 f"{threads} threads, {name}: exponent {fit['exponent']:.2f}; "
                 f"{fit['start']:.2f} + {fit['per_million_voxels']:.3f} per million voxels"
             )
-    result = {"machine": machine(), "refine_steps": options.refine, "rows": rows, "fits": fitted}
+    result = {"machine": machine(), "refine_steps": options.refine_steps, "rows": rows, "fits": fitted}
     console.print(str(keep("scaling", result, options.results)))
 
 

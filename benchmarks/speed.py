@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fixed", type=Path)
     parser.add_argument("--moving", type=Path)
-    parser.add_argument("--weights", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -86,8 +86,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fixed, moving = (options.fixed, options.moving) if options.fixed else simulated_pair(folder / "case")
-        threads = ["--threads", str(options.threads), "--weights", options.weights]
-        for name, extra in (("command, --refine 0", ["--refine", "0"]), ("command, default", [])):
+        threads = ["--threads", str(options.threads), "--model", options.model]
+        for name, extra in (("command, --refine-steps 0", ["--refine-steps", "0"]), ("command, default", [])):
             memory: list[float] = []
             seconds = timed(
                 lambda extra=extra, memory=memory: memory.append(
@@ -96,7 +96,7 @@ def main() -> None:
                 options.rounds,
             )
             add(name, seconds, max(memory))
-        model = load_model(options.weights)
+        model = load_model(options.model)
         pair = conform_pair(
             *read_pair((fixed, None, None), (moving, None, None)), None, model.grid_shape, model.spacing
         )

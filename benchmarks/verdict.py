@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder that the weights' training patients are relative to")
     parser.add_argument("--work", type=Path, default=Path("runs/verdict"), help="folder for cases and measurements")
     parser.add_argument("--out", type=Path, default=HERE / "verdict", help="folder for the report")
-    parser.add_argument("--weights", default="t1-t2")
+    parser.add_argument("--model", default="t1-t2")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if not args.fit and args.cases is None:
@@ -160,7 +160,7 @@ def main() -> None:
         parser.error("--fit needs --root")
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    model, start = load_model(args.weights), time.perf_counter()
+    model, start = load_model(args.model), time.perf_counter()
     if args.fit:
         store = args.work / "training.npz"
         folders = [] if store.is_file() else training_cases(args.root, model, args.work)

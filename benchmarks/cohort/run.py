@@ -121,7 +121,7 @@ def run_part(part: str, out: Path, pairs: list[tuple[str, str, Path, Path]], wor
         words += ["--nprocs", str(workers), "--json"]
     else:
         words = [*command, "cohort", str(write_memory_table(folder, pairs)), "-o", str(folder / "out"), *many]
-        words += ["--memory-limit", "2GB", "--refine", "0"]
+        words += ["--memory-limit", "2GB", "--refine-steps", "0"]
     found = measured([words], log)
     answers = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     kept = ("total", "done", "failed", "verdicts", "causes", "names")

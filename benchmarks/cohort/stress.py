@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 NETWORK = {"kind": "unet", "widths": [4, 8]}
 DIFFERENT = 20  # images; the pairs take turns
 BROKEN_EVERY = 100
-QUICK = ["--refine", "0", "--no-inverse", "--no-jacobian", "--no-report"]
+QUICK = ["--refine-steps", "0", "--no-inverse", "--no-jacobian", "--no-report"]
 
 
 def write_inputs(folder: Path, count: int) -> Path:
@@ -120,7 +120,7 @@ def usage(pid: int) -> dict[str, float]:
 def run(cluster: Cluster, table: Path, out: Path, given: argparse.Namespace) -> dict[str, Any]:
     """The command, from its first start to its own end."""
     words = [sys.executable, "-m", "deformgan", "cohort", str(table), "-o", str(out), *QUICK]
-    words += ["--weights", str(table.parent / "weights"), "--scheduler", cluster.address, "--json"]
+    words += ["--model", str(table.parent / "weights"), "--scheduler", cluster.address, "--json"]
     start, before, samples = time.monotonic(), usage(cluster.scheduler.pid), []
     starts, next_kill, client_cpu = 1, start + given.kill_every, 0.0
     with open(table.parent / "client.log", "ab") as log:

@@ -80,7 +80,7 @@ def one_case(folder: Path, model, steps: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path, nargs="+")
-    parser.add_argument("--weights", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
@@ -88,7 +88,7 @@ def main() -> None:
     if not native.is_available():
         sys.exit("the kernels are not built: python -m deformgan.spatial.native.build")
     torch.set_num_threads(options.threads)
-    model = load_model(options.weights)
+    model = load_model(options.model)
     folders = sorted(folder for cases in options.cases for folder in cases.glob("case_*"))
     one_case(folders[0], model, 2)  # the first run of each kind prepares its plans
     rows = [one_case(folder, model, options.steps) for folder in folders]

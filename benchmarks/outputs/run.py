@@ -1,6 +1,6 @@
 """What ``deformgan register`` leaves behind, what writing it small costs the map, and what the run took.
 
-    python benchmarks/outputs/run.py [--shape 240 240 155] [--fixed T2 --moving T1] [--threads 2] [--refine N]
+    python benchmarks/outputs/run.py [--shape 240 240 155] [--fixed T2 --moving T1] [--threads 2] [--refine-steps N]
 
 Without images a pair is simulated from the shipped anatomy, with noise in the foreground, stored as 16-bit integers.
 The command runs twice, as a process of its own: as it is, and with ``--full-grid``. Written are the sizes of all
@@ -98,12 +98,12 @@ def main() -> None:
     parser.add_argument("--fixed", type=Path)
     parser.add_argument("--moving", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--refine", type=int, default=None)
+    parser.add_argument("--refine-steps", type=int, default=None)
     parser.add_argument("--without-full-grid", action="store_true", help="do not write the large files to compare with")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    more = [] if options.refine is None else ["--refine", str(options.refine)]
+    more = [] if options.refine_steps is None else ["--refine-steps", str(options.refine_steps)]
     runs: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -96,7 +96,7 @@ def deformgan(fixed: Path, moving: Path, folder: Path, threads: int, *extra: str
 
 def deformgan_net(fixed: Path, moving: Path, folder: Path, threads: int) -> np.ndarray:
     """The same without refinement."""
-    return deformgan(fixed, moving, folder, threads, "--refine", "0")
+    return deformgan(fixed, moving, folder, threads, "--refine-steps", "0")
 
 
 TOOLS = {

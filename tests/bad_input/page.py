@@ -19,7 +19,7 @@ from bad_input import corrupt
 from deformgan.commands.main import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bad-input.md"
-_PAIR = ["-f", "fixed.nii.gz", "-m", "moving.nii.gz", "--weights", "weights", "--refine", "0", "--threads", "1"]
+_PAIR = ["-f", "fixed.nii.gz", "-m", "moving.nii.gz", "--model", "weights", "--refine-steps", "0", "--threads", "1"]
 REGISTER = ["register", *_PAIR, "-o", "out/new"]
 APPLY = ["apply", "-t", "affine.txt", "-r", "fixed.nii.gz"]
 TRAIN = ["train", "settings.toml", "--data", "data", "-o", "out/run"]
@@ -54,7 +54,7 @@ class Section:
 SECTIONS = (
     Section("Fixed or moving image", ("fixed.nii.gz", "moving.nii.gz"), REGISTER, corrupt.IMAGES),
     Section("Moving labels", ("labels.nii.gz",), [*REGISTER, "--moving-labels", "labels.nii.gz"], corrupt.LABELS),
-    Section("Points", ("points.csv",), [*REGISTER, "--points", "points.csv"], corrupt.POINTS),
+    Section("Points", ("points.csv",), [*REGISTER, "--moving-points", "points.csv"], corrupt.POINTS),
     Section("Affine transform", ("affine.txt",), [*APPLY, "moving.nii.gz", "out/moved.nii.gz"], corrupt.AFFINES),
     Section(
         "Displacement field",
@@ -186,8 +186,8 @@ OUTPUTS: tuple[tuple[str, list[str], Prepare], ...] = (
     ("a transform of an unknown ending", ["convert", "affine.txt", "out/a.xyz"], lambda home: None),
     ("no pairs", [*APPLY, "moving.nii.gz"], lambda home: None),
     ("no transform", ["apply", "-r", "fixed.nii.gz", "moving.nii.gz", "out/a.nii.gz"], lambda home: None),
-    ("unknown weights", [*REGISTER, "--weights", "none"], lambda home: None),
-    ("`--refine -1`", [*REGISTER, "--refine", "-1"], lambda home: None),
+    ("unknown weights", [*REGISTER, "--model", "none"], lambda home: None),
+    ("`--refine-steps -1`", [*REGISTER, "--refine-steps", "-1"], lambda home: None),
     ("`--threads 0`", [*REGISTER, "--threads", "0"], lambda home: None),
 )
 

@@ -35,8 +35,8 @@ def tree(folder: Path) -> set[str]:
 
 
 def register(fixed: Path, moving: Path, out: Path, weights: Path | str, *more: str) -> int:
-    where = ["-f", str(fixed), "-m", str(moving), "-o", str(out), "--weights", str(weights)]
-    return main(["register", *where, "--refine", "0", "--threads", "1", *more])
+    where = ["-f", str(fixed), "-m", str(moving), "-o", str(out), "--model", str(weights)]
+    return main(["register", *where, "--refine-steps", "0", "--threads", "1", *more])
 
 
 def check_refusal(said: tuple[str, str], cause: str) -> None:
@@ -78,7 +78,7 @@ def test_labels_and_points_are_checked_too(
     assert register(*run, "--moving-labels", str(fractions)) == 3
     check_refusal(capsys.readouterr(), "not a label map")
     (tmp_path / "points.csv").write_text("a,b\n1,2\n")
-    assert register(*run, "--points", str(tmp_path / "points.csv")) == 3
+    assert register(*run, "--moving-points", str(tmp_path / "points.csv")) == 3
     check_refusal(capsys.readouterr(), "no columns x, y and z")
     assert not (tmp_path / "out").exists()
 
@@ -86,8 +86,8 @@ def test_labels_and_points_are_checked_too(
 @pytest.mark.parametrize(
     ("more", "cause"),
     [
-        (["--weights", "no-such-weights"], "no weights named 'no-such-weights'"),
-        (["--refine", "-1"], "-1 refinement steps"),
+        (["--model", "no-such-weights"], "no weights named 'no-such-weights'"),
+        (["--refine-steps", "-1"], "-1 refinement steps"),
         (["--threads", "0"], "--threads 0"),
     ],
 )
@@ -189,8 +189,8 @@ def test_a_disk_that_is_really_full(pair_files: PairFiles, weights: Path, tmp_pa
         pytest.skip("needs a kernel that lets us mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
-    where = ["-f", str(pair_files.fixed), "-m", str(pair_files.moving), "-o", "out", "--weights", str(weights)]
-    words = [sys.executable, "-m", "deformgan", "register", *where, "--refine", "0", "--threads", "1"]
+    where = ["-f", str(pair_files.fixed), "-m", str(pair_files.moving), "-o", "out", "--model", str(weights)]
+    words = [sys.executable, "-m", "deformgan", "register", *where, "--refine-steps", "0", "--threads", "1"]
     mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, str(disk), *words]
     done = subprocess.run(mounted, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 3, done.stderr

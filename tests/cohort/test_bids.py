@@ -101,7 +101,7 @@ def test_the_app_writes_a_derivative(tmp_path: Path, capsys: pytest.CaptureFixtu
     anat = root / "sub-01" / "ses-1" / "anat"
     write_nifti(anat / "sub-01_ses-1_T2w.nii.gz", phantom.t2, phantom.affine)
     write_nifti(anat / "sub-01_ses-1_T1w.nii.gz", np.roll(phantom.t1, 1, 0), phantom.affine)
-    quick = ["--weights", str(tmp_path / "weights"), "--refine", "0", "--nprocs", "1"]
+    quick = ["--model", str(tmp_path / "weights"), "--refine-steps", "0", "--nprocs", "1"]
     assert main([str(root), str(out), "participant", "--participant_label", "01", "02", *quick]) in (0, 4)
     assert "sub-02: no T2w" in capsys.readouterr().err
     derived = out / "sub-01" / "ses-1" / "anat"

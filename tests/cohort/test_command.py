@@ -16,7 +16,15 @@ def words(tmp_path: Path) -> list[str]:
     pairs = small_cohort.write_pairs(tmp_path, 3)
     lines = ["id,fixed,moving", *(f"{p.name},{p.files['fixed']},{p.files['moving']}" for p in pairs)]
     (tmp_path / "pairs.csv").write_text("\n".join([*lines, f"gone,{pairs[0].files['fixed']},none.nii.gz"]) + "\n")
-    quick = ["--refine", "0", "--no-inverse", "--no-jacobian", "--no-report", "--weights", str(tmp_path / "weights")]
+    quick = [
+        "--refine-steps",
+        "0",
+        "--no-inverse",
+        "--no-jacobian",
+        "--no-report",
+        "--model",
+        str(tmp_path / "weights"),
+    ]
     return ["cohort", str(tmp_path / "pairs.csv"), "-o", str(tmp_path / "out"), *quick, "--json"]
 
 
@@ -63,7 +71,7 @@ def test_shards_share_the_pairs(words: list[str], capsys: pytest.CaptureFixture[
         (["--memory-limit", "much"], "--memory-limit much is no size"),
         (["--limit", "0"], "--limit 0"),
         (["--workers", "0"], "--workers 0"),
-        (["--weights", "nowhere"], "nowhere"),
+        (["--model", "nowhere"], "nowhere"),
     ],
 )
 def test_options_that_make_no_sense(

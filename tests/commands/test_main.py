@@ -38,15 +38,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(pair: PairFiles, out: Path, weights: Path, *more: str) -> list[str]:
-    where = ["-f", str(pair.fixed), "-m", str(pair.moving), "-o", str(out), "--weights", str(weights)]
-    return ["register", *where, "--refine", "0", "--threads", "1", *more]
+    where = ["-f", str(pair.fixed), "-m", str(pair.moving), "-o", str(out), "--model", str(weights)]
+    return ["register", *where, "--refine-steps", "0", "--threads", "1", *more]
 
 
 def test_register_writes_the_folder_and_one_line(
     pair_files: PairFiles, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "p.csv").write_text("x,y,z,name\n1,2,3,tip\n")
-    extra = ["--moving-labels", str(pair_files.moving_labels), "--points", str(tmp_path / "p.csv"), "--uncertainty"]
+    extra = [
+        "--moving-labels",
+        str(pair_files.moving_labels),
+        "--moving-points",
+        str(tmp_path / "p.csv"),
+        "--uncertainty",
+    ]
     assert main(arguments(pair_files, tmp_path / "out", weights, *extra)) == 0
     said = capsys.readouterr()
     assert said.out.count("\n") == 1
@@ -145,9 +151,9 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["regster"], "there is no command 'regster' — did you mean register?"),
         (["register"], "deformgan register needs -f/--fixed, -m/--moving and -o/--out"),
         (["register", "--nonsense"], "deformgan register has no --nonsense"),
-        ([*GIVEN, "--refin", "3"], "did you mean --refine?"),
-        ([*GIVEN, "--refine", "abc"], "takes a whole number, not 'abc'"),
-        ([*GIVEN, "--refine", "1" + 30 * "0"], "refinement steps are not 0 to 1000000"),
+        ([*GIVEN, "--refin", "3"], "did you mean --refine-steps?"),
+        ([*GIVEN, "--refine-steps", "abc"], "takes a whole number, not 'abc'"),
+        ([*GIVEN, "--refine-steps", "1" + 30 * "0"], "refinement steps are not 0 to 1000000"),
         ([*GIVEN, "--threads", "100000"], "--threads 100000 is more than any gain"),
         ([*GIVEN, "--threads", "1000000000000"], "is more than any gain"),
         (
@@ -300,7 +306,7 @@ def test_interrupted_in_the_middle_nothing_is_left(
 ) -> None:
     out = tmp_path / "results" / "out"
     words = arguments(pair_files, out, weights)
-    words[words.index("--refine") + 1] = "100000"
+    words[words.index("--refine-steps") + 1] = "100000"
     process = subprocess.Popen([sys.executable, "-m", "deformgan", *words], stderr=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 60
@@ -365,7 +371,10 @@ def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     monkeypatch.setattr(deformgan.workshop.demo, "run_demo", run_demo)
     monkeypatch.setattr(deformgan.workshop.demo, "summary", lambda *_: "done")
-    assert main(["demo", "-o", str(tmp_path / "d"), "--refine", "3", "--seed", "7", "--force", "--threads", "1"]) == 0
+    assert (
+        main(["demo", "-o", str(tmp_path / "d"), "--refine-steps", "3", "--seed", "7", "--force", "--threads", "1"])
+        == 0
+    )
     seen.pop("progress")
     assert seen == {
         "out": tmp_path / "d",

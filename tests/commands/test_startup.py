@@ -95,8 +95,8 @@ def test_a_bad_image_is_refused_when_it_is_asked_for(pair_files: PairFiles, tmp_
 def test_a_registration_imports_nothing_that_it_does_not_use(pair_files: PairFiles, tmp_path: Path) -> None:
     """In a process of its own: other tests import what they like."""
     weights = write_tiny_model(tmp_path / "tiny")
-    words = ["register", "-f", pair_files.fixed, "-m", pair_files.moving, "-o", tmp_path / "out", "--weights", weights]
-    words = [*map(str, words), "--refine", "2", "--threads", "1", "--no-report"]
+    words = ["register", "-f", pair_files.fixed, "-m", pair_files.moving, "-o", tmp_path / "out", "--model", weights]
+    words = [*map(str, words), "--refine-steps", "2", "--threads", "1", "--no-report"]
     code = (
         "import sys; from deformgan.commands.main import main; code = main(sys.argv[1:]); "
         f"print('imported:', *[name for name in {UNUSED!r} if name in sys.modules]); sys.exit(code)"

@@ -53,7 +53,7 @@ def test_onnx_runtime_computes_what_pytorch_does(tmp_path: Path, kind: str, caps
     fixed, moving = torch.rand(2, 1, 1, *SHAPE, generator=torch.Generator().manual_seed(9))
     before = model.predict(fixed, moving, "fp32").numpy()
     out = tmp_path / "t.onnx"
-    assert main(["export", "--weights", str(folder), "-o", str(out), "--json"]) == 0
+    assert main(["export", "--model", str(folder), "-o", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["max_difference_voxels"] <= export.TOLERANCE_VOXELS
     got = run(out, fixed, moving)
     assert got.shape == (1, 3, *own)
@@ -87,7 +87,7 @@ def test_another_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("t.txt",), ("none/t.onnx",), ("t.onnx", "--shape", "15", "16", "16"), ("t.onnx", "--weights", "nowhere")]
+    "words", [("t.txt",), ("none/t.onnx",), ("t.onnx", "--shape", "15", "16", "16"), ("t.onnx", "--model", "nowhere")]
 )
 def test_wrong_calls_leave_nothing(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert main(["export", "-o", str(tmp_path / words[0]), *words[1:]]) == 2
@@ -97,7 +97,7 @@ def test_wrong_calls_leave_nothing(tmp_path: Path, words: tuple[str, ...]) -> No
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     out = tmp_path / "t.onnx"
     out.write_text("mine")
-    assert main(["export", "-o", str(out), "--weights", str(write_tiny_model(tmp_path / "model"))]) == 2
+    assert main(["export", "-o", str(out), "--model", str(write_tiny_model(tmp_path / "model"))]) == 2
     assert out.read_text() == "mine"
 
 

@@ -31,8 +31,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def registered(pair: PairFiles, out: Path, weights: Path, *more: str) -> dict[str, Any]:
-    words = ["register", "-f", str(pair.fixed), "-m", str(pair.moving), "-o", str(out), "--weights", str(weights)]
-    assert main([*words, "--refine", "0", "--threads", "1", "--no-report", *more]) in (0, 4)
+    words = ["register", "-f", str(pair.fixed), "-m", str(pair.moving), "-o", str(out), "--model", str(weights)]
+    assert main([*words, "--refine-steps", "0", "--threads", "1", "--no-report", *more]) in (0, 4)
     return json.loads((out / "registration.json").read_text(encoding="utf-8"))
 
 
@@ -53,7 +53,7 @@ def test_a_whole_record(pair_files: PairFiles, tmp_path: Path, weights: Path) ->
     points = tmp_path / "points.csv"
     points.write_text("x,y,z\n3,-5,7\n")
     write_affine(tmp_path / "start.txt", np.eye(4))
-    more = ["--uncertainty", "--moving-labels", str(pair_files.moving_labels), "--points", str(points)]
+    more = ["--uncertainty", "--moving-labels", str(pair_files.moving_labels), "--moving-points", str(points)]
     record = registered(pair_files, tmp_path / "out", weights, *more, "--init", str(tmp_path / "start.txt"))
     records.check(record)
     assert set(record["inputs"]) == {"fixed", "moving", "moving_labels", "moving_points", "init"}

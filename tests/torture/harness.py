@@ -58,7 +58,7 @@ def prepare(home: Path) -> dict[str, tuple[list[str], tuple[str, ...]]]:
     write_affine(home / "a.txt", np.eye(4))
     write_displacement(home / "w.nii.gz", rng.standard_normal((*SHAPE, 3)).astype(np.float32), Grid(SHAPE, affine))
     write_tiny_model(home / "weights")
-    pair = ["-f", "fixed.nii.gz", "-m", "moving.nii.gz", "--weights", "weights", "--refine", "2", "--no-report"]
+    pair = ["-f", "fixed.nii.gz", "-m", "moving.nii.gz", "--model", "weights", "--refine-steps", "2", "--no-report"]
     whole = ("moved.nii.gz", "warp.nii.gz", "inverse_warp.nii.gz", "affine.txt", "jacobian.nii.gz", "registration.json")
     images = ["moving.nii.gz", "work/x.nii.gz", "fixed.nii.gz", "work/y.nii.gz"]
     return {

@@ -26,7 +26,7 @@ class Options:
 
     transform: TransformKind = "deform"
     """deform starts where headers, or else the contents' centres, place the images; joint searches all rotations for an affine map first; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
-    refine_steps: Annotated[int, tyro.conf.arg(aliases=["--refine"], metavar="N")] = DEFAULT_STEPS
+    refine_steps: Annotated[int, tyro.conf.arg(metavar="N")] = DEFAULT_STEPS
     """Optimisation steps after the network, 0 for none."""
     smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
     """How much bending costs that optimisation: 3 for a smoother map, 0.3 for one that follows details."""

@@ -87,9 +87,11 @@ def _loaded(init: str | os.PathLike[str] | Transform | Chain, fixed: Grid, movin
         init = load_transform(init, fixed=fixed, moving=moving.grid)
     init = single(init)
     if not init.meets(moving.grid, fixed):
-        raise InputError(f"--init leads nowhere into {moving.name}", "give the map from fixed to moving")
+        raise InputError(f"`init` leads nowhere into {moving.name}", "give the map from fixed to moving")
     if init.disp_mm is not None and transform in ("rigid", "affine"):
-        raise UsageError(f"--init holds a field, and a {transform} map has none", "use --transform joint or deform")
+        raise UsageError(
+            f"`init` holds a field, and a {transform} map has none", 'use `transform="joint"` or `transform="deform"`'
+        )
     return init
 
 
@@ -97,6 +99,6 @@ def _pulled(moving: Scan, init: Transform, onto: Grid) -> Scan:
     """The moving image and its lesion through a map with a field."""
     image = without_rims(init.apply(moving.image, onto))
     if not image.data.any():
-        raise InputError("--init leaves nothing of the moving image", "give the map from fixed to moving")
+        raise InputError("`init` leaves nothing of the moving image", "give the map from fixed to moving")
     lesion = None if moving.lesion is None else init.apply_labels(moving.lesion, onto)
     return Scan(moving.original, image, find_content(image), lesion)

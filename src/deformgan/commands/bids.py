@@ -12,6 +12,7 @@ import tyro
 
 from deformgan import __version__
 from deformgan.commands import cohort as shared
+from deformgan.commands.arguments import renewed
 from deformgan.commands.console import Console
 from deformgan.commands.main import run_command
 from deformgan.commands.options import Json, Messages
@@ -139,10 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
     try:
-        command = tyro.cli(BidsApp, args=_spaced(arguments), prog="deformgan-bids", config=config)
+        words, notes = renewed(_spaced(arguments), BidsApp)
+        command = tyro.cli(BidsApp, args=words, prog="deformgan-bids", config=config)
     except SystemExit as stop:  # tyro has said why
         return stop.code if isinstance(stop.code, int) else EXIT_BUG
-    return run_command(command)
+    return run_command(command, notes)
 
 
 def _spaced(arguments: list[str]) -> list[str]:

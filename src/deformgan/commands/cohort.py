@@ -12,7 +12,7 @@ import tyro
 
 from deformgan.align.options import Options
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Json, Messages, OutFolder, Weights
+from deformgan.commands.options import Json, Messages, ModelName, OutFolder
 from deformgan.errors import CohortError, QualityError, UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Workers:
 class What(Options):
     """What is registered, and with what: the options of register, for every pair."""
 
-    weights: Weights = "t1-t2"
+    model: ModelName = "t1-t2"
     no_inverse: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Do not write inverse warps."""
     no_jacobian: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -64,7 +64,7 @@ class What(Options):
         return weights_of(
             Settings(
                 **self.options_as_dict(),
-                weights=self.weights,
+                weights=self.model,
                 inverse=not self.no_inverse,
                 jacobian=not self.no_jacobian,
                 report=not self.no_report,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TextIO
 
+from deformgan.commands.arguments import as_options
 from deformgan.errors import EXIT_OK, DeformganError, QualityError
 
 _HALF_LINE = 600  # letters
@@ -38,12 +39,19 @@ class Console:
         quiet: Neither notes nor progress, errors alone.
         verbose: Each stage with its time also on a terminal, and the libraries' logs.
         log: A file to which everything that is said is added.
+        command: Whose options errors and warnings name.
     """
 
     def __init__(
-        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, log: TextIO | None = None
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        log: TextIO | None = None,
+        command: type | None = None,
     ) -> None:
-        self.as_json, self.quiet, self.verbose, self.log = as_json, quiet, verbose, log
+        self.as_json, self.quiet, self.verbose, self.log, self.command = as_json, quiet, verbose, log, command
         self._answered = False
         # what a signal raised: where that was lost, as in a callback of other people's code, progress raises it again
         self.ending: BaseException | None = None
@@ -62,13 +70,21 @@ class Console:
 
     def failure(self, error: BaseException, exit_code: int) -> None:
         """Say why the command ends with ``exit_code``; with ``--json`` on stdout too, unless the answer said it."""
-        self.note(f"{'interrupted' if exit_code >= 128 else 'error'}: {_one_line(str(error))}", error=True)
+        self.note(f"{'interrupted' if exit_code >= 128 else 'error'}: {_one_line(self._named(str(error)))}", error=True)
         if self.as_json and not self._answered:
             cause = error.args[0] if isinstance(error, DeformganError) else str(error)
             hint = getattr(error, "hint", "")
-            record = {"status": "error", "exit_code": exit_code, "error": str(cause), "hint": hint}
+            record = {
+                "status": "error",
+                "exit_code": exit_code,
+                "error": self._named(str(cause)),
+                "hint": self._named(hint),
+            }
             self._answered = True
             _answer(json.dumps(record))
+
+    def _named(self, text: str) -> str:
+        return text if self.command is None else as_options(text, self.command)
 
     def _record(self, text: str) -> None:
         if self.log is not None:
@@ -124,7 +140,7 @@ class Console:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        self.note(f"warning: {_one_line(str(message))}")
+        self.note(f"warning: {_one_line(self._named(str(message)))}")
 
 
 class _Noting(logging.Handler):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from deformgan.commands.console import Console, Progress, success
-from deformgan.commands.options import Compute, Force, Json, Messages, OutFolder
+from deformgan.commands.options import Compute, Force, Json, Messages, ModelName, OutFolder
 from deformgan.commands.simulate import Contrast, Regime
 from deformgan.errors import UsageError
 
@@ -32,6 +32,7 @@ class Evaluate:
     """Folder for the results; made if it is not there."""
     method: Annotated[tuple[str, ...], tyro.conf.arg(metavar="M")]
     """What to score: identity, mi-fluid, deformgan, deformgan-net or NAME=FOLDER."""
+    model: ModelName = "t1-t2"
     cases: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(optional)")] = None
     """Folder of cases, as simulate writes them."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="ROOT", help_behavior_hint="(optional)")] = None
@@ -113,7 +114,7 @@ class Evaluate:
     def _specs(self) -> list[Spec]:
         from deformgan.workshop.evaluation.methods import parse_method
 
-        specs = [parse_method(text) for text in self.method]
+        specs = [parse_method(text, self.model) for text in self.method]
         twice = sorted({s.name for s in specs if [t.name for t in specs].count(s.name) > 1})
         if twice or not specs:
             raise UsageError(

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from deformgan.commands.console import Console, success
-from deformgan.commands.options import Force, Json, Messages, Weights
+from deformgan.commands.options import Force, Json, Messages, ModelName
 from deformgan.output.folder import staged_files
 
 
@@ -22,7 +22,7 @@ class Export:
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.onnx")]
     """The file to write."""
-    weights: Weights = "t1-t2"
+    model: ModelName = "t1-t2"
     shape: Annotated[
         tuple[int, int, int] | None, tyro.conf.arg(metavar="D H W", help_behavior_hint="(default: the trained grid)")
     ] = None
@@ -45,6 +45,6 @@ class Export:
 
         with staged_files([self.out], force=self.force) as (staged,), console.progress() as progress:
             progress("exporting")
-            record = export_onnx(load_model(self.weights), staged, shape=self.shape, fp16=self.fp16)
+            record = export_onnx(load_model(self.model), staged, shape=self.shape, fp16=self.fp16)
         line = f"{self.out}: within {record['max_difference_voxels']:.1e} voxels of PyTorch under ONNX Runtime"
         console.result(line, success({"out": str(self.out), **record}))

@@ -24,6 +24,7 @@ import tyro
 
 from deformgan import __version__
 from deformgan.commands.apply import Apply
+from deformgan.commands.arguments import renewed
 from deformgan.commands.cohort import Cohort, CohortMerge, CohortStatus
 from deformgan.commands.console import Console, UnansweredError
 from deformgan.commands.convert import Convert
@@ -107,15 +108,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK if command is None else run_command(command)
 
 
-def run_command(command: Any) -> int:
-    """Run a command that has been parsed, say what goes wrong, and return the exit code."""
+def run_command(command: Any, notes: Sequence[str] = ()) -> int:
+    """Run a command that has been parsed, say the notes and what goes wrong, and return the exit code."""
     messages: Messages = getattr(command, "messages", None) or Messages()
     try:
         log = None if messages.log is None else _open_log(messages.log)
     except DeformganError as error:
-        return _fail(Console(as_json=command.json), error, error.exit_code)
+        return _fail(Console(as_json=command.json, command=type(command)), error, error.exit_code)
     with log or nullcontext():
-        console = Console(as_json=command.json, quiet=messages.quiet, verbose=messages.verbose, log=log)
+        console = Console(
+            as_json=command.json, quiet=messages.quiet, verbose=messages.verbose, log=log, command=type(command)
+        )
+        for note in notes:
+            console.note(note)
         try:
             return _run(command, console)
         except UnansweredError as error:
@@ -223,6 +228,11 @@ def _parse(arguments: list[str], console: Console) -> Command | None:
         brief = {name: (one.__doc__ or "").split("\n")[0] for name, one in COMMANDS.items()}
         every = [Annotated[one, tyro.conf.subcommand(name, description=brief[name])] for name, one in COMMANDS.items()]
         kind, rest, prog = cast(Any, Union[*every]), arguments, "deformgan"
+    if isinstance(kind, type):
+        console.command = kind
+        rest, notes = renewed(rest, kind)
+        for note in () if {"-q", "--quiet"} & set(rest) else notes:
+            console.note(note)
     help_text, said = StringIO(), StringIO()
     try:
         with redirect_stdout(help_text), redirect_stderr(said):

@@ -17,21 +17,9 @@ MOST_THREADS = 256  # far more crash the libraries below
 OutFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
 Json = Annotated[bool, tyro.conf.arg(help="Answer with one JSON object on stdout.", help_behavior_hint="")]
 Force = Annotated[bool, tyro.conf.arg(help="Replace results that are there.", help_behavior_hint="")]
-Steps = Annotated[
-    int, tyro.conf.arg(aliases=["--refine"], metavar="N", help="Optimisation steps after the network, 0 for none.")
-]
-Weights = Annotated[
-    str, tyro.conf.arg(metavar="NAME|DIR", help="Shipped weights by name (see deformgan info), or a folder.")
-]
-
-# where the option is called as the argument of `deformgan.register` is; the old spelling stays for one release
+Steps = Annotated[int, tyro.conf.arg(metavar="N", help="Optimisation steps after the network, 0 for none.")]
 ModelName = Annotated[
-    str,
-    tyro.conf.arg(
-        aliases=["--weights"],
-        metavar="NAME|DIR",
-        help="Shipped weights by name (see deformgan info), or a folder.",
-    ),
+    str, tyro.conf.arg(metavar="NAME|DIR", help="Shipped weights by name (see deformgan info), or a folder.")
 ]
 
 

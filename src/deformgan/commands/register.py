@@ -31,9 +31,7 @@ class Register:
     """Folder for the results; made if it is not there."""
     moving_labels: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
     """Label map in the moving image's space; written as moved_labels.nii.gz, its values kept."""
-    moving_points: Annotated[
-        Path | None, tyro.conf.arg(aliases=["--points"], metavar="CSV", help_behavior_hint="(optional)")
-    ] = None
+    moving_points: Annotated[Path | None, tyro.conf.arg(metavar="CSV", help_behavior_hint="(optional)")] = None
     """Points in the moving image's space, columns x, y, z in world mm (RAS+); written as moved_points.csv."""
     fixed_mask: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(optional)")] = None
     """Mask of the fixed image: what is not 0 is used, the rest counts as background (a skull, say)."""

@@ -20,7 +20,7 @@ _NEEDED = ("accelerate",)
 class Train:
     """Train networks as a configuration file says; a run that was stopped goes on where it was.
 
-    The output folder gets checkpoint/, metrics.jsonl, samples/ and at the end model/, which register takes with --weights. Several GPUs: accelerate launch -m deformgan train CONFIG -o DIR.
+    The output folder gets checkpoint/, metrics.jsonl, samples/ and at the end model/, which register takes with --model. Several GPUs: accelerate launch -m deformgan train CONFIG -o DIR.
     """  # noqa: E501 — the help page wraps its paragraphs itself
 
     config: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG", help_behavior_hint="")]

@@ -103,7 +103,7 @@ def _check_targets(targets: Sequence[Path], *, force: bool) -> None:
         if not target.parent.is_dir():
             raise UsageError(f"cannot write {target}: {target.parent} is not a folder", "create the folder first")
         if target.is_dir() or (os.path.lexists(target) and not force):
-            raise UsageError(f"{target} is there", "give --force to replace it, or another name")
+            raise UsageError(f"{target} is there", "give `force=True` to replace it, or another name")
     places = [target.parent.resolve() / target.name for target in targets]
     if len(set(places)) < len(places):
         raise UsageError("two outputs have the same name", "give every input an output of its own")
@@ -120,7 +120,7 @@ def _put(staged: Sequence[Path], targets: Sequence[Path], *, force: bool) -> Non
     except FileExistsError as error:
         for target in done:
             target.unlink(missing_ok=True)
-        hint = "give --force to replace it, or another name"
+        hint = "give `force=True` to replace it, or another name"
         raise UsageError(f"{targets[len(done)]} is there: another run has just written it", hint) from error
 
 
@@ -154,7 +154,9 @@ def check_free(out: Path, names: Sequence[str], *, force: bool) -> None:
         raise UsageError(f"{out} is not a folder", "give another output folder")
     present = [name for name in names if os.path.lexists(out / name)]
     if present and not force:
-        raise UsageError(f"{out} already holds {', '.join(present)}", "give --force to replace them, or another folder")
+        raise UsageError(
+            f"{out} already holds {', '.join(present)}", "give `force=True` to replace them, or another folder"
+        )
 
 
 def _make_home(out: Path, made: list[Path]) -> Path:

@@ -40,8 +40,8 @@ def read_mask(
     Raises:
         InputError: It cannot be used, see `deformgan.preprocess.scan.Scan.masked`.
     """
-    name, kept = _read(f"--{role}-mask", mask, image, other, f"--{_TWIN[role]}-mask")
-    _check_mask(name, image.name, kept, _solid(content), f"--{role}-lesion")
+    name, kept = _read(f"`{role}_mask`", mask, image, other, f"`{_TWIN[role]}_mask`")
+    _check_mask(name, image.name, kept, _solid(content), f"`{role}_lesion`")
     return _without_holes(kept, float(image.grid.spacing.prod()))
 
 
@@ -60,7 +60,7 @@ def cut_by_mask(role: str, image: Image, kept: np.ndarray, content: Content) -> 
     # dark voxels inside are not background
     data[inside] = shown = np.maximum(values, 1e-6 * max(float(values.max()), np.finfo(np.float32).tiny))
     if shown.min() == shown.max():
-        raise InputError(f"--{role}-mask keeps a part of {image.name} that is constant", "give a mask of anatomy")
+        raise InputError(f"`{role}_mask` keeps a part of {image.name} that is constant", "give a mask of anatomy")
     return Image(data, image.grid, image.name), Content.of(inside, True, 0.0)
 
 
@@ -76,8 +76,8 @@ def read_lesion(
     Raises:
         InputError: It cannot be used, see `deformgan.preprocess.scan.Scan.masked`.
     """
-    name, inside = _read(f"--{role}-lesion", lesion, image, other, f"--{_TWIN[role]}-lesion")
-    _check_lesion(name, image.name, inside, content.mask if masked else _solid(content), f"--{role}-mask")
+    name, inside = _read(f"`{role}_lesion`", lesion, image, other, f"`{_TWIN[role]}_lesion`")
+    _check_lesion(name, image.name, inside, content.mask if masked else _solid(content), f"`{role}_mask`")
     return inside
 
 
@@ -95,10 +95,10 @@ def merged_lesion(
     inside = np.logical_or.reduce(marks)
     if holes is not None and np.count_nonzero(inside & content.mask) > MOST_LESION * np.count_nonzero(content.mask):
         raise InputError(
-            f"--{role}-mask {image.name}: what it encloses without keeping is most of the image",
+            f"`{role}_mask` {image.name}: what it encloses without keeping is most of the image",
             "a hole in a mask counts as a lesion; fill the mask",
         )
-    return Image(inside.astype(np.uint8), image.grid, f"--{role}-lesion") if inside.any() else None
+    return Image(inside.astype(np.uint8), image.grid, f"`{role}_lesion`") if inside.any() else None
 
 
 def _solid(content: Content) -> np.ndarray:
@@ -106,13 +106,13 @@ def _solid(content: Content) -> np.ndarray:
     return content.mask if content.zero_background else _filled(content.mask)
 
 
-def _read(option: str, source: ImageLike, image: Image, other: Image, twin: str) -> tuple[str, np.ndarray]:
+def _read(argument: str, source: ImageLike, image: Image, other: Image, twin: str) -> tuple[str, np.ndarray]:
     """What messages call a mask, and where it is not 0."""
     try:
         labels = load_mask(source)
     except InputError as error:
-        raise InputError(f"{option}: {error.args[0]}", error.hint) from error
-    name = f"{option} {labels.name}"
+        raise InputError(f"{argument}: {error.args[0]}", error.hint) from error
+    name = f"{argument} {labels.name}"
     if (elsewhere := _elsewhere(labels.grid, image.grid)) is not None:
         if _elsewhere(labels.grid, other.grid) is None:
             raise InputError(f"{name} lies on the grid of {other.name}, not of {image.name}", f"give it as {twin}")
@@ -122,7 +122,7 @@ def _read(option: str, source: ImageLike, image: Image, other: Image, twin: str)
         )
     inside = labels.data != 0
     if not inside.any():
-        raise InputError(f"{name} is empty: every voxel is 0", "leave the option out, or give the mask that was meant")
+        raise InputError(f"{name} is empty: every voxel is 0", "leave it out, or give the mask that was meant")
     return name, inside
 
 

@@ -286,7 +286,21 @@ def test_images_are_described() -> None:
     "words",
     [
         ["-f", "a b.nii.gz", "-m", "it's.nii", "-o", "out"],
-        ["-f", "a", "-m", "b", "-o", "o", "--transform", "joint", "--uncertainty", "--refine", "0", "--threads", "2"],
+        [
+            "-f",
+            "a",
+            "-m",
+            "b",
+            "-o",
+            "o",
+            "--transform",
+            "joint",
+            "--uncertainty",
+            "--refine-steps",
+            "0",
+            "--threads",
+            "2",
+        ],
         [
             "-f",
             "a",

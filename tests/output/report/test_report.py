@@ -272,7 +272,7 @@ def with_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_registration_with_g_shows_what_it_makes(pair_files: PairFiles, tmp_path: Path, with_generator: Path) -> None:
     out, fixed, moving = tmp_path / "out", str(pair_files.fixed), str(pair_files.moving)
-    words = ["-f", fixed, "-m", moving, "-o", str(out), "--weights", str(with_generator), "--refine", "0"]
+    words = ["-f", fixed, "-m", moving, "-o", str(out), "--model", str(with_generator), "--refine-steps", "0"]
     assert main(["register", *words, "--threads", "1"]) in (0, 4)
     record = json.loads((out / outputs.RECORD).read_text(encoding="utf-8"))
     assert record["model"]["generator"] == sha256(with_generator / "generator.safetensors")

@@ -15,7 +15,7 @@ from deformgan.align.options import DEFAULT_STEPS
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
 from deformgan.models.device import pick_device, pick_precision
-from deformgan.models.load import Model, load_model
+from deformgan.models.load import DEFAULT_MODEL, Model, load_model
 from deformgan.pipeline import register
 from deformgan.spatial.field import resize
 from deformgan.spatial.grid import Grid
@@ -58,11 +58,13 @@ class Spec:
         name: In tables.
         folder: Of weights or of another tool's results; None for a built-in.
         external: Whether the folder holds results.
+        model: Weights of the built-in methods that take some, by name or folder.
     """
 
     name: str
     folder: Path | None = None
     external: bool = False
+    model: str = DEFAULT_MODEL
 
     @property
     def text(self) -> str:
@@ -88,8 +90,11 @@ class Compute:
         return Compute(device, pick_precision(self.precision, device), self.threads)
 
 
-def parse_method(text: str) -> Spec:
+def parse_method(text: str, model: str = DEFAULT_MODEL) -> Spec:
     """Read ``identity``, ``mi-fluid``, ``deformgan``, ``deformgan-net`` or ``NAME=FOLDER``.
+
+    Args:
+        model: Weights of ``deformgan`` and ``deformgan-net``.
 
     Raises:
         UsageError: There is no such method, or the folder holds neither weights nor results.
@@ -98,7 +103,7 @@ def parse_method(text: str) -> Spec:
     if not equals:
         if name not in BUILT_IN:
             raise UsageError(f"there is no method {name!r}", f"use {', '.join(BUILT_IN)} or NAME=FOLDER")
-        return Spec(name)
+        return Spec(name, model=model)
     if not name or not folder:
         raise UsageError(f"{text!r} names no method", "give NAME=FOLDER")
     if name in BUILT_IN:
@@ -131,7 +136,7 @@ def make_method(spec: Spec, compute: Compute) -> Method:
     if spec.name == FLUID:
         return Fluid(compute.device)
     steps = 0 if spec.name == PRODUCT_NET else DEFAULT_STEPS
-    return Product(spec.name, load_model(device=compute.device), compute.precision, steps)
+    return Product(spec.name, load_model(spec.model, compute.device), compute.precision, steps)
 
 
 class Identity:

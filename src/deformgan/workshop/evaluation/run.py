@@ -140,7 +140,7 @@ def checksum(spec: Spec) -> str | None:
         return None
     if spec.folder is not None:
         return sha256(spec.folder / "model.safetensors")
-    return load_model().sha256
+    return load_model(spec.model).sha256
 
 
 def _check_setup(out: Path, specs: Sequence[Spec], jobs: Sequence[Job], compute: Compute) -> None:

@@ -26,7 +26,7 @@ def rows_in_worker(spec: Spec, jobs: Sequence[Any], compute: Compute) -> Iterato
     Raises:
         InputError, UsageError: As there, or the process was ended from outside, as for want of memory.
     """
-    job = {"method": spec.text, "jobs": [asdict(one) for one in jobs], "compute": asdict(compute)}
+    job = {"method": spec.text, "model": spec.model, "jobs": [asdict(one) for one in jobs], "compute": asdict(compute)}
     command = [sys.executable, "-m", "deformgan.workshop.evaluation.worker"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=os.name == "posix"
@@ -69,7 +69,7 @@ def main() -> int:
     compute = Compute(**job["compute"])
     torch.set_num_threads(compute.threads)
     try:
-        for row in rows_of(parse_method(job["method"]), [Job(**one) for one in job["jobs"]], compute):
+        for row in rows_of(parse_method(job["method"], job["model"]), [Job(**one) for one in job["jobs"]], compute):
             answer(row=row)
     except DeformganError as error:
         answer(error=[type(error).__name__, str(error.args[0]), error.hint])
