@@ -77,7 +77,7 @@ def test_a_crash_while_moving_leaves_no_record(tmp_path: Path, monkeypatch: pyte
 
 def test_results_in_the_way_are_named(tmp_path: Path) -> None:
     fill(tmp_path, "b.txt", text="old")
-    with pytest.raises(UsageError, match=r"already holds b\.txt.*--force"), staged_folder(tmp_path, NAMES):
+    with pytest.raises(UsageError, match=r"already holds b\.txt.*`force=True`"), staged_folder(tmp_path, NAMES):
         pytest.fail("the block must not run")
     assert contents(tmp_path) == {"b.txt": "old"}
 
