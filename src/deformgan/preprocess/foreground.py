@@ -103,7 +103,7 @@ def _is_constant_background(candidate: np.ndarray) -> bool:
     flat = np.count_nonzero(candidate)
     if not _CONSTANT_SHARE * candidate.size <= flat < candidate.size:
         return False
-    return borders(candidate) <= _COMPACT * (candidate.size - flat)
+    return bool(borders(candidate) <= _COMPACT * (candidate.size - flat))
 
 
 def _otsu(sample: np.ndarray, bins: int = 256) -> float:
