@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.align.handedness import mirrored_agreement
 from deformgan.align.options import Options
 from deformgan.align.start import find_start
 from deformgan.io.image import Image
@@ -23,7 +24,7 @@ from deformgan.preprocess.conform import WORKING_SHAPE, WORKING_SPACING, Pair, c
 from deformgan.preprocess.finer import finer_pair
 from deformgan.preprocess.input_warnings import pair_warnings
 from deformgan.preprocess.scan import read_pair
-from deformgan.quality import error_map, examine, judge
+from deformgan.quality import error_map, examine, explained, judge
 from deformgan.refine import Refined, refine_pair
 from deformgan.spatial.field import resize
 from deformgan.transforms.carried import Carried
@@ -107,7 +108,9 @@ def register(
         if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
             field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
         evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.excluded)
-        quality = judge(evidence)
+        quality = judge(evidence).with_sides(*mirrored_agreement(scan, start.moving, start.fixed_to_moving))
+        searched, subject = options.transform != "deform", run.settled.get("subject", options.subject)
+        quality = explained(quality, scan, start.moving, subject=subject, searched=searched)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),

@@ -29,7 +29,7 @@ _CHUNK = 200_000  # samples at once, so that they stay in the cache
 
 
 @dataclass(frozen=True)
-class _Round:
+class Round:
     """One round of the halving: at this resolution, candidates, degrees of freedom, steps and their largest size."""
 
     spacing_mm: float
@@ -40,12 +40,12 @@ class _Round:
     rate_mm: float
 
 
-_ROUNDS = (
-    _Round(8.0, 1000, 200, SIMILARITY, 5, 8.0),
-    _Round(8.0, 1000, 50, SIMILARITY, 14, 6.0),
-    _Round(6.0, 1600, 16, SIMILARITY, 24, 4.0),
-    _Round(4.0, 3500, 4, AFFINE, 24, 2.0),
-    _Round(3.0, 9000, 2, AFFINE, 20, 1.0),
+ROUNDS = (
+    Round(8.0, 1000, 200, SIMILARITY, 5, 8.0),
+    Round(8.0, 1000, 50, SIMILARITY, 14, 6.0),
+    Round(6.0, 1600, 16, SIMILARITY, 24, 4.0),
+    Round(4.0, 3500, 4, AFFINE, 24, 2.0),
+    Round(3.0, 9000, 2, AFFINE, 20, 1.0),
 )
 
 
@@ -56,6 +56,7 @@ def search(
     *,
     rigid: bool = False,
     near: bool = False,
+    rounds: tuple[Round, ...] = ROUNDS,
 ) -> tuple[np.ndarray, float]:
     """Find the map.
 
@@ -64,9 +65,10 @@ def search(
         centres_mm: Where the contents of the two have their centres, (3,) world mm (RAS+) each.
         rigid: Without scales and shears.
         near: From the headers' place alone, not from everywhere.
+        rounds: Of the halving, coarse to fine.
 
     Returns:
-        4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` at 3 mm, in [0, 1].
+        4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` in the last round, in [0, 1].
     """
     all_rotations, theta = _starts(fixed, moving, centres_mm, rigid)
     if near:
@@ -74,7 +76,7 @@ def search(
     score = _scored(make_level(fixed, moving, *_SCREEN, centres_mm), all_rotations, theta)
     # the headers and the centres come first, and always go on
     score[:2] += 1
-    for one in _ROUNDS:
+    for one in rounds:
         best = _distinct(_matrices(all_rotations, theta), score, one.keep)
         all_rotations, theta = all_rotations[best], theta[best]
         level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
@@ -87,7 +89,7 @@ def score_of(
     matrix: np.ndarray, fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray]
 ) -> float:
     """The `nmi_score` of a 4×4 ``fixed_to_moving`` (world mm, RAS+) as `search` takes it."""
-    last = _ROUNDS[-1]
+    last = ROUNDS[-1]
     level = make_level(fixed, moving, last.spacing_mm, last.points, centres_mm)
     relative = np.array(matrix)
     relative[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - centres_mm[1]
@@ -183,7 +185,7 @@ def _scored(level: Level, all_rotations: Tensor, theta: Tensor) -> Tensor:
     return torch.cat([nmi_score(level, part) for part in matrices.split(size)])
 
 
-def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: _Round, dof: int) -> tuple[Tensor, Tensor]:
+def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, dof: int) -> tuple[Tensor, Tensor]:
     """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
     free = (torch.arange(theta.shape[1]) < dof).float()
     first, second = torch.zeros_like(theta), torch.zeros_like(theta)

@@ -73,8 +73,12 @@ class Register:
         )
         for doubt in quality.get("doubts", ()):
             console.note(f"look: {doubt}")
+        if quality["verdict"] == "look" and quality["causes"]:
+            console.note(f"likely cause: {quality['causes'][0]}")
         if not quality["passed"]:
-            raise QualityError("; ".join(quality["reasons"]), f"look at the results in {self.out}; they were kept")
+            causes = quality["causes"][:2]
+            hint = f"likely cause: {'; or '.join(causes)}" if causes else "look at the report"
+            raise QualityError("; ".join(quality["reasons"]), f"{hint}; the results in {self.out} were kept")
 
     def _register(self, console: Console, folder: Path) -> dict[str, Any]:
         with read_ahead(self.fixed, self.moving) as images, quick_imports():

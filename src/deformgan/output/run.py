@@ -31,7 +31,7 @@ class Run:
 
     def __init__(self, options: Options, progress: Progress, **inputs: object) -> None:
         self.options, self.progress, self._init = options, progress, inputs.get("init")
-        self._settled: dict[str, Any] = {}
+        self.settled: dict[str, Any] = {}
         self._watch, self._notes = Stopwatch(progress), list[str]()
         given = {role: source for role, source in inputs.items() if source is not None}
         self._checksums = provenance.describe_inputs_later(given)
@@ -52,7 +52,7 @@ class Run:
 
     def settle(self, **settings: Any) -> None:
         """What became of a setting that left something to be decided."""
-        self._settled |= settings
+        self.settled |= settings
 
     def record(self, model: Model | None, grid: Grid) -> dict[str, Any]:
         """The provenance, JSON-able.
@@ -69,7 +69,7 @@ class Run:
             "working_grid": list(grid.shape),
             "working_spacing_mm": float(grid.spacing[0]),
         }
-        settings |= self._settled
+        settings |= self.settled
         return provenance.record(
             inputs=self._checksums.result(),
             model={} if model is None else model.described(),

@@ -109,7 +109,9 @@ def verdict(record: dict[str, Any]) -> Verdict:
     notes = [sentence(str(note)) for note in record.get("notes", [])]
     joint = record.get("settings", {}).get("transform") == "joint"
     start = "a start from --init" if joint else "--transform joint, which searches all rotations for its start"
-    return Verdict(word, _SENTENCES[word], [_reason(str(text), start) for text in because], notes)
+    found = [_reason(str(text), start) for text in because]
+    likely = [Reason(sentence(f"likely cause: {text}"), "") for text in quality.get("causes", [])[:2]]
+    return Verdict(word, _SENTENCES[word], found + likely, notes)
 
 
 def _reason(text: str, start: str) -> Reason:

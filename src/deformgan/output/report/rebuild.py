@@ -118,9 +118,9 @@ def _complaint(record: Any) -> str:
     quality = record["quality"]
     if not isinstance(quality.get("passed"), bool) or quality.get("verdict", "pass") not in _WORDS:
         return "the verdict is missing"
-    if not all(isinstance(quality.get(name, []), list) for name in ("reasons", "doubts")):
+    if not all(isinstance(quality.get(name, []), list) for name in ("reasons", "doubts", "causes")):
         return "the reasons are no list"
-    others = {key: value for key, value in quality.items() if key not in ("verdict", "reasons", "doubts")}
+    others = {key: value for key, value in quality.items() if key not in ("verdict", "reasons", "doubts", "causes")}
     if not all(_is_number(value) or value is None for value in (*others.values(), record.get("peak_memory_mb"))):
         return "a figure is no number"
     parts = record.get("affine")
