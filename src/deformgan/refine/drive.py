@@ -33,14 +33,15 @@ class Drive:
     def __init__(self, fixed: Tensor, weight: Tensor, settings: FluidSettings) -> None:
         self._fixed, self._weight, self._settings = fixed.contiguous(), weight.contiguous(), settings
         self._compiled = usable(fixed, weight)
+        self._slope = torch.empty_like(self._fixed)
         if self._compiled and settings.correlation:
             self._local = native.LocalCorrelation(self._fixed, self._weight, settings.radius, settings.epsilon)
 
     def __call__(self, moved: Tensor) -> Tensor:
-        """The derivative of the sum by ``moved``, (1, 1, D, H, W)."""
+        """The derivative of the sum by ``moved``, (1, 1, D, H, W); valid until the next call."""
         s = self._settings
         if self._compiled:
-            slope = torch.zeros_like(moved)
+            slope = self._slope.zero_()
             if s.correlation:
                 self._local.add(moved, slope, s.correlation)
             if s.information:

@@ -22,6 +22,8 @@ from deformgan.refine.progress import shifted
 from deformgan.refine.settings import DEFAULT_FLUID, FluidSettings
 from deformgan.refine.weights import Weight, reduced
 from deformgan.spatial.field import resize
+from deformgan.spatial.native.fluid import FluidSteps
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import box_maximum, warp
 
 _CELL = 4  # voxels of the working grid, of the cells on which the bias field is estimated
@@ -116,21 +118,28 @@ def refine_fluid(
 def _flow(field: Tensor, level: _Level, settings: FluidSettings, progress: Callable[[int], None]) -> Tensor:
     """All steps of a level."""
     drive = Drive(level.fixed, level.weight.at(field), settings)
+    compiled = FluidSteps(level.moving, field) if usable(level.moving, field) else None
     for step in range(level.steps):
         if step and step % _REWEIGHED == 0 and level.weight.moving is not None:
             drive = Drive(level.fixed, level.weight.at(field), settings)
-        field = _step(field, level, drive, settings, 1 - 0.9 * step / level.steps)
+        length = settings.step * (1 - 0.9 * step / level.steps)
+        if compiled is None:
+            field = _step(field, level, drive, settings, length)
+        else:
+            compiled.advance(drive(compiled.moved()), length, settings.update_sigma, settings.field_sigma)
+            field = compiled.field
         progress(step + 1)
     return field
 
 
-def _step(field: Tensor, level: _Level, drive: Drive, settings: FluidSettings, share: float) -> Tensor:
+def _step(field: Tensor, level: _Level, drive: Drive, settings: FluidSettings, length: float) -> Tensor:
+    """The longest update is ``length`` voxels."""
     moved = warp(level.moving, field, padding="border")
     update = gaussian(force(drive(moved), moved), settings.update_sigma)
     longest = float(update.square().sum(1).amax().sqrt())
     if not 0 < longest < float("inf"):
         return field
-    update *= settings.step * share / longest
+    update *= length / longest
     # what was there is taken from where the update leads
     return gaussian(update.add_(warp(field, update, padding="border")), settings.field_sigma)
 

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from deformgan.losses.gradient import image_gradient, ngf_similarity
+from deformgan.losses.gradient import image_gradient
 from deformgan.spatial import native
 from deformgan.spatial.native import fluid, library
+from deformgan.spatial.warp import warp
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
 each_level = pytest.mark.parametrize("level", library.levels() if native.is_available() else [])
@@ -34,7 +35,7 @@ def volumes(shape: tuple[int, ...], count: int) -> list[Tensor]:
 
 @each_shape
 @each_level
-@pytest.mark.parametrize("sigma", [0.4, 1.5, 4.0])
+@pytest.mark.parametrize("sigma", [0.4, 1.5, 4.0, 13.0])
 def test_gaussian_smoothing(shape: tuple[int, ...], level: int, sigma: float) -> None:
     volume = torch.cat(volumes(shape, 2), 1)
     radius = max(1, round(3 * sigma + 0.5))
@@ -92,22 +93,6 @@ def test_local_correlation(shape: tuple[int, ...], level: int, radius: int) -> N
 
 
 @each_level
-@pytest.mark.parametrize("shape", [(3, 3, 3), (9, 12, 70), (6, 7, 9)], ids=str)
-def test_edges(shape: tuple[int, ...], level: int) -> None:
-    fixed, moved, weight = volumes(shape, 3)
-    gradient = image_gradient(fixed)
-    directions = gradient * (gradient.square().sum(1, keepdim=True) + 0.03**2).rsqrt() * weight.sqrt()
-
-    def measure(m: Tensor) -> Tensor:
-        return ngf_similarity(fixed.double(), m, 0.03, squared=True, mask=weight.double()) * weight.double().sum()
-
-    def add(m: Tensor, into: Tensor) -> float:
-        return fluid.add_edges(directions, m, into, 2.0, 0.03, level=level)
-
-    check(measure, add, moved)
-
-
-@each_level
 def test_mutual_information(level: int) -> None:
     """Of a histogram that smoothing hardly changes; the derivative by steps of one voxel's intensity."""
     g = torch.Generator().manual_seed(1)
@@ -140,7 +125,37 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         fluid.LocalCorrelation(fixed[..., 1:], weight)
     with pytest.raises(ValueError, match="the gradient"):
         fluid.LocalCorrelation(fixed, weight).add(moved, torch.zeros(1, 1, 6, 7, 7))
-    with pytest.raises(ValueError, match="directions"):
-        fluid.add_edges(fixed, moved, torch.zeros_like(moved))
     with pytest.raises(ValueError, match="odd number"):
         fluid.box_sum(fixed, 2)
+
+
+@each_level
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("length", [0.4, 2.5])
+@pytest.mark.parametrize("sigmas", [(1.5, 0.3), (0.0, 0.0)], ids=["smoothed", "plain"])
+def test_steps_are_those_of_their_parts(
+    shape: tuple[int, ...], level: int, sigmas: tuple[float, float], length: float
+) -> None:
+    moving, slope, *parts = volumes(shape, 5)
+    field = 3 * torch.cat(parts, 1) - 1.5
+    steps, expected = fluid.FluidSteps(moving, field, level), field.clone()
+    for _ in range(2):
+        moved = steps.moved()
+        torch.testing.assert_close(moved, warp(moving, expected, padding="border"), atol=1e-4, rtol=1e-4)
+        update = fluid.gaussian(fluid.force(slope, moved), sigmas[0])
+        longest = float(update.square().sum(1).amax().sqrt())
+        if longest > 0:
+            update = update * (length / longest)
+            expected = fluid.gaussian(update + warp(expected, update, padding="border"), sigmas[1])
+        steps.advance(slope, length, *sigmas)
+        torch.testing.assert_close(steps.field, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_a_step_with_a_broken_derivative_is_not_taken(wild: float) -> None:
+    moving, slope, *parts = volumes((6, 7, 20), 5)
+    slope[0, 0, 3, 3, 3] = wild
+    steps = fluid.FluidSteps(moving, torch.cat(parts, 1))
+    steps.moved()
+    steps.advance(slope, 0.4, 1.5, 0.3)
+    assert torch.equal(steps.field, torch.cat(parts, 1))

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from deformgan.spatial.native.fields import MOST_VOXELS, contiguous
 from deformgan.spatial.native.library import kernel
-from deformgan.spatial.native.structures import FluidJob, HistogramJob
+from deformgan.spatial.native.sampling import warp
+from deformgan.spatial.native.structures import ComposeJob, CorrelationJob, HistogramJob
 from deformgan.spatial.native.threads import native_threads
 
+_SHARES = 4  # parts of the planes for each thread
 _PARTS = 16  # histograms that are counted side by side; a fixed number, so that threads change no bit
 _HISTOGRAM_FLOOR = 1e-7
+_REACH = 3.0  # sigmas
 
 
 @lru_cache(maxsize=16)
@@ -29,7 +32,7 @@ def _gaussian_weights(sigma: float, reach: float) -> Tensor:
     return (weights / (2 * weights.sum() - weights[0])).float()
 
 
-def gaussian(volume: Tensor, sigma: float, reach: float = 3.0, level: int | None = None) -> Tensor:
+def gaussian(volume: Tensor, sigma: float, reach: float = _REACH, level: int | None = None) -> Tensor:
     """Smoothing with a Gaussian of ``sigma`` voxels that ends at ``reach`` sigma; the border value goes on outside."""
     return volume if sigma <= 0 else _fir(volume, _gaussian_weights(sigma, reach), True, level)
 
@@ -41,11 +44,18 @@ def box_sum(volume: Tensor, window: int, level: int | None = None) -> Tensor:
     return _fir(volume, torch.ones(window // 2 + 1), False, level)
 
 
-def _fir(volume: Tensor, weights: Tensor, repeat: bool, level: int | None) -> Tensor:
+def _fir(
+    volume: Tensor,
+    weights: Tensor,
+    repeat: bool,
+    level: int | None,
+    memory: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """``memory``, if it is there, are two volumes of that shape: what is in between, and the result."""
     source = contiguous(volume)
     if source.ndim != 5 or not source.numel():
         raise ValueError(f"a volume is (B, C, D, H, W), not {tuple(volume.shape)}")
-    between, out = torch.empty_like(source), torch.empty_like(source)
+    between, out = memory or (torch.empty_like(source), torch.empty_like(source))
     count, shape = source.shape[0] * source.shape[1], (c_int64 * 3)(*source.shape[2:])
     pointers = [c_void_p(t.data_ptr()) for t in (source, weights, between, out)]
     run, threads = kernel("dg_fir", None, level), c_int64(native_threads(source.numel()))
@@ -54,14 +64,61 @@ def _fir(volume: Tensor, weights: Tensor, repeat: bool, level: int | None) -> Te
     return out
 
 
-def force(slope: Tensor, moved: Tensor, level: int | None = None) -> Tensor:
+def force(slope: Tensor, moved: Tensor, level: int | None = None, out: Tensor | None = None) -> Tensor:
     """A similarity's derivative times the moved image's central differences: (1, 1, D, H, W) twice to (1, 3, …)."""
     slope, moved = _alike(slope, moved)
-    out, shape = torch.empty(1, 3, *moved.shape[2:]), (c_int64 * 3)(*moved.shape[2:])
+    out, shape = torch.empty(1, 3, *moved.shape[2:]) if out is None else out, (c_int64 * 3)(*moved.shape[2:])
     pointers = [c_void_p(t.data_ptr()) for t in (slope, moved)]
     threads = c_int64(native_threads(moved.numel()))
     kernel("dg_force", None, level)(*pointers, shape, c_void_p(out.data_ptr()), threads)
     return out
+
+
+class FluidSteps:
+    """Steps of a fluid registration in memory that is taken once: fresh memory costs as much as the work in it.
+
+    Args:
+        moving: (1, 1, D', H', W').
+        field: (1, 3, D, H, W), voxels, from the grid of the steps into ``moving``; it is copied.
+        level: See `deformgan.spatial.native.library.kernel`.
+    """
+
+    def __init__(self, moving: Tensor, field: Tensor, level: int | None = None) -> None:
+        self.field, self._moving, self._level = contiguous(field).clone(), contiguous(moving), level
+        self._moved = torch.empty(1, 1, *field.shape[2:])
+        self._first, self._second, self._third = (torch.empty_like(self.field) for _ in range(3))
+
+    def moved(self) -> Tensor:
+        """The moving image through the field, its border value outside; valid until the next call."""
+        return warp(self._moving, self.field, "border", out=self._moved, level=self._level)
+
+    def advance(self, slope: Tensor, length: float, update_sigma: float, field_sigma: float) -> None:
+        """Compose the field with the smoothed force, the longest of whose vectors becomes ``length``, and smooth it.
+
+        Args:
+            slope: (1, 1, D, H, W), a similarity's derivative by the image that `moved` gave last.
+            length: In voxels.
+            update_sigma, field_sigma: Of the Gaussians, in voxels.
+        """
+        update = force(slope, self._moved, self._level, out=self._first)
+        if update_sigma > 0:
+            weights = _gaussian_weights(update_sigma, _REACH)
+            update = _fir(update, weights, True, self._level, (self._second, self._third))
+        job, planes = ComposeJob(threads=native_threads(update.numel())), torch.empty(update.shape[2])
+        job.shape[:], job.length = tuple(update.shape[2:]), planes.data_ptr()
+        job.field, job.update = self.field.data_ptr(), update.data_ptr()
+        kernel("dg_longest", None, self._level)(byref(job))
+        longest = float(planes.max()) ** 0.5
+        if not 0 < longest < float("inf"):
+            return
+        composed = self._second
+        job.factor, job.near, job.out = length / longest, int(length < 1), composed.data_ptr()
+        kernel("dg_compose", None, self._level)(byref(job))
+        if field_sigma > 0:
+            weights = _gaussian_weights(field_sigma, _REACH)
+            _fir(composed, weights, True, self._level, (self._first, self.field))
+        else:
+            self.field, self._second = composed, self.field
 
 
 class LocalCorrelation:
@@ -80,52 +137,28 @@ class LocalCorrelation:
         self, fixed: Tensor, weight: Tensor, radius: int = 2, epsilon: float = 1e-3, level: int | None = None
     ) -> None:
         self._fixed, self._weight = _alike(fixed, weight)
-        self._how = {"radius": radius, "epsilon": epsilon}
-        self._level = level
-        depth, height, width = self._fixed.shape[2:]
+        self._level, (depth, height, width) = level, self._fixed.shape[2:]
+        job = self._job = CorrelationJob(radius=radius, epsilon=epsilon, threads=native_threads(fixed.numel()))
+        job.shape[:], job.chunk = (depth, height, width), -(-depth // (_SHARES * job.threads))
         # kept: fresh memory of this size costs as much as the work in it
-        self._work = torch.empty(9 * self._fixed.numel() + depth * (height * width + width))
+        self._memory = {
+            "work": torch.empty(8 * self._fixed.numel()),
+            "scratch": torch.empty(-(-depth // job.chunk) * (3 * height * width + width)),
+            "totals": torch.empty(depth, dtype=torch.float64),
+            "fixed": self._fixed,
+            "weight": self._weight,
+        }
+        for name, tensor in self._memory.items():
+            setattr(job, name, tensor.data_ptr())
+        kernel("dg_correlation_fixed", None, level)(byref(job))
 
     def add(self, moved: Tensor, gradient: Tensor, factor: float = 1.0) -> float:
         """The sum, for ``moved`` (1, 1, D, H, W)."""
         moved = _alike(self._fixed, moved)[1]
-        job = FluidJob(factor=factor, **self._how)
-        name = "dg_local_correlation"
-        return _run(name, job, self._fixed, moved, self._weight, gradient, self._work, self._level)
-
-
-def add_edges(
-    directions: Tensor,
-    moved: Tensor,
-    gradient: Tensor,
-    factor: float = 1.0,
-    epsilon: float = 0.015,
-    level: int | None = None,
-) -> float:
-    """Squared product with unit gradients ``directions`` (1, 3, D, H, W), which carry the root of the weights."""
-    directions, (moved,) = contiguous(directions), _alike(moved)
-    if tuple(directions.shape) != (1, 3, *moved.shape[2:]):
-        raise ValueError(f"directions of {tuple(moved.shape)} cannot be {tuple(directions.shape)}")
-    job = FluidJob(factor=factor, epsilon=epsilon)
-    return _run("dg_edges", job, directions, moved, moved, gradient, torch.empty(3 * moved.numel()), level)
-
-
-def _run(
-    name: str,
-    job: FluidJob,
-    fixed: Tensor,
-    moved: Tensor,
-    weight: Tensor,
-    gradient: Tensor,
-    work: Tensor,
-    level: int | None,
-) -> float:
-    _check_gradient(gradient, moved)
-    totals = torch.empty(moved.shape[2], dtype=torch.float64)
-    job.shape[:], job.threads = tuple(moved.shape[2:]), native_threads(moved.numel())
-    job.fixed, job.moved, job.weight = (t.data_ptr() for t in (fixed, moved, weight))
-    job.gradient, job.work, job.totals = (t.data_ptr() for t in (gradient, work, totals))
-    return kernel(name, c_double, level)(byref(job))
+        _check_gradient(gradient, moved)
+        job = self._job
+        job.factor, job.moved, job.gradient = factor, moved.data_ptr(), gradient.data_ptr()
+        return kernel("dg_local_correlation", c_double, self._level)(byref(job))
 
 
 def add_mutual_information(

@@ -122,8 +122,8 @@ class ControlJob(Structure):
     ]
 
 
-class FluidJob(Structure):
-    """See ``fluid_job``."""
+class CorrelationJob(Structure):
+    """See ``correlation_job``."""
 
     _fields_ = [
         ("shape", c_int64 * 3),
@@ -137,6 +137,8 @@ class FluidJob(Structure):
         ("totals", c_void_p),
         ("radius", c_int64),
         ("epsilon", c_float),
+        ("chunk", c_int64),
+        ("scratch", c_void_p),
     ]
 
 
@@ -212,5 +214,20 @@ class InvertJob(Structure):
         ("slack", c_float),
         ("out", c_void_p),
         ("miss", c_void_p),
+        ("threads", c_int64),
+    ]
+
+
+class ComposeJob(Structure):
+    """See ``compose_job``."""
+
+    _fields_ = [
+        ("field", c_void_p),
+        ("update", c_void_p),
+        ("shape", c_int64 * 3),
+        ("factor", c_float),
+        ("near", c_int64),
+        ("out", c_void_p),
+        ("length", c_void_p),
         ("threads", c_int64),
     ]
