@@ -75,9 +75,9 @@ $(AUDIT)/.stamp: | $(BIN)/python
 	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet pip-audit
 	@touch $@
 
-# each adds a file to benchmarks/results and replaces none
+# each adds a file to benchmarks/TOPIC/results and replaces none
 bench-speed bench-scaling bench-roofline: bench-%: $(VENV)/.stamp-dev
-	$(BIN)/python benchmarks/$*.py
+	$(BIN)/python benchmarks/$*/run.py
 	$(BIN)/python benchmarks/page.py
 
 # strict: a link that leads nowhere, or a page that is in no menu, is an error

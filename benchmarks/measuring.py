@@ -1,4 +1,4 @@
-"""What the benchmarks of speed, scaling and the roofline share: fits, machine information, and the log of results."""
+"""What the benchmarks share: fits, machine information, and the names of results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def power_law(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
@@ -56,16 +54,22 @@ def processor() -> str:
     return names[0] if names else platform.processor() or "unknown"
 
 
-def keep(kind: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write a result beside the older ones under a name of its own, ``TIME-kind.json``; none is ever replaced."""
+def keep(kind: str, result: dict[str, Any], folder: Path) -> Path:
+    """Write a result beside the older ones under a name of its own; none is ever replaced."""
+    path = reserve(kind, folder)
+    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def reserve(kind: str, folder: Path) -> Path:
+    """An empty file of a name that no result has, ``TIME-kind.json``; the folder is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S")
     number = 0
     while True:
         path = folder / f"{stamp}{f'-{number}' if number else ''}-{kind}.json"
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
+            path.touch(exist_ok=False)
             return path
         except FileExistsError:
             number += 1

@@ -1,8 +1,8 @@
-"""Renders all of benchmarks/results as one page: what was measured, when, on what machine, newest first.
+"""Renders the results of the topics below as one page: what was measured, when, on what machine, newest first.
 
-    python benchmarks/page.py [--results DIR]
+    python benchmarks/page.py [--root benchmarks]
 
-writes ``README.md`` and ``scaling.svg``, the curves of the newest scaling run, into the folder of results.
+writes ``RESULTS.md`` there, and ``scaling/results/scaling.svg``, the curves of the newest scaling run.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import json
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-from measuring import RESULTS
 
 from deformgan.io.atomic import atomic
 
@@ -27,12 +25,12 @@ KINDS = {
 }
 
 
-def found(folder: Path) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+def found(root: Path) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """For each kind its results, newest first, with the time in their names."""
     kept: dict[str, list[tuple[str, dict[str, Any]]]] = {kind: [] for kind in KINDS}
-    for path in sorted(folder.glob("*.json"), reverse=True):
+    for path in sorted(root.glob("*/results/*.json"), key=lambda path: path.name, reverse=True):
         stamp, _, kind = path.stem.rpartition("-")
-        if kind in kept:
+        if kind in kept and kind == path.parts[-3]:
             kept[kind].append((stamp, json.loads(path.read_text(encoding="utf-8"))))
     return kept
 
@@ -151,28 +149,28 @@ def curves(result: dict[str, Any], path: Path) -> None:
 def page(kept: dict[str, list[tuple[str, dict[str, Any]]]]) -> str:
     parts = [
         "# Results of the benchmarks\n",
-        "Made of the files in this folder by `python benchmarks/page.py`; newest first. A busy machine makes seconds "
-        "wander: mind the load.\n",
+        "Made of the files in `TOPIC/results/` by `python benchmarks/page.py`; newest first. A busy machine makes "
+        "seconds wander: mind the load.\n",
     ]
     renderers = {"speed": speed, "scaling": scaling, "roofline": roofline, "losses": losses, "affine": affine}
     for kind, title in KINDS.items():
         for number, (stamp, result) in enumerate(kept[kind]):
             parts.append(f"## {title}, {stamp[:10]}\n" if number else f"## {title}: the newest, {stamp[:10]}\n")
-            parts.append(f"`{stamp}-{kind}.json` · {where(result)}\n")
+            parts.append(f"`{kind}/results/{stamp}-{kind}.json` · {where(result)}\n")
             if kind == "scaling" and number == 0:
-                parts.append("![Time and memory against the volume](scaling.svg)\n")
+                parts.append("![Time and memory against the volume](scaling/results/scaling.svg)\n")
             parts.append(renderers.get(kind, plain)(result))
     return "\n".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--root", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
-    kept = found(options.results)
+    kept = found(options.root)
     if kept["scaling"]:
-        curves(kept["scaling"][0][1], options.results / "scaling.svg")
-    with atomic(options.results / "README.md") as partial:
+        curves(kept["scaling"][0][1], options.root / "scaling" / "results" / "scaling.svg")
+    with atomic(options.root / "RESULTS.md") as partial:
         partial.write_text(page(kept), encoding="utf-8")
 
 

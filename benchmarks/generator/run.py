@@ -12,9 +12,7 @@ measured on the same cases.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan import losses
-from deformgan.io.atomic import atomic
 from deformgan.models.load import Translator, load_generator
 from deformgan.output.provenance import environment
 from deformgan.spatial.field import resize
@@ -34,6 +31,9 @@ from deformgan.workshop.evaluation.fluid import register_fluid
 from deformgan.workshop.evaluation.fluid_force import Similarity
 from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent, rmse_percent
 from deformgan.workshop.training.gate import gate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import keep
 
 WINDOW = 5
 RESULTS = Path(__file__).parent / "results"
@@ -141,10 +141,7 @@ def main() -> int:
         rows += scores(case, translator, given.rows)
         sys.stderr.write(table(rows) + "\n")
     found = {"machine": environment(), "cases": len(cases), "gate": gates(cases, translator), "rows": rows}
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S")
-    RESULTS.mkdir(exist_ok=True)
-    with atomic(RESULTS / f"{stamp}-generator.json") as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    keep("generator", found, RESULTS)
     sys.stdout.write(table(rows))
     for name, shares in found["gate"].items():
         sys.stdout.write(f"gate, {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in shares.items()) + "\n")

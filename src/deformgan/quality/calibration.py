@@ -1,6 +1,6 @@
 """From measurements to a probability of failure and to an expected error, by coefficients fitted on known truths.
 
-``calibration.json`` is written by ``benchmarks/verdict.py --fit``; it says from what.
+``calibration.json`` is written by ``benchmarks/verdict/run.py --fit``; it says from what.
 """
 
 from __future__ import annotations

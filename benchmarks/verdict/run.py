@@ -1,12 +1,12 @@
 """Calibrates the quality verdict and the uncertainty map, and tests both on cases of other people.
 
-    python benchmarks/verdict.py --fit --root shared/data           # rewrites deformgan/quality/calibration.json
-    python benchmarks/verdict.py --cases DIR [--first 24]           # tests it on cases of validation patients
+    python benchmarks/verdict/run.py --fit --root shared/data           # rewrites deformgan/quality/calibration.json
+    python benchmarks/verdict/run.py --cases DIR [--first 24]           # tests it on cases of validation patients
 
 ``--fit`` makes cases of the patients and label maps that the weights were trained on (their configuration names them),
 registers and degrades each in some 15 ways (`verdict_cases`), and fits the models (`verdict_fit`). ``--cases`` does
 the same with ready cases (``deformgan evaluate`` writes such) and writes ``report.json``, ``report.md`` and the figures
-into ``benchmarks/verdict``. Measurements are kept in ``--work``, so that either half can be redone in seconds; give a
+into ``results/``. Measurements are kept in ``--work``, so that either half can be redone in seconds; give a
 new folder after changing the weights, the refinement or what is measured.
 """
 
@@ -32,7 +32,7 @@ from deformgan.workshop.evaluation.make_cases import CasePlan, make_test_cases
 from deformgan.workshop.simulation.deformation import REGIMES
 
 HERE = Path(__file__).parent
-SHIPPED = HERE.parent / "src" / "deformgan" / "quality" / "calibration.json"
+SHIPPED = HERE.parents[1] / "src" / "deformgan" / "quality" / "calibration.json"
 PER_REGIME, FOLDS, SEED = 2, 6, 31
 MOST_GOOD_FAILED, MOST_BAD_PASSED = 0.01, 0.02
 LOCAL = ("log_shift", "pinning", "agreement", "gain", "log_inconsistency", "log_change")
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=24, help="how many of these cases")
     parser.add_argument("--root", type=Path, help="folder that the weights' training patients are relative to")
     parser.add_argument("--work", type=Path, default=Path("runs/verdict"), help="folder for cases and measurements")
-    parser.add_argument("--out", type=Path, default=HERE / "verdict", help="folder for the report")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the report")
     parser.add_argument("--model", default="t1-t2")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Time and memory of every similarity, forward and backward, beside MONAI's on the same tensors.
 
-    python benchmarks/losses.py [--shape 112 128 96] [--threads 2] [--rounds 5] [--only NAME] [--out losses.json]
+    python benchmarks/losses/run.py [--shape 112 128 96] [--threads 2] [--rounds 5] [--only NAME] [--results DIR]
 
 Times are taken in turn (ours, theirs, ours, …), so that a busy machine slows both, and the best of all rounds counts.
 Memory is the peak of the resident set above that before the call, each in a process of its own (Linux; elsewhere it is
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import multiprocessing
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -28,6 +28,11 @@ from rich.table import Table
 from torch import Tensor
 
 from deformgan import losses
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import keep
+
+RESULTS = Path(__file__).parent / "results"
 
 WINDOW, BINS = 7, 32
 Similarity = Callable[[Tensor], Tensor]
@@ -155,7 +160,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="similarities whose name contains this")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     shape = tuple(options.shape)
@@ -165,8 +170,7 @@ def main() -> None:
     if Path("/proc/self/clear_refs").exists():
         memory(rows, shape, options.threads, progress)
     Console().print(table(rows, shape), "other: MONAI; for NGF the formula left to autograd")
-    if options.out:
-        options.out.write_text(json.dumps(record | {"losses": rows}, indent=2) + "\n")
+    Console().print(str(keep("losses", record | {"losses": rows}, options.results)))
 
 
 if __name__ == "__main__":

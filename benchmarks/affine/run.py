@@ -1,6 +1,6 @@
 """The affine stage from random starts on patients, beside SimpleITK's and ANTs' on the same starts.
 
-    python benchmarks/affine.py --data DIR [--starts 50] [--ants 25] [--out affine.json]
+    python benchmarks/affine/run.py --data DIR [--starts 50] [--ants 25] [--results DIR]
 
 The moving image's header is moved by a known map: a rotation to 60°, in every other start after one of the 24 ways to
 name the axes wrongly without a mirror, a shift to 60 mm, and a scale of 0.8 to 1.25. Of five starts one is rigid
@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -32,6 +33,11 @@ from deformgan.align.search import search
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import processor, reserve
+
+RESULTS = Path(__file__).parent / "results"
 
 PAIRS = (
     ("BraTS2021_01478", "t2", "t1"),
@@ -204,8 +210,9 @@ def main() -> None:
     parser.add_argument("--ants", type=int, default=25, help="how many of the starts, the first ones")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--out", type=Path, default=Path("affine.json"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
+    args.out = reserve("affine", args.results)
     torch.set_num_threads(args.threads)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(args.threads)
     methods: dict[str, tuple[Callable[[Image, Image, bool], np.ndarray], int]] = {
@@ -231,7 +238,7 @@ def main() -> None:
 
 def _write(args: argparse.Namespace, rows: dict[str, list[dict[str, object]]]) -> None:
     packages = {n: version(n) for n in ("torch", "numpy", "SimpleITK", "antspyx", "deformgan")}
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
     settings = {"threads": args.threads, "seed": args.seed, "success_mm": SUCCESS_MM}
     record = {"machine": {**machine, "packages": packages}, **settings, "rows": rows}
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -250,11 +257,6 @@ def table(rows: dict[str, list[dict[str, object]]]) -> str:
             figures = f"{np.median(errors):.2f} | {errors.max():.1f} | {seconds:.2f} | {spent:.2f}"
             lines.append(f"| {name} | {len(errors)} | {share} | {figures} |")
     return "\n".join(lines) + "\n"
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

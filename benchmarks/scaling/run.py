@@ -1,11 +1,11 @@
 """How time and memory of ``deformgan register`` grow with the volume and with the threads.
 
-    python benchmarks/scaling.py [--sides 64 128 192 256 320] [--threads 1 2] [--refine-steps 0] [--results DIR]
+    python benchmarks/scaling/run.py [--sides 64 128 192 256 320] [--threads 1 2] [--refine-steps 0] [--results DIR]
 
 A pair is simulated from the shipped anatomy and brought to cubes of n³ voxels with the same field of view. The command
 runs on each as a process of its own: wall time, processor time (user and system), largest resident set, and stages from
 registration.json. Fitted are the power law (no worse than linear in voxels means an exponent of at most 1) and, as
-start-up hides the growth at small sizes, the line "start-up + cost of a voxel". A JSON file joins benchmarks/results.
+start-up hides the growth at small sizes, the line "start-up + cost of a voxel". A JSON file joins results/.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import RESULTS, keep, machine, power_law, straight_line
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -33,6 +32,11 @@ from deformgan.io.image import Image
 from deformgan.spatial.grid import Grid
 from deformgan.workshop.simulation.anatomy import load_anatomy
 from deformgan.workshop.simulation.cases import make_case
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import keep, machine, power_law, straight_line
+
+RESULTS = Path(__file__).parent / "results"
 
 FIELD_OF_VIEW_MM = 224.0
 

@@ -1,13 +1,13 @@
 """What a lesion mask keeps: a tumour's volume after registration onto a brain without it.
 
-    python benchmarks/lesions.py --data DIR [--regimes affine small] [--threads 1]
+    python benchmarks/lesions/run.py --data DIR [--regimes affine small] [--threads 1]
 
 Patients' images are real, expert outlines and all. The tumour-free brain is the patient's own in another contrast: the
 outlined region, widened, is replaced by what lies opposite, the brain mirrored onto itself by a rigid map, and where
 that is tumour or no brain either by a smooth continuation. Then the moving image is deformed by a known map, so the
 volume that the tumour must have afterwards is known. ``affine`` maps have no elastic part: what happens to the tumour
 can then be told from what happens around it. Both ways round are registered, the tumour in the moving image and the
-tumour in the fixed one, each with the lesion mask and without. A file is added to the folder of results; the table goes
+tumour in the fixed one, each with the lesion mask and without. A file is added to results/; the table goes
 to stdout, each row to stderr as it is found.
 """
 
@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import RESULTS, keep, machine
 from scipy import ndimage
 from torch import Tensor
 
@@ -43,6 +42,11 @@ from deformgan.spatial.warp import warp
 from deformgan.transforms.transform import Transform
 from deformgan.workshop.simulation import deformation as simulated
 from deformgan.workshop.simulation.deformation import DeformationConfig, sample_deformation
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import keep, machine
+
+RESULTS = Path(__file__).parent / "results"
 
 REGIMES = {
     "affine": DeformationConfig(20.0, (0.0, 0.0), (8.0, 12.0), 7.0, (4.0, 4.0, 10.0), 0.06, 0.02),
@@ -190,7 +194,7 @@ def main() -> None:
     parser.add_argument("--patients", nargs="+", default=list(PATIENTS), choices=PATIENTS)
     parser.add_argument("--pairs", nargs="+", default=["t1-t2"], choices=["t1-t2", "t2-t1"], help="moving-fixed")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = deformgan.load_model()
@@ -204,7 +208,7 @@ def main() -> None:
             sys.stderr.write(f"{json.dumps(row)}\n")
     settings = {"threads": args.threads, "seed": SEED, "weights": model.sha256, "widened_voxels": WIDENED}
     path = keep(
-        "lesions", {"machine": machine(), "settings": settings, "rows": rows, "summary": summary(rows)}, args.out
+        "lesions", {"machine": machine(), "settings": settings, "rows": rows, "summary": summary(rows)}, args.results
     )
     sys.stdout.write(f"{table(rows)}\n{path}\n")
 

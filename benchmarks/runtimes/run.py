@@ -1,6 +1,6 @@
 """Time of T under PyTorch, ONNX Runtime and OpenVINO, and of importing each, in one run.
 
-    python benchmarks/runtimes.py [--model t1-t2] [--threads 1 2] [--rounds 5] [--out runtimes.json]
+    python benchmarks/runtimes/run.py [--model t1-t2] [--threads 1 2] [--rounds 5] [--results DIR]
 
 Each runtime at each number of threads is a process of its own. Import seconds are those of a fresh process that has
 numpy; load is reading the network; the median and best of the rounds come after one that does not count. OpenVINO
@@ -21,6 +21,8 @@ import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
 
 RUNTIMES = ("pytorch-fp32", "pytorch-bf16", "onnxruntime-fp32", "openvino-fp32", "openvino-bf16")
 
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--model", default="t1-t2")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # runtime and graph, for the child process
     options = parser.parse_args()
     if options.one:
@@ -142,11 +144,13 @@ def main() -> None:
     for row in rows:
         cells = [row["error"]] if "error" in row else [f"{row[c]:.3g}" for c in columns]
         sys.stdout.write(f"| {row['runtime']} | {row['threads']} | " + " | ".join(cells) + " |\n")
-    if options.out:
-        names = ("torch", "onnxruntime", "openvino", "numpy")
-        machine = {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-        machine["packages"] = {name: installed(name) for name in names}
-        options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from measuring import keep, processor  # not in the child processes, whose imports are timed
+
+    names = ("torch", "onnxruntime", "openvino", "numpy")
+    machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine["packages"] = {name: installed(name) for name in names}
+    sys.stderr.write(f"{keep('runtimes', {'machine': machine, 'rows': rows}, options.results)}\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Time and memory of T, of refinement and of the whole command, on a pair this project makes itself or on yours.
 
-    python benchmarks/speed.py [--fixed T2.nii.gz --moving T1.nii.gz] [--threads 2] [--rounds 5] [--results DIR]
+    python benchmarks/speed/run.py [--fixed T2.nii.gz --moving T1.nii.gz] [--threads 2] [--rounds 5] [--results DIR]
 
 Without images a 240×240×155 pair of 1 mm is simulated from the shipped anatomy. T and refinement are timed in this
 process on the conformed pair, the command as a process of its own: start-up, imports, reading, writing and all. The
 median and the best of the rounds are given; memory is the largest resident set of the process. A JSON file joins
-benchmarks/results.
+results/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import RESULTS, keep, machine
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +30,11 @@ from deformgan.models.load import DEFAULT_MODEL, load_model
 from deformgan.preprocess.conform import conform_pair
 from deformgan.preprocess.scan import read_pair
 from deformgan.refine import refine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import keep, machine
+
+RESULTS = Path(__file__).parent / "results"
 
 SHAPE = (240, 240, 155)
 

@@ -1,28 +1,33 @@
 """What T's network reaches of what the processor can do: FLOP/s against a large convolution and a matrix product.
 
-    python benchmarks/roofline.py [--threads 2] [--rounds 5] [--results DIR]
+    python benchmarks/roofline/run.py [--threads 2] [--rounds 5] [--results DIR]
 
 Multiplications and additions are counted by PyTorch as the network runs (two for each product), so the time of
 everything that is no convolution or product (sampling, activations, copies) counts against it. Ceilings are measured in
 the same run: a 2048² matrix product and a 3³ convolution of 32 channels on 64³ voxels, in fp32 and bf16, and memory
-bandwidth as a copy of 256 MB (read and written). The best of the rounds is given. A JSON file joins benchmarks/results.
+bandwidth as a copy of 256 MB (read and written). The best of the rounds is given. A JSON file joins results/.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measuring import RESULTS, keep, machine
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from deformgan.models.load import DEFAULT_MODEL, load_model
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import keep, machine
+
+RESULTS = Path(__file__).parent / "results"
 
 COPY_FLOATS = 1 << 26
 
