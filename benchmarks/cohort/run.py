@@ -57,14 +57,18 @@ def write_table(path: Path, pairs: list[tuple[str, str, Path, Path]]) -> None:
 def write_bids(root: Path, pairs: list[tuple[str, str, Path, Path]]) -> None:
     """The same as a BIDS data set of links; a FLAIR pair is a session of its own, whose FLAIR is named T2w by acq."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / "dataset_description.json").write_text(json.dumps({"Name": "24 pairs", "BIDSVersion": "1.10.0"}))
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "pairs", "BIDSVersion": "1.10.0"}))
+    (root / "README.md").write_text("Links to the images of the benchmark of cohorts, under names of BIDS.\n")
     for person, contrast, fixed, moving in pairs:
         label = "".join(c for c in person if c.isalnum())
         folder = root / f"sub-{label}" / f"ses-{contrast}" / "anat"
         folder.mkdir(parents=True, exist_ok=True)
         base = f"sub-{label}_ses-{contrast}"
         for name, source in {f"{base}_acq-{contrast}_T2w.nii.gz": fixed, f"{base}_T1w.nii.gz": moving}.items():
-            if not (folder / name).exists():
+            image = nib.load(source)
+            if image.ndim > 3:  # an axis of length 1, which BIDS does not allow
+                nib.squeeze_image(image).to_filename(folder / name)
+            else:
                 (folder / name).symlink_to(source.resolve())
 
 

@@ -4,7 +4,8 @@
 
 The pairs are spheres of 16³ voxels and the weights an untrained network of that size, so that the engine and not the
 registration is what is tried; one pair in a hundred is broken (no file, half a gzip, a text). A worker is killed
-(SIGKILL) every so many seconds and another started; the command itself is killed as often as said and started again.
+(SIGKILL) every so many seconds, once all four are at work, and another started; the command itself is killed as often
+as said and started again.
 Afterwards every pair is looked for in the table, in the rows and in the workers' journals: none may be lost, none done
 twice. A JSON file joins results/.
 """
@@ -17,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,6 +91,11 @@ class Cluster:
         quiet = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
         return self._start("worker", self.address, *quiet, "--local-directory", str(self._folder / "dask"))
 
+    def all_at_work(self, out: Path) -> bool:
+        """Whether every worker has begun a pair, which its journal says: else a busy machine would only start them."""
+        folder = out / ".cohort" / "journal"
+        return all((folder / f"{socket.gethostname()}-{worker.pid}.jsonl").exists() for worker in self.workers)
+
     def kill_one(self) -> None:
         """Kill a worker and start another."""
         place = random.randrange(len(self.workers))
@@ -117,10 +124,23 @@ def usage(pid: int) -> dict[str, float]:
     }
 
 
+def command(cluster: Cluster, table: Path, out: Path) -> list[str]:
+    """The command line."""
+    words = [sys.executable, "-m", "deformgan", "cohort", str(table), "-o", str(out), *QUICK]
+    return [*words, "--model", str(table.parent / "weights"), "--scheduler", cluster.address, "--json"]
+
+
+def retry(cluster: Cluster, table: Path, out: Path) -> dict[str, Any]:
+    """The command once more with ``--retry-failed`` and without kills; what its answer says."""
+    words = [*command(cluster, table, out), "--retry-failed"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    answer = json.loads(done.stdout)
+    return {name: answer[name] for name in ("total", "done", "failed", "causes", "to_do_before")}
+
+
 def run(cluster: Cluster, table: Path, out: Path, given: argparse.Namespace) -> dict[str, Any]:
     """The command, from its first start to its own end."""
-    words = [sys.executable, "-m", "deformgan", "cohort", str(table), "-o", str(out), *QUICK]
-    words += ["--model", str(table.parent / "weights"), "--scheduler", cluster.address, "--json"]
+    words = command(cluster, table, out)
     start, before, samples = time.monotonic(), usage(cluster.scheduler.pid), []
     starts, next_kill, client_cpu = 1, start + given.kill_every, 0.0
     with open(table.parent / "client.log", "ab") as log:
@@ -128,7 +148,7 @@ def run(cluster: Cluster, table: Path, out: Path, given: argparse.Namespace) -> 
         while client.poll() is None:
             time.sleep(0.5)
             now = time.monotonic()
-            if now > next_kill and cluster.kills < given.most_kills:
+            if now > next_kill and cluster.all_at_work(out):
                 cluster.kill_one()
                 next_kill = now + given.kill_every * random.uniform(0.5, 1.5)
             if client.poll() is not None:
@@ -147,6 +167,7 @@ def run(cluster: Cluster, table: Path, out: Path, given: argparse.Namespace) -> 
         "exit_code": client.returncode,
         "client_starts": starts,
         "last_client_processor_s": client_cpu,
+        "load": round(os.getloadavg()[0], 1),
         "workers_killed": cluster.kills,
         "scheduler_processor_ms_a_pair": round(1e3 * (after["processor_s"] - before["processor_s"]) / given.pairs, 2),
         "scheduler_memory_mb": [before["memory_mb"], after["memory_mb"], after["most_memory_mb"]],
@@ -188,7 +209,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--kill-every", type=float, default=5.0)
-    parser.add_argument("--most-kills", type=int, default=10**6, help="on a machine that is too busy to start workers")
     parser.add_argument("--kill-client", type=int, default=2)
     given = parser.parse_args()
     shutil.rmtree(given.out, ignore_errors=True)
@@ -196,10 +216,12 @@ def main() -> None:
     cluster = Cluster(given.out, given.workers)
     try:
         ran = run(cluster, table, given.out / "out", given)
+        found = examine(given.out / "out", given.pairs)
+        found["retried"] = retry(cluster, table, given.out / "out")
     finally:
         cluster.end()
     asked = {"pairs": given.pairs, "workers": given.workers, "kill_every_s": given.kill_every}
-    found = {"machine": machine(), **asked, **ran, **examine(given.out / "out", given.pairs)}
+    found = {"machine": machine(), **asked, **ran, **found}
     sys.stdout.write(json.dumps({name: one for name, one in found.items() if name != "samples"}, indent=1) + "\n")
     sys.stdout.write(f"{keep('stress', found, RESULTS)}\n")
 

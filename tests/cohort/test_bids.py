@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +12,10 @@ import pytest
 import small_cohort
 from conftest import make_phantom, write_nifti
 
-from deformgan.cohort.bids import Selection, find_pairs, read_filters, read_name
+from deformgan.cohort.bids import Selection, find_pairs, read_filters
+from deformgan.cohort.bids_app import find_validator, read_config, validate, write_config
+from deformgan.cohort.bids_derivatives import read_derivatives
+from deformgan.cohort.bids_index import read_name
 from deformgan.commands.bids import main
 from deformgan.errors import InputError, UsageError
 from deformgan.transforms.transform import load_transform
@@ -102,8 +106,13 @@ def test_the_app_writes_a_derivative(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_nifti(anat / "sub-01_ses-1_T2w.nii.gz", phantom.t2, phantom.affine)
     write_nifti(anat / "sub-01_ses-1_T1w.nii.gz", np.roll(phantom.t1, 1, 0), phantom.affine)
     quick = ["--model", str(tmp_path / "weights"), "--refine-steps", "0", "--nprocs", "1"]
-    assert main([str(root), str(out), "participant", "--participant_label", "01", "02", *quick]) in (0, 4)
+    table = "participant_id\tage\tstatus\nsub-01\t40\tpatient\nsub-02\tn/a\tcontrol\n"
+    (root / "participants.tsv").write_text(table, encoding="utf-8")
+    words = [str(root), str(out), "participant", "--participant_label", "01", "02", *quick]
+    assert main([*words, "--skip-bids-validation", "--work-dir", str(tmp_path / "work")]) in (0, 4)
     assert "sub-02: no T2w" in capsys.readouterr().err
+    assert any((tmp_path / "work").iterdir())
+    assert os.environ.get("TMPDIR") != str(tmp_path / "work"), "set in the workers alone"
     derived = out / "sub-01" / "ses-1" / "anat"
     assert {path.name.removeprefix("sub-01_ses-1_") for path in derived.iterdir()} == {
         "from-T1w_to-T2w_mode-image_xfm.h5",
@@ -129,4 +138,133 @@ def test_the_app_writes_a_derivative(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     fixed, moving = (load_image(anat / f"sub-01_ses-1_{suffix}.nii.gz") for suffix in ("T2w", "T1w"))
     np.testing.assert_allclose(saved.apply(moving, fixed.grid).data, moved, atol=2e-3)
+    lines = (out / "group_registration.tsv").read_text(encoding="utf-8").splitlines()
+    header, cells = (line.split("\t") for line in lines)
+    (values,) = [dict(zip(header, cells, strict=True))]
+    assert (values["age"], values["participants_status"], values["status"]) == ("40", "patient", "done")
     assert main([str(root), str(out), "group"]) in (0, 4)
+
+
+def test_files_of_derivatives_belong_to_their_images(tmp_path: Path) -> None:
+    raw, masks, other = tmp_path / "raw", tmp_path / "fmriprep", tmp_path / "lesions"
+    touch(raw, *(f"sub-01_ses-{n}_{suffix}.nii.gz" for n in "ab" for suffix in ("T1w", "T2w")))
+    touch(
+        masks, "sub-01_ses-a_desc-brain_mask.nii.gz", "sub-01_ses-a_dseg.nii.gz", "sub-01_ses-a_desc-aseg_dseg.nii.gz"
+    )
+    touch(masks, "sub-01_ses-a_space-MNI152NLin2009cAsym_desc-brain_mask.nii.gz", "sub-01_ses-a_acq-x_dseg.nii.gz")
+    touch(other, "sub-01_ses-a_space-T2w_label-lesion_mask.nii.gz", "sub-01_ses-a_desc-brain_mask.nii.gz")
+    derivatives = read_derivatives([f"prep={masks}", str(other)])
+    assert list(derivatives) == ["prep", "lesions"]
+    (first, second), notes = find_pairs(raw, Selection(derivatives=derivatives))
+    found = {role: Path(path).name for role, path in first.files.items()}
+    assert found == {
+        "fixed": "sub-01_ses-a_T2w.nii.gz",
+        "moving": "sub-01_ses-a_T1w.nii.gz",
+        "moving_mask": "sub-01_ses-a_desc-brain_mask.nii.gz",
+        "moving_labels": "sub-01_ses-a_dseg.nii.gz",
+        "fixed_lesion": "sub-01_ses-a_space-T2w_label-lesion_mask.nii.gz",
+    }
+    assert first.files["moving_mask"].startswith(str(masks)), "the derivative that is named first"
+    assert set(second.files) == {"fixed", "moving"}, "the other session has none"
+    assert notes == [
+        "sub-01_ses-a_T1w.nii.gz: of 2 files with its labels in prep, sub-01_ses-a_dseg.nii.gz is taken "
+        "(choose with a filter file)"
+    ]
+    filters = {"labels": {"desc": "aseg"}}
+    (first, _), notes = find_pairs(raw, Selection(derivatives=derivatives, filters=filters))
+    assert first.files["moving_labels"].endswith("sub-01_ses-a_desc-aseg_dseg.nii.gz")
+    assert notes == []
+    with pytest.raises(InputError, match="there is no folder"):
+        read_derivatives([f"prep={tmp_path / 'none'}"])
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> Path:
+    """One person whose images are sound, and weights beside the data set."""
+    root, phantom = tmp_path / "raw", make_phantom()
+    small_cohort.write_tiny_model(tmp_path / "weights", bend=0.3)
+    touch(root, "sub-01_T1w.nii.gz", "sub-01_T2w.nii.gz")
+    (root / "README").write_text("A phantom, made for a test.\n")
+    write_nifti(root / "sub-01/anat/sub-01_T2w.nii.gz", phantom.t2, phantom.affine)
+    write_nifti(root / "sub-01/anat/sub-01_T1w.nii.gz", np.roll(phantom.t1, 1, 0), phantom.affine)
+    return root
+
+
+def quick(root: Path) -> list[str]:
+    out = root / "derivatives" / "deformgan"
+    return [str(root), str(out), "participant", "--model", str(root.parent / "weights"), "--refine-steps", "0"]
+
+
+def test_the_official_validator_finds_no_error_in_what_is_written(
+    data_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    validator = find_validator()
+    if validator is None:
+        pytest.skip("no bids-validator-deno")
+    pytest.importorskip("h5py")
+    phantom = make_phantom()
+    labels = data_set.parent / "made" / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
+    labels.parent.mkdir(parents=True)
+    write_nifti(labels, (phantom.t1 > 0).astype(np.uint8), phantom.affine)
+    words = [*quick(data_set), "--nprocs", "1", "-d", f"made={data_set.parent / 'made'}"]
+    assert main(words) in (0, 4), capsys.readouterr().err
+    out = Path(words[1])
+    moved = out / "sub-01" / "anat" / "sub-01_space-T2w_dseg.nii.gz"
+    assert set(np.unique(np.asanyarray(nib.load(moved).dataobj))) == {0, 1}
+    sources = json.loads((moved.parent / "sub-01_space-T2w_dseg.json").read_text(encoding="utf-8"))["Sources"]
+    assert sources[0] == "bids:made:sub-01/anat/sub-01_dseg.nii.gz"
+    assert validate(out, validator) == []
+    # and it does find what is wrong
+    (out / "sub-01" / "anat" / "sub-01_space-T2w_desc_T1w.nii.gz").touch()
+    assert any("sub-01_space-T2w_desc_T1w.nii.gz" in one for one in validate(out, validator))
+
+
+def test_a_data_set_that_is_not_valid_is_refused(data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if find_validator() is None:
+        pytest.skip("no bids-validator-deno")
+    (data_set / "sub-01" / "anat" / "sub-01_brain.nii.gz").touch()
+    assert main([*quick(data_set), "--dry-run"]) == 3
+    said = capsys.readouterr().err
+    assert "sub-01_brain.nii.gz" in said
+    assert "--skip-bids-validation" in said
+    assert main([*quick(data_set), "--dry-run", "--skip-bids-validation"]) == 0
+
+
+def test_the_paragraph_to_cite_is_written_alone(data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*quick(data_set), "--boilerplate-only", "--onto-session", "ses-base", "--transform", "joint"]
+    assert main(words) == 0
+    out = Path(words[1])
+    assert sorted(path.name for path in out.iterdir()) == ["logs"]
+    text = (out / "logs" / "CITATION.md").read_text(encoding="utf-8")
+    assert "the T1w image was aligned to the T2w image of session base" in text
+    assert "arXiv:2002.11430" in text
+    assert "@software{deformgan" in (out / "logs" / "CITATION.bib").read_text(encoding="utf-8")
+
+
+def test_options_come_from_a_file_and_go_into_one(tmp_path: Path) -> None:
+    options = {
+        "participant_label": ("01", "02"),
+        "nprocs": 3,
+        "no_report": True,
+        "fixed_suffix": "FLAIR",
+        "shard": None,
+    }
+    write_config(tmp_path / "logs" / "o.toml", options)
+    words = read_config(tmp_path / "logs" / "o.toml")
+    assert words == ["--participant-label", "01", "02", "--nprocs", "3", "--no-report", "--fixed-suffix", "FLAIR"]
+    assert "--nprocs" not in read_config(tmp_path / "logs" / "o.toml", ["--nprocs"])
+    (tmp_path / "tables.toml").write_text("[fixed]\nsuffix = 1\n")
+    with pytest.raises(InputError, match=r"\[fixed\] is a table"):
+        read_config(tmp_path / "tables.toml")
+
+
+def test_a_run_leaves_the_options_it_had(data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("h5py")
+    (data_set.parent / "o.toml").write_text('nprocs = 2\nlimit = 5\nparticipant_label = ["sub-01"]\n')
+    words = [*quick(data_set), "--config-file", str(data_set.parent / "o.toml"), "--n-cpus", "1", "--no-report"]
+    assert main([*words, "--skip-bids-validation"]) in (0, 4), capsys.readouterr().err
+    (left,) = (Path(words[1]) / "logs").glob("*/deformgan.toml")
+    found = read_config(left)
+    assert found[:4] == ["--participant-label", "sub-01", "--nprocs", "1"]
+    assert {"--limit", "--no-report", "--skip-bids-validation", "--refine-steps"} <= set(found)
+    assert main([*words[:3], "--config-file", str(data_set.parent / "none.toml")]) == 3

@@ -56,6 +56,25 @@ def test_a_cohort_from_dry_run_to_merge(words: list[str], tmp_path: Path, capsys
     assert [line.split("\t")[0] for line in table] == ["id", "p0", "p1", "p2", "gone"]
 
 
+def test_the_first_failure_may_end_it(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "pairs.csv"
+    header, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([header, lines[-1], *lines[:-1]]) + "\n")
+    assert main([*words, "--workers", "1", "--stop-on-first-crash"]) == 5
+    found = answer(capsys)
+    assert (found["failed"], found["done"], found["pending"]) == (1, 0, 3)
+    assert main([*words, "--workers", "1"]) == 5
+    assert answer(capsys)["done"] == 3
+
+
+def test_a_table_for_another_machine_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.csv").write_text("id,fixed,moving\na,/there/1.nii.gz,/there/2.nii.gz\n")
+    assert main([*words, "--dry-run"]) == 2
+    assert "none of its files is there, the first being /there/1.nii.gz" in capsys.readouterr().err
+
+
 def test_shards_share_the_pairs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     names = []
     for part in ("1/2", "2/2"):
@@ -72,6 +91,7 @@ def test_shards_share_the_pairs(words: list[str], capsys: pytest.CaptureFixture[
         (["--limit", "0"], "--limit 0"),
         (["--workers", "0"], "--workers 0"),
         (["--model", "nowhere"], "nowhere"),
+        (["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "--workers is for workers on this machine"),
     ],
 )
 def test_options_that_make_no_sense(

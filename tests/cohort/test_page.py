@@ -144,6 +144,31 @@ def test_ratings_by_key_become_a_table_that_merge_takes(page: Any, tmp_path: Pat
     page.locator("#forget").click()
 
 
+def test_what_has_no_result_comes_last_among_the_pictures_and_is_not_rated(page: Any) -> None:
+    page.locator('[data-state="failed"]').click()
+    page.locator('[data-state="fail"]').click()
+    page.locator("#as-pictures").click()
+    page.evaluate("further(1000)")
+    states = page.locator("#cards .card").evaluate_all("cards => cards.map(c => c.classList[1])")
+    assert states == sorted(states, key=["fail", "failed"].index)
+    assert set(states) == {"fail", "failed"}
+    assert page.locator("#cards .card.failed .grades button").count() == 0
+    assert page.locator("#cards .card.fail .grades button").count() == 3 * states.count("fail")
+
+
+def test_paper_holds_the_first_rows_and_no_empty_page(page: Any, tmp_path: Path) -> None:
+    data = page.pdf(format="A4", print_background=True)
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 4
+    page.emulate_media(color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#body tr:not(.gap)").count() == 60
+    assert page.locator("#on-paper").text_content() == f"The first 60 of {COUNT} pairs."
+    light = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--card').trim()")
+    assert light == "#fff", "paper is light"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("#on-paper").text_content() == ""
+
+
 def test_nothing_hangs_over_on_a_telephone(browser: Any, page_path: Path) -> None:
     opened = browser.new_page(viewport={"width": 390, "height": 800})
     opened.goto(page_path.as_uri())

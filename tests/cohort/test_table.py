@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from deformgan.cohort.table import TableError, read_table
+from deformgan.cohort.table import TableError, nothing_there, read_table
 from deformgan.errors import InputError
 
 HEADER = "id,fixed,moving\n"
@@ -16,6 +17,7 @@ MISTAKES: dict[str, tuple[bytes, str]] = {
     "no pair": (HEADER.encode(), "no pair"),
     "no moving column": (b"id,fixed\na,b\n", "there is no column 'moving'"),
     "misspelt column": (b"id,fixed,moving,fixed_maks\na,b,c,d\n", "'fixed_maks' is probably meant to be 'fixed_mask'"),
+    "column of ours": (b"id,fixed,moving,Verdict\na,b,c,d\n", "'Verdict' cannot be carried along"),
     "column twice": (b"id,fixed,moving,moving\na,b,c,d\n", "two columns are named 'moving'"),
     "too many cells": (b"id,fixed,moving\na,b,c,d\n", "line 2: 4 cells where the header has 3"),
     "too few cells": (b"id,fixed,moving\na,b\n", "line 2: 2 cells where the header has 3"),
@@ -23,6 +25,14 @@ MISTAKES: dict[str, tuple[bytes, str]] = {
     "id twice": (b"id,fixed,moving\na,b,c\nA,d,e\n", "line 3: the id 'A' is that of line 2 too"),
     "id leads elsewhere": (b"id,fixed,moving\n../../etc,b,c\n", "line 2: '../../etc' cannot be an id"),
     "one image twice": (b"id,fixed,moving\na,b,b\n", "line 2: fixed and moving are the same file, b"),
+    "no header": (b"a.nii.gz,b.nii.gz\nc.nii.gz,d.nii.gz\n", "must name the columns, fixed and moving among them"),
+    "spaces between": (b"id fixed moving\na b c\n", "with commas or tabs between: 'id fixed moving'"),
+    "one image twice, written otherwise": (b"id,fixed,moving\na,b,./x/../b\n", "line 2: fixed and moving are the same"),
+    "an address": (b"id,fixed,moving\na,https://x.org/a.nii.gz,c\n", "line 2: fixed: https://x.org/a.nii.gz is an add"),
+    "a home folder": (b"id,fixed,moving\na,~/a.nii.gz,c\n", "line 2: fixed: ~/a.nii.gz is taken literally"),
+    "a variable": (b"id,fixed,moving\na,b,$DATA/c.nii.gz\n", "line 2: moving: $DATA/c.nii.gz is taken literally"),
+    "a workbook": (b"PK\x03\x04rest", "it is an Excel workbook: save it as CSV in UTF-8"),
+    "UTF-16": ("id,fixed,moving\na,b,c\n".encode("utf-16"), "it is UTF-16: save it as CSV in UTF-8"),
     "not UTF-8": ("id,fixed,moving\na,Müller,c\n".encode("latin-1"), "it is not UTF-8"),
     "binary": (b"id,fixed,moving\na,b\0,c\n", "NUL"),
     "open quotation mark": (b'id,fixed,moving\na,"b,c\nd,e,f\n', "quotation mark"),
@@ -44,6 +54,28 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="4 mistakes") as caught:
         read_table(tmp_path / "pairs.csv")
     assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == ["line 2", "line 3", "line 3", "line 5"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="they are usual there")
+def test_paths_of_windows_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("id,fixed,moving\na,C:\\data\\a.nii.gz,b\n")
+    with pytest.raises(TableError, match="is a path of Windows"):
+        read_table(tmp_path / "pairs.csv")
+
+
+def test_what_is_misspelt_is_not_also_missing(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("id,fixd,Moving\na,b,c\n")
+    with pytest.raises(TableError) as caught:
+        read_table(tmp_path / "pairs.csv")
+    assert caught.value.mistakes == ["the column 'fixd' is probably meant to be 'fixed'"]
+
+
+def test_a_table_for_another_place_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("ID,Fixed,moving\nx,a.nii,b.nii\ny,c.nii,d.nii\n")
+    pairs = read_table(tmp_path / "pairs.csv")
+    assert nothing_there(pairs) == str(tmp_path / "a.nii")
+    (tmp_path / "d.nii").touch()
+    assert nothing_there(pairs) is None, "a file that is missing is that pair's failure"
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("p.csv", ","), ("p.csv", ";"), ("p.csv", "\t"), ("p.tsv", "\t")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ import small_cohort
 
 from deformgan.cohort.pair import Pair
 from deformgan.cohort.plan import judge_row
+from deformgan.cohort.run import Cohort, make_plan, tasks
 from deformgan.cohort.store import Store
 from deformgan.cohort.worker import run_task
 
@@ -41,6 +43,34 @@ def test_a_pair_is_registered_once(pair: Pair, tmp_path: Path) -> None:
     before = (out / "pairs/p0/moved.nii.gz").stat().st_mtime_ns
     assert run_task(replace(task, run="second"))["again"] is False
     assert (out / "pairs/p0/moved.nii.gz").stat().st_mtime_ns == before
+
+
+def test_the_recorded_command_does_the_same_again(pair: Pair, tmp_path: Path) -> None:
+    from deformgan.commands.main import main
+    from deformgan.output.report.texts import command
+
+    settings, out = small_cohort.quick_settings(tmp_path, transform="joint"), tmp_path / "out"
+    run_task(small_cohort.task(pair, settings, out))
+    record = json.loads((out / "pairs/p0/registration.json").read_text(encoding="utf-8"))
+    name, *words = shlex.split(command(record))
+    assert (name, words[0]) == ("deformgan", "register")
+    words[words.index("-o") + 1] = str(tmp_path / "alone")
+    assert main(words) in (0, 4)
+    alone, ours = (folder / "moved.nii.gz" for folder in (tmp_path / "alone", out / "pairs/p0"))
+    np.testing.assert_array_equal(nib.load(alone).get_fdata(), nib.load(ours).get_fdata())
+
+
+def test_threads_of_a_worker_are_those_asked_for(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    settings = small_cohort.quick_settings(tmp_path)
+    cohort = Cohort(pairs=[pair], settings=settings, out=tmp_path / "out", threads=3, scheduler="tcp://x:1")
+    (task,) = tasks(cohort, make_plan(cohort), "tcp://x:1", "run")
+    assert task.settings.memory_bytes is None, "workers elsewhere have limits of their own"
+    run_task(task)
+    assert set(asked) == {3}
 
 
 def test_jacobian_percentiles_are_those_of_the_whole_map(pair: Pair, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from deformgan import __version__
 from deformgan.cohort.bids import DESCRIPTION
@@ -14,11 +17,13 @@ from deformgan.cohort.pair import Naming, Task
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.output.folder import REPORT, staged_files, staged_folder
+from deformgan.preprocess.foreground import foreground
 
 if TYPE_CHECKING:
     from deformgan.output.registration import Registration
 
 _PLAIN = ".plain"
+_BRAIN_LITRES = 2.2  # a head has more, a brain less
 # what the schema has no names for
 _IGNORED = (
     "*.html",
@@ -28,6 +33,7 @@ _IGNORED = (
     "*_xfm.*",
     "*_desc-jacobian_*",
     "*_desc-error_*",
+    "logs/",
 )
 _README = """# Registrations by deformgan
 
@@ -50,6 +56,8 @@ def names_of(naming: Naming) -> dict[str, str]:
         "affine": f"{there}_desc-affine_xfm.txt",
         "moved": f"{image}_desc-preproc_{naming.suffix}.nii.gz",
         "moved_sidecar": f"{image}_desc-preproc_{naming.suffix}.json",
+        "labels": f"{image}_dseg.nii.gz",
+        "labels_sidecar": f"{image}_dseg.json",
         "jacobian": f"{image}_desc-jacobian_{naming.suffix}.nii.gz",
         "uncertainty": f"{image}_desc-error_{naming.suffix}.nii.gz",
     }
@@ -76,7 +84,7 @@ def write_derivative(
         found.transform.save(staged / names["warp"], found.moved.grid)
         if task.settings.inverse:
             found.transform.inverse().save(staged / names["inverse"], found.moving_grid)
-        _write_sidecars(task, staged, names, record)
+        _write_sidecars(task, staged, names, record, _is_skull_stripped(task, found))
         report = _publish_report(plain / REPORT, page)
         shutil.rmtree(plain)
         written = sorted(path.name for path in staged.iterdir())
@@ -88,8 +96,8 @@ def write_derivative(
 
 def _rename(plain: Path, staged: Path, names: dict[str, str]) -> None:
     """What is there under a plain name, under its own."""
-    files = {"moved.nii.gz": "moved", "jacobian.nii.gz": "jacobian", "uncertainty.nii.gz": "uncertainty"}
-    for name, key in {**files, "affine.txt": "affine"}.items():
+    files = {"moved.nii.gz": "moved", "moved_labels.nii.gz": "labels", "affine.txt": "affine"}
+    for name, key in {**files, "jacobian.nii.gz": "jacobian", "uncertainty.nii.gz": "uncertainty"}.items():
         if (plain / name).is_file():
             os.replace(plain / name, staged / names[key])
 
@@ -102,13 +110,30 @@ def _publish_report(staged: Path, page: Path) -> bool:
     return True
 
 
-def _write_sidecars(task: Task, staged: Path, names: dict[str, str], record: dict[str, Any]) -> None:
+def _is_skull_stripped(task: Task, found: Registration) -> bool:
+    """Whether the moving image shows a brain alone: as its sidecar says, else as its content is."""
+    path = task.pair.files["moving"]
+    try:
+        said = parse_json(read_small(Path(path.removesuffix(".gz").removesuffix(".nii") + ".json")))
+        return bool(said["SkullStripped"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    if found.pair is None:
+        return False
+    inside, flat, _ = foreground(found.pair[1])
+    litres = np.count_nonzero(inside) * float(np.prod(found.pair[1].grid.spacing)) / 1e6
+    return bool(flat and litres < _BRAIN_LITRES)
+
+
+def _write_sidecars(task: Task, staged: Path, names: dict[str, str], record: dict[str, Any], stripped: bool) -> None:
     """Sources, what the space refers to, and in the transform's sidecar the whole record."""
     pair = task.pair
     assert pair.naming is not None
-    sources = [_address(pair.files[role], pair.naming.dataset) for role in ("moving", "fixed")]
+    roots = {"raw": pair.naming.dataset, **pair.naming.links}
+    sources = [_address(pair.files[role], roots) for role in ("moving", "fixed")]
+    others = [_address(path, roots) for role, path in pair.files.items() if role not in ("moving", "fixed")]
     generated = {"GeneratedBy": [{"Name": "deformgan", "Version": __version__}]}
-    common = {**generated, "Sources": sources}
+    common = {**generated, "Sources": [*sources, *others]}
     record = {name: value for name, value in record.items() if name not in ("outputs", "output_sha256")}
     quality = {"Verdict": record["quality"]["verdict"], "FinalSimilarity": record["quality"]["similarity_after"]}
     sidecars = {
@@ -116,23 +141,35 @@ def _write_sidecars(task: Task, staged: Path, names: dict[str, str], record: dic
         names["moved_sidecar"]: {
             **common,
             "SpatialReference": sources[1],
+            "SkullStripped": stripped,
             "Description": f"{pair.naming.source} resampled onto {pair.naming.target}",
         },
     }
+    if (staged / names["labels"]).is_file():
+        labels = [_address(pair.files["moving_labels"], roots), *sources]
+        sidecars[names["labels_sidecar"]] = {**generated, "Sources": labels, "SpatialReference": sources[1]}
     if (staged / names["inverse"]).is_file():
         sidecars[names["inverse_sidecar"]] = {**generated, "Sources": sources[::-1]}
     for name, content in sidecars.items():
         (staged / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _address(path: str, dataset: str) -> str:
-    """``bids:raw:sub-01/anat/…``, or the path of a file from somewhere else."""
-    relative = os.path.relpath(path, dataset)
-    return path if relative.startswith("..") else f"bids:raw:{Path(relative).as_posix()}"
+def _address(path: str, roots: Mapping[str, str]) -> str:
+    """``bids:raw:sub-01/anat/…`` by the first of ``roots`` it lies in, or the path of a file from somewhere else."""
+    for name, root in roots.items():
+        relative = os.path.relpath(path, root)
+        if not relative.startswith(".."):
+            return f"bids:{name}:{Path(relative).as_posix()}"
+    return Path(path).absolute().as_uri()
 
 
-def write_description(out: Path, root: Path, version: str) -> None:
-    """What a derivative says of itself: ``dataset_description.json``, ``.bidsignore`` and a README."""
+def write_description(out: Path, root: Path, links: Mapping[str, Path]) -> None:
+    """What a derivative says of itself: ``dataset_description.json``, ``.bidsignore`` and a README.
+
+    Args:
+        root: The data set it was made of.
+        links: Further derivatives that were used, by name.
+    """
     try:
         raw = parse_json(read_small(root / DESCRIPTION))
     except (OSError, ValueError):
@@ -145,9 +182,11 @@ def write_description(out: Path, root: Path, version: str) -> None:
         "Name": f"deformgan: registrations of {raw.get('Name') or root.absolute().name}",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "deformgan", "Version": version, **container}],
+        "GeneratedBy": [{"Name": "deformgan", "Version": __version__, **container}],
         "SourceDatasets": [source],
-        "DatasetLinks": {"raw": os.path.relpath(root.absolute(), out.absolute())},
+        "DatasetLinks": {
+            name: os.path.relpath(folder.absolute(), out.absolute()) for name, folder in {"raw": root, **links}.items()
+        },
         **({"License": raw["License"]} if "License" in raw else {}),
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from deformgan.errors import InputError, UsageError
 
@@ -37,14 +38,18 @@ class Local:
         workers: Processes that take pairs.
         threads: Threads with which each computes.
         memory_bytes: What each may ask for.
+        scratch: Folder for what they keep for a while; None for the system's.
     """
 
     workers: int
     threads: int
     memory_bytes: int
+    scratch: Path | None = None
 
     @classmethod
-    def fitting(cls, pairs: int, workers: int | None, threads: int, memory_bytes: int | None) -> Local:
+    def fitting(
+        cls, pairs: int, workers: int | None, threads: int, memory_bytes: int | None, scratch: Path | None = None
+    ) -> Local:
         """As asked for, the rest from the machine: its cores and memory, or what a container leaves of them.
 
         Raises:
@@ -59,7 +64,7 @@ class Local:
         usable = int(MEMORY_LIMIT * SHARE_OF_MEMORY)
         by_memory = max(1, usable // (memory_bytes or BYTES_A_WORKER))
         number = workers or max(1, min(CPU_COUNT // threads, by_memory, pairs))
-        return cls(workers=number, threads=threads, memory_bytes=memory_bytes or usable // number)
+        return cls(workers=number, threads=threads, memory_bytes=memory_bytes or usable // number, scratch=scratch)
 
 
 @contextmanager
@@ -77,8 +82,15 @@ def workers_of(where: Local | str) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     environment = {name: str(where.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    settings: dict[str, Any] = {**_LOCAL, "distributed.nanny.pre-spawn-environ": environment}
+    scratch = {}
+    if where.scratch is not None:
+        where.scratch.mkdir(parents=True, exist_ok=True)
+        scratch["local_directory"] = str(where.scratch.absolute())
+        # set in the workers alone: what is set before they are spawned stays in this process
+        settings["distributed.nanny.environ"] = {"TMPDIR": scratch["local_directory"]}
     with (
-        configured({**_LOCAL, "distributed.nanny.pre-spawn-environ": environment}),
+        configured(settings),
         LocalCluster(
             n_workers=where.workers,
             threads_per_worker=1,
@@ -87,6 +99,7 @@ def workers_of(where: Local | str) -> Iterator[Client]:
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
             host="127.0.0.1",
+            **scratch,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -21,18 +21,23 @@ STORAGE = "storage"  # the kind of failure that leaves no row
 _MOST_BLAMED = 50
 
 
-def run(client: Client, tasks: Iterator[Task], told: Callable[[dict[str, Any]], None]) -> None:
+def run(
+    client: Client, tasks: Iterator[Task], told: Callable[[dict[str, Any]], None], *, one_at_a_time: bool = False
+) -> None:
     """Hand out tasks until there are none left; ``told`` hears of each as it ends.
 
     What is heard is what `run_task` returns. A task whose worker died is handed out again; `run_task` itself counts the
     deaths and gives the pair up.
+
+    Args:
+        one_at_a_time: No worker gets a task before it has ended the last, so that ``tasks`` may end at any moment.
 
     Raises:
         InputError: The scheduler went away, or its workers cannot do this work at all.
     """
     from distributed import as_completed
 
-    window = _Window(client)
+    window = _Window(client, one_at_a_time)
     asked: dict[tuple[str, str, str, int], tuple[Task, int]] = {}
     futures = as_completed(loop=client.loop)
 
@@ -59,13 +64,15 @@ def run(client: Client, tasks: Iterator[Task], told: Callable[[dict[str, Any]], 
 class _Window:
     """How many tasks may be with the scheduler, by the number of its workers now."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, one_at_a_time: bool) -> None:
         self._client = client
-        self._size, self._until = FEWEST, 0.0
+        self._fewest, self._each = (1, 1) if one_at_a_time else (FEWEST, FOR_EACH_WORKER)
+        self._size, self._until = self._fewest, 0.0
 
     def size(self) -> int:
         if time.monotonic() > self._until:
-            self._size = max(FEWEST, FOR_EACH_WORKER * len(cast(dict[str, int], self._client.nthreads())))
+            workers = len(cast(dict[str, int], self._client.nthreads()))
+            self._size = max(self._fewest, self._each * workers)
             self._until = time.monotonic() + _LOOK_SECONDS
         return self._size
 

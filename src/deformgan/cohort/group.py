@@ -58,6 +58,7 @@ WORDS = {
     "rater": "who rated",
     "note": "what the rater saw",
 }
+RESERVED = frozenset({*FIGURES, *WORDS, "state"})  # names that further columns cannot have
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,14 @@ from deformgan.io.atomic import atomic
 MOST_ROWS = 20_000
 MOST_PICTURE_BYTES = 12_000_000  # some 2000 pairs
 _ORDER = {"failed": 0, "fail": 1, "look": 2, "pending": 3, "pass": 4}  # what to look at first
+# what each state is called, and what it means
+_WORDS = {
+    "failed": ("could not be done", "there is no result; the cause says why"),
+    "fail": ("verdict fail", "registered, and the quality check failed"),
+    "look": ("verdict look", "registered, and doubtful: look at it"),
+    "pending": ("to do", "not begun, or of other settings"),
+    "pass": ("verdict pass", "registered, and the quality check passed"),
+}
 _COLUMNS = ["id", "state", *FIGURES, "exit", "cause", "outliers", "version", "weights", "rating", "rater", "note"]
 
 
@@ -64,6 +72,8 @@ def render(data: dict[str, Any], counts: dict[str, int], about: dict[str, Any]) 
         script=script,
         data=embedded,
         counts=sorted(counts.items(), key=lambda one: _ORDER[one[0]]),
+        words={name: word for name, (word, _) in _WORDS.items()},
+        meanings={name: meaning for name, (_, meaning) in _WORDS.items()},
         total=data["total"],
         shown=len(data["rows"]),
         pictured=len(data["pictures"]),

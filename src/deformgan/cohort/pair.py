@@ -35,6 +35,7 @@ class Naming:
         suffix: Of the moving image.
         report: File name of the page, in the output folder itself.
         dataset: Folder of the raw data, to which ``bids:raw:`` addresses are relative.
+        links: Folders of derivatives by the name in the addresses of their files.
     """
 
     folder: str
@@ -44,6 +45,7 @@ class Naming:
     suffix: str
     report: str
     dataset: str
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

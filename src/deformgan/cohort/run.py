@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ class Cohort:
         settings: Of every pair.
         out: The cohort's folder.
         scheduler: Address of a scheduler; None for workers on this machine.
-        workers, threads, memory_bytes: Of this machine; what is None is chosen.
+        workers: How many on this machine; None for what fits it.
+        threads: With which each worker computes, wherever it is.
+        memory_bytes: What each may ask for; None for a share of this machine, and for no limit of ours elsewhere.
+        scratch: Folder for what workers on this machine keep for a while; None for the system's.
         shard: (I, N): the I-th of N parts, counted from 1; None for all.
         retry_failed: Also do what failed before.
         limit: Do no more pairs than this.
+        stop_on_failure: Begin no further pair once one has failed.
         verify: Compare checksums even where size and time of change are the same.
     """
 
@@ -44,9 +49,11 @@ class Cohort:
     workers: int | None = None
     threads: int = 1
     memory_bytes: int | None = None
+    scratch: Path | None = None
     shard: tuple[int, int] | None = None
     retry_failed: bool = False
     limit: int | None = None
+    stop_on_failure: bool = False
     verify: bool = False
 
 
@@ -93,27 +100,29 @@ def conduct(
         UsageError: Another cohort works in the folder.
         InputError: The scheduler cannot be reached, or the folder cannot be written to.
     """
-    store, unwritten = Store(cohort.out), 0
+    store, failures = Store(cohort.out), Counter[str]()
 
     def heard(found: dict[str, Any]) -> None:
-        nonlocal unwritten
-        unwritten += found["kind"] == STORAGE
+        if found["status"] == "failed":
+            failures[found["kind"]] += 1
         told(found)
+
+    def further(task: Task) -> bool:
+        return not (cohort.stop_on_failure and failures)
 
     with only_one(store.folder, cohort.shard):
         plan = make_plan(cohort)
         name = uuid.uuid4().hex[:12]
         store.write_plan(cohort.pairs, _about(cohort, store))
         if plan.todo:
-            where = cohort.scheduler or Local.fitting(
-                len(plan.todo), cohort.workers, cohort.threads, cohort.memory_bytes
-            )
+            where = _where(cohort, len(plan.todo))
             with workers_of(where) as client:
                 begun(plan, _described(where))
-                run(client, _tasks(cohort, plan, where, name), heard)
+                wanted = takewhile(further, tasks(cohort, plan, where, name))
+                run(client, wanted, heard, one_at_a_time=cohort.stop_on_failure)
         if cohort.shard is None:
             write_group(store)
-    return {**plan.counts(), "unwritten": unwritten}
+    return {**plan.counts(), "unwritten": failures[STORAGE]}
 
 
 def write_group(store: Store, ratings: Path | None = None) -> Group:
@@ -176,10 +185,17 @@ def read_bytes(text: str | None) -> int | None:
     return size
 
 
-def _tasks(cohort: Cohort, plan: Plan, where: Local | str, name: str) -> Iterator[Task]:
-    settings = cohort.settings
-    if isinstance(where, Local):
-        settings = replace(settings, memory_bytes=where.memory_bytes)
+def _where(cohort: Cohort, pairs: int) -> Local | str:
+    """Who does so many pairs."""
+    if cohort.scheduler is not None:
+        return cohort.scheduler
+    return Local.fitting(pairs, cohort.workers, cohort.threads, cohort.memory_bytes, cohort.scratch)
+
+
+def tasks(cohort: Cohort, plan: Plan, where: Local | str, name: str) -> Iterator[Task]:
+    """The units of work of a plan, in the run of that name, for workers ``where``."""
+    memory_bytes = where.memory_bytes if isinstance(where, Local) else cohort.memory_bytes
+    settings = replace(cohort.settings, threads=cohort.threads, memory_bytes=memory_bytes)
     out = str(cohort.out.absolute())
     for pair in plan.todo:
         yield Task(pair, settings, out, name, cohort.retry_failed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import difflib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from deformgan.cohort.group import RESERVED
 from deformgan.cohort.pair import ROLES, Pair
 from deformgan.errors import InputError, UsageError
 from deformgan.io.untrusted import read_small
@@ -15,6 +17,12 @@ from deformgan.io.untrusted import read_small
 NAME = "id"
 NEEDED = ("fixed", "moving")
 MOST_BYTES = 2**31
+_OTHERS = {
+    b"PK": "an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 MOST_CELL = 4096  # letters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@=-]{0,199}")
 _NAME_HINT = "letters, digits and . _ + @ = - only, up to 200, a letter or digit first"
@@ -43,7 +51,7 @@ def read_table(path: Path) -> list[Pair]:
     lines = _lines(path)
     if not lines:
         raise TableError(path, ["it is empty"])
-    header = [cell.strip() for cell in lines[0][1]]
+    header = [_column(cell) for cell in lines[0][1]]
     mistakes = list(_header_mistakes(header))
     if mistakes:
         raise TableError(path, mistakes)
@@ -72,10 +80,13 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(
             f"cannot read {path}: {getattr(error, 'strerror', None) or error}", "check the path"
         ) from error
+    for start, what in _OTHERS.items():
+        if data.startswith(start):
+            raise TableError(path, [f"it is {what}: save it as CSV in UTF-8"])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TableError(path, [f"it is not UTF-8 (byte {error.start})"]) from error
+        raise TableError(path, [f"it is not UTF-8 (byte {error.start}): save it as CSV in UTF-8"]) from error
     if "\0" in text:
         raise TableError(path, ["it holds NUL bytes: it is no text"])
     first = text.split("\n", 1)[0]
@@ -91,6 +102,12 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     return found
 
 
+def _column(cell: str) -> str:
+    """The name of a column; one of ours may be written in capitals."""
+    name = cell.strip()
+    return name.lower() if name.lower() in (NAME, *ROLES) else name
+
+
 def _header_mistakes(header: list[str]) -> Iterator[str]:
     known = [NAME, *ROLES]
     if not any(header):
@@ -99,13 +116,18 @@ def _header_mistakes(header: list[str]) -> Iterator[str]:
     for name in dict.fromkeys(header):
         if header.count(name) > 1:
             yield f"two columns are named {name!r}"
-    for name in NEEDED:
-        if name not in header:
-            yield f"there is no column {name!r} (columns: {', '.join(map(repr, header[:12]))})"
+    meant = {name: near[0] for name in header if (near := difflib.get_close_matches(name.lower(), known, 1, 0.8))}
+    missing = [name for name in NEEDED if name not in meant.values()]
+    if len(missing) == len(NEEDED):
+        text = "its first line must name the columns, fixed and moving among them, with commas or tabs between"
+        yield f"{text}: {', '.join(header)[:100]!r}"
+    elif missing:
+        yield f"there is no column {missing[0]!r} (columns: {', '.join(map(repr, header[:12]))})"
     for name in header:
-        near = difflib.get_close_matches(name.lower(), known, 1, 0.8)
-        if name not in known and near:
-            yield f"the column {name!r} is probably meant to be {near[0]!r}"
+        if name not in known and name in meant:
+            yield f"the column {name!r} is probably meant to be {meant[name]!r}"
+        elif name not in known and name.lower() in RESERVED:
+            yield f"the column {name!r} cannot be carried along, for the group's table has one of that name: rename it"
 
 
 def _row(header: list[str], cells: list[str], position: int) -> tuple[dict[str, str], list[str]]:
@@ -123,9 +145,27 @@ def _row(header: list[str], cells: list[str], position: int) -> tuple[dict[str, 
         row[NAME] = f"pair-{position:06d}"
     wrong += [f"{role} is empty" for role in NEEDED if not row[role]]
     wrong += [f"{column} has more than {MOST_CELL} letters" for column, cell in row.items() if len(cell) > MOST_CELL]
-    if row["fixed"] and row["fixed"] == row["moving"]:
+    wrong += [f"{role}: {text}" for role in ROLES if row.get(role) and (text := _unreachable(row[role]))]
+    if row["fixed"] and os.path.normpath(row["fixed"]) == os.path.normpath(row["moving"]):
         wrong.append(f"fixed and moving are the same file, {row['fixed']}")
     return row, wrong
+
+
+def _unreachable(cell: str) -> str:
+    """Why a cell cannot be the path of a file here; empty where it can."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", cell, re.IGNORECASE):
+        return f"{cell} is an address, not a file: download it first"
+    if os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", cell):
+        return f"{cell} is a path of Windows, and this is another system"
+    if cell.startswith("~") or re.match(r"\$\w|\$\{", cell):
+        return f"{cell} is taken literally: write the whole path"
+    return ""
+
+
+def nothing_there(pairs: Sequence[Pair], most: int = 100) -> str | None:
+    """The first file, where none of the first ``most`` pairs has one that exists: the table is meant for elsewhere."""
+    paths = [path for pair in pairs[:most] for path in pair.files.values()]
+    return None if any(map(os.path.exists, paths)) else paths[0]
 
 
 def _pair(folder: Path, row: dict[str, str]) -> Pair:

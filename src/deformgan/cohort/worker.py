@@ -7,7 +7,7 @@ import time
 import traceback
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -145,8 +145,12 @@ def _model(weights: str, device: str, checksum: str | None) -> Model:
 
 
 def _arguments(task: Task) -> dict[str, Any]:
-    given = {"command": "cohort", **task.pair.files, **asdict(task.settings)}
-    return {name: one for name, one in given.items() if name not in ("weights_sha256", "memory_bytes")}
+    """What ``deformgan register`` would have to be told to do the same alone, for the report shows it as a command."""
+    settings = task.settings
+    unwanted = {f"no_{name}": not getattr(settings, name) for name in ("inverse", "jacobian", "report")}
+    files = {ROLES[role]: path for role, path in task.pair.files.items()}
+    given = {"command": "register", **files, "out": task.pair.name, "model": settings.weights}
+    return given | settings.options_as_dict() | unwanted | {"threads": settings.threads}
 
 
 def limit_memory(most_bytes: int | None) -> None:

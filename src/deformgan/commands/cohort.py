@@ -34,6 +34,10 @@ class Workers:
         str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: the machine's, shared out)")
     ] = None
     """Memory of each, such as 4GB; a pair that needs more fails and the others go on."""
+    work_dir: Annotated[
+        Path | None, tyro.conf.arg(aliases=["-w"], metavar="DIR", help_behavior_hint="(default: the system's)")
+    ] = None
+    """Folder for what workers on this machine keep for a while; nothing in it is needed afterwards."""
     scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(optional)")] = None
     """Address of a Dask scheduler (tcp://HOST:PORT), whose workers are used instead."""
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N", help_behavior_hint="(optional)")] = None
@@ -80,6 +84,8 @@ class Again:
     """Also do what failed before."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Do no more pairs than this."""
+    stop_on_first_crash: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Begin no further pair once one has failed; those in hand are finished."""
     dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Only say what there is to do."""
     verify: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -172,7 +178,7 @@ def needed_libraries() -> Iterator[None]:
 
 def read_pairs(console: Console, source: Path) -> list[Pair]:
     """Pairs of a table or of a BIDS data set; every mistake of a table is told."""
-    from deformgan.cohort.table import TableError, read_table
+    from deformgan.cohort.table import TableError, nothing_there, read_table
 
     if source.is_dir():
         from deformgan.cohort.bids import Selection, find_pairs
@@ -181,11 +187,18 @@ def read_pairs(console: Console, source: Path) -> list[Pair]:
         tell(console, notes)
         return pairs
     try:
-        return read_table(source)
+        pairs = read_table(source)
     except TableError as error:
-        for mistake in error.mistakes[:50]:
+        for mistake in error.mistakes[:50] if len(error.mistakes) > 1 else ():
             console.note(f"{source}: {mistake}")
         raise
+    missing = nothing_there(pairs)
+    if missing is not None:
+        raise UsageError(
+            f"{source}: none of its files is there, the first being {missing}",
+            f"relative paths start from the table's folder, {source.absolute().parent}",
+        )
+    return pairs
 
 
 def tell(console: Console, notes: Sequence[str], most: int = 20) -> None:
@@ -207,6 +220,11 @@ def asked(out: Path, pairs: list[Pair], what: What, workers: Workers, again: Aga
 
     if again.limit is not None and again.limit < 1:
         raise UsageError(f"--limit {again.limit} is less than 1", "leave it out to do all")
+    if workers.scheduler is not None and (workers.workers is not None or workers.work_dir is not None):
+        option = "--work-dir" if workers.workers is None else "--workers"
+        raise UsageError(
+            f"{option} is for workers on this machine, and --scheduler means others", "give one of the two"
+        )
     return Asked(
         pairs=pairs,
         settings=what.settings(),
@@ -215,9 +233,11 @@ def asked(out: Path, pairs: list[Pair], what: What, workers: Workers, again: Aga
         workers=workers.workers,
         threads=workers.threads_per_worker,
         memory_bytes=read_bytes(workers.memory_limit),
+        scratch=workers.work_dir,
         shard=read_shard(workers.shard),
         retry_failed=again.retry_failed,
         limit=again.limit,
+        stop_on_failure=again.stop_on_first_crash,
         verify=again.verify,
     )
 

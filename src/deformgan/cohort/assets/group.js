@@ -2,10 +2,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const at = Object.fromEntries(data.columns.map((column, index) => [column.name, index]));
-const ROW = 31, SPARE = 12, BATCH = 60;
+const ROW = 31, SPARE = 12, BATCH = 60, ON_PAPER = 60;
 const KEY = "deformgan-ratings-" + data.key;
 const shown = { states: new Set(), outliers: false, unrated: false, words: "", sort: -1, down: false, order: [] };
-let now = 0, made = 0;
+let now = 0, made = 0, paper = false;
 
 // ratings: those of the table, over them those of this browser
 const own = read();
@@ -35,6 +35,7 @@ function isOut(value, column) {
 
 // which rows, in which order
 const haystack = data.rows.map((row) => row.filter((v) => typeof v === "string").join(" ").toLowerCase());
+const isDone = (i) => !["failed", "pending"].includes(data.rows[i][at.state]);
 function choose() {
   const words = shown.words.toLowerCase().split(/\s+/).filter(Boolean);
   const order = [];
@@ -54,7 +55,9 @@ function choose() {
       return sign * (typeof x === "number" ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true })) || a - b;
     });
   }
-  shown.order = order;
+  // what has no result cannot be judged by eye
+  const last = shown.sort < 0 && !$("gallery").hidden ? order.filter((i) => !isDone(i)) : [];
+  shown.order = last.length ? [...order.filter(isDone), ...last] : order;
   now = 0;
   $("number").textContent = order.length === data.total ? `(${data.total})` : `(${order.length} of ${data.total})`;
   $("frame").scrollTop = 0;
@@ -77,11 +80,11 @@ function head() {
 function draw() {
   const frame = $("frame"), body = $("body");
   if (frame.hidden) return;
-  const first = Math.max(0, Math.floor(frame.scrollTop / ROW) - SPARE);
-  const last = Math.min(shown.order.length, first + Math.ceil((frame.clientHeight || 600) / ROW) + 2 * SPARE);
+  const first = paper ? 0 : Math.max(0, Math.floor(frame.scrollTop / ROW) - SPARE);
+  const last = Math.min(shown.order.length, paper ? ON_PAPER : first + Math.ceil((frame.clientHeight || 600) / ROW) + 2 * SPARE);
   const rows = [gap(first)];
   for (let i = first; i < last; i++) rows.push(line(shown.order[i]));
-  rows.push(gap(shown.order.length - last));
+  rows.push(gap(paper ? 0 : shown.order.length - last));
   body.replaceChildren(...rows);
 }
 function gap(rows) {
@@ -130,7 +133,7 @@ function card(index, place) {
     ? create("img", { src: "data:image/webp;base64," + picture, alt: `${row[at.id]} before (above) and after`, decoding: "async" })
     : create("div", { className: "none", textContent: row[at.cause] || "no picture" });
   const grades = create("div", { className: "grades" });
-  data.grades.forEach((name) => {
+  if (isDone(index)) data.grades.forEach((name) => {
     const button = create("button", { textContent: name });
     button.setAttribute("aria-pressed", grade(index) === name);
     button.addEventListener("click", () => { mark(place); give(name); });
@@ -140,7 +143,7 @@ function card(index, place) {
   words.setAttribute("aria-label", "Note on " + row[at.id]);
   words.addEventListener("change", () => rate(index, grade(index), words.value));
   const verdict = create("span", { className: "verdict", textContent: row[at.state] });
-  const why = row[at.cause] || (row[at.outliers] ? "outlier: " + row[at.outliers].replaceAll("_", " ") : " ");
+  const why = (picture && row[at.cause]) || (row[at.outliers] ? "outlier: " + row[at.outliers].replaceAll("_", " ") : " ");
   return create("article", { className: "card " + row[at.state] }, view, create("p", {}, verdict, link(index)), create("p", { textContent: why, title: why }), grades, words);
 }
 function mark(place) {
@@ -153,7 +156,7 @@ function mark(place) {
 }
 function give(name) {
   const index = shown.order[now], element = $("cards").children[now];
-  if (index === undefined) return;
+  if (index === undefined || !isDone(index)) return;
   rate(index, grade(index) === name ? "" : name, note(index));
   element.querySelectorAll(".grades button").forEach((b) => b.setAttribute("aria-pressed", grade(index) === b.textContent));
 }
@@ -169,18 +172,20 @@ addEventListener("keydown", (event) => {
 
 // strip plots
 const plots = [];
+const brief = (v) => String(Math.abs(v) < 1e-3 ? +v.toFixed(3) : +v.toPrecision(3));
 function scatter(i) { const x = Math.sin(i * 12.9898) * 43758.5453; return x - Math.floor(x); } // the same place each time
 function makeStrips() {
   data.columns.forEach((column, c) => {
     const values = data.rows.map((row) => row[c]);
     const known = values.filter((v) => typeof v === "number");
     if (!column.number || known.length < 2) return;
+    if (known.every((v) => v === known[0])) return; // nothing to see
     let low = Infinity, high = -Infinity;
     for (const v of known) { if (v < low) low = v; if (v > high) high = v; }
     const canvas = create("canvas");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${column.name}: ${known.length} pairs from ${low} to ${high}; the table has the values`);
-    const range = create("span", { textContent: `${+low.toPrecision(3)} – ${+high.toPrecision(3)} ${column.unit}` });
+    const range = create("span", { textContent: `${brief(low)} to ${brief(high)} ${column.unit}` });
     $("strips").append(create("figure", { title: column.text }, create("figcaption", {}, label(column), range), canvas));
     const plot = { column, canvas, values, low, high: high > low ? high : low + 1 };
     plots.push(plot);
@@ -217,8 +222,9 @@ function strips() {
       for (let i = plot.values.length - 1; i >= 0; i--) { // the doubtful come first in the data, and so on top
         if (typeof plot.values[i] !== "number" || chosen.has(i) !== inside) continue;
         const [x, y] = place(plot, i, width, height);
-        pen.fillStyle = colours[data.rows[i][at.state]];
-        pen.fillRect(x - size / 2, y - size / 2, size, size);
+        const state = data.rows[i][at.state], wide = state === "fail" || state === "failed" ? size * 1.6 : size; // not by colour alone
+        pen.fillStyle = colours[state];
+        pen.fillRect(x - wide / 2, y - wide / 2, wide, wide);
       }
     }
   }
@@ -278,14 +284,23 @@ $("search").addEventListener("input", (event) => { clearTimeout(waiting); waitin
 function view(pictures) {
   $("gallery").hidden = !pictures; $("frame").hidden = pictures;
   $("as-pictures").setAttribute("aria-pressed", pictures); $("as-table").setAttribute("aria-pressed", !pictures);
-  draw(); cards();
+  choose();
 }
 $("as-pictures").addEventListener("click", () => view(true));
 $("as-table").addEventListener("click", () => view(false));
 $("frame").addEventListener("scroll", draw, { passive: true });
 new IntersectionObserver((seen) => { if (seen[0].isIntersecting && !$("gallery").hidden) further(BATCH); }, { rootMargin: "800px" }).observe($("more"));
+// paper has no scrolling: the first rows as they are sorted and filtered, in the colours of a light page
+function print(on) {
+  paper = on;
+  document.documentElement.classList.toggle("paper", on);
+  $("on-paper").textContent = on && shown.order.length > ON_PAPER && !$("frame").hidden ? `The first ${ON_PAPER} of ${shown.order.length} pairs.` : "";
+  draw(); strips();
+}
+addEventListener("beforeprint", () => print(true));
+addEventListener("afterprint", () => print(false));
 addEventListener("resize", () => { strips(); draw(); });
 $("save").addEventListener("click", save);
 $("forget").addEventListener("click", () => { for (const name of Object.keys(own)) delete own[name]; keep(); count(); choose(); });
 head(); makeStrips(); count();
-view(false); choose();
+view(false);
