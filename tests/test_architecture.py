@@ -53,6 +53,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "info",
+    "completion",
 ]
 HEAVY = ["torch", "nibabel", "matplotlib", "scipy", "accelerate", "safetensors", "dask", "distributed"]
 

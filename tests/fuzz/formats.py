@@ -12,6 +12,7 @@ import numpy as np
 from fuzz import mutations as m
 
 SHAPE = (6, 5, 4)  # of the examples
+_ODD = (float("nan"), float("inf"), -3.4e38, 1e30, 9e5, -9e5, 1e-42)
 _TRANSFORMS = ("CompositeTransform", "DisplacementFieldTransform", "AffineTransform", "Euler3DTransform", "Odd")
 
 
@@ -33,6 +34,26 @@ _fields_of_nifti = m.fields(_layout(), 352)
 def nifti(data: bytes, rng: Random) -> bytes:
     """Fields of its header, or bytes anywhere."""
     return (_fields_of_nifti if rng.random() < 0.7 else m.whatever)(data, rng)
+
+
+def wild_field(data: bytes, rng: Random) -> bytes:
+    """A field whose displacements are of any size, or whose voxels are, or lie anywhere; or as `nifti`."""
+    if rng.random() < 0.4:
+        return nifti(data, rng)
+    image = nib.Nifti1Image.from_bytes(data)
+    values, affine = np.asarray(image.dataobj, np.float32), image.affine.copy()
+    with np.errstate(all="ignore"):
+        for _ in range(rng.choice((1, 1, 2))):
+            kind = rng.randrange(4)
+            if kind == 0:
+                values = (values * np.float32(10.0 ** rng.uniform(-40, 38))).astype(np.float32)
+            elif kind == 1:
+                affine[:3, :3] *= 10.0 ** rng.uniform(-9, 9)
+            elif kind == 2:
+                affine[:3, 3] += 10.0 ** rng.uniform(-3, 12) * rng.choice((-1, 1))
+            else:
+                values[tuple(rng.randrange(n) for n in values.shape)] = np.float32(rng.choice(_ODD))
+        return nib.Nifti1Image(values, affine, image.header).to_bytes()
 
 
 def numbers_first(data: bytes, rng: Random) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from deformgan.models.load import load_model
 from deformgan.networks import build
 from deformgan.output.report.rebuild import read_record
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.chain import chained, single
 from deformgan.transforms.formats import exchange
 from deformgan.transforms.transform import Transform, load_transform
 from deformgan.workshop.datasets.decathlon import read_decathlon
@@ -90,6 +92,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "nifti": Kind(20, images, formats.nifti, _read_image),
         "gzip": Kind(20, [(f"{name}.gz", data) for name, data in images], m.gzipped(formats.nifti), _read_image),
         "field": Kind(8, list(_fields(folder)), formats.nifti, _read_transform),
+        "chain": Kind(6, [*_fields(folder)][:1], formats.wild_field, _read_chain),
+        "name": Kind(3, _long_names(folder), m.whatever, _read_named),
         "other-image": Kind(8, list(_other_images(folder)), binary, _read_other),
         "mgz": Kind(
             8,
@@ -147,6 +151,13 @@ def _fields(folder: Path) -> Iterator[tuple[str, bytes]]:
         path = folder / "field.nii"
         transform.save(path, onto=GRID, moving=GRID, file_format=file_format)
         yield "field.nii", path.read_bytes()
+
+
+def _long_names(folder: Path) -> list[tuple[str, bytes]]:
+    images = [data for _, data in _images(folder)][:2]
+    return [
+        ("some.bin", data) for data in (*images, _tables()[0][1], *(data for _, data in _saved(folder, "affine.txt")))
+    ]
 
 
 def _saved(folder: Path, *names: str) -> Iterator[tuple[str, bytes]]:
@@ -236,6 +247,42 @@ def _read_other(path: Path, rng: Random) -> Any:
 def _read_transform(path: Path, rng: Random) -> Transform:
     file_format = rng.choice((None, None, "fsl")) if path.name.endswith(".nii") else None
     return load_transform(path, fixed=GRID, moving=GRID, file_format=file_format)
+
+
+def _read_chain(path: Path, rng: Random) -> np.ndarray:
+    """Two or three maps in a row, some the other way round: points, an image, and one map of them all."""
+    odd, plain = load_transform(path), Transform(LINEAR, _field(), GRID)
+    maps = [odd.inverse() if rng.random() < 0.3 else odd, *([plain] * rng.choice((1, 1, 2)))]
+    rng.shuffle(maps)
+    whole = chained(maps)
+    task = rng.randrange(4)
+    if task == 0:
+        return whole.map_points(GRID.to_world(np.array([[0.0, 0, 0], [2, 2, 1]])))
+    if task == 1:
+        return whole.apply(Image(_anatomy("float32"), GRID), GRID).data
+    if task == 2:
+        sound(single(whole))
+        return single(whole).displacement(GRID)
+    exchange.write(path.with_name("chain.h5"), whole)
+    again = load_transform(path.with_name("chain.h5"))
+    return again.map_points(GRID.to_world(np.zeros((1, 3))))
+
+
+def _read_named(path: Path, rng: Random) -> Any:
+    """A file whose name is long, odd, or both, for the readers that go by names."""
+    readers: tuple[Callable[[Path], Any], ...] = (load_image, load_labels, load_transform, load_grid, read_points)
+    name = "".join(
+        rng.choice("aZ9 .-_,;[]%é\u200b\n'\"$") for _ in range(rng.choice((1, 30, 120, 180, 255, 260, 5000)))
+    )
+    ending = rng.choice((".nii", ".nii.gz", ".mat", ".txt", ".h5", ".csv", ".lta", ".mgz", ".nrrd", "", ",inverse"))
+    odd = path.with_name(f"{name.strip('.') or 'x'}{ending}")
+    with suppress(OSError, ValueError):  # where the system has no such name it is not there
+        odd.write_bytes(path.read_bytes())
+    try:
+        return rng.choice(readers)(odd)
+    finally:
+        with suppress(OSError, ValueError):
+            odd.unlink(missing_ok=True)
 
 
 def _read_table(path: Path, rng: Random) -> Any:

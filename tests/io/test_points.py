@@ -33,7 +33,7 @@ def test_bare_positions_round_trip(tmp_path: Path) -> None:
     [
         ("", "no columns"),
         ("a,b,c\n1,2,3\n", "no columns"),
-        ("x,y,z,x\n1,2,3,4\n", "no columns"),
+        ("x,y,z,x\n1,2,3,4\n", "two columns x"),
         ("x,y,z\n", "no points"),
         ("x,y,z\n1,2,3\n1,2\n", "line 3"),
         ("x,y,z\n1,two,3\n", "line 2"),

@@ -367,6 +367,14 @@ def test_two_fields_far_apart_are_refused_before_memory_is_taken() -> None:
     assert np.allclose(chained([one, two]).map_points(np.ones((1, 3))), 1)  # kept apart they take none
 
 
+def test_two_small_fields_never_make_a_huge_one() -> None:
+    fine, coarse = Grid.centred((4, 4, 4), 1.0, np.zeros(3)), Grid.centred((40, 40, 40), 10.0, np.zeros(3))
+    one, two = (Transform(np.eye(4), np.zeros((*grid.shape, 3), np.float32), grid) for grid in (fine, coarse))
+    with pytest.raises(InputError, match="they themselves have"):
+        two @ one
+    assert (one @ two).disp_mm is not None
+
+
 def _chain() -> tuple[list[Transform], Chain]:
     maps = [_transform(seed, 1.5, _affine(seed, 0.05)) for seed in (21, 22, 23)]
     chain = chained(maps)

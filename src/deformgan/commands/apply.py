@@ -73,6 +73,8 @@ class Apply:
         console.result("\n".join(f"{one['out']}: {one['how']}" for one in done), success({"outputs": done}))
 
     def _pairs(self) -> list[tuple[Path, Path]]:
+        from deformgan.io.points import require_csv
+
         if not self.files or len(self.files) % 2:
             raise UsageError(f"{len(self.files)} files are not pairs", "give IN OUT [IN OUT ...]")
         if not self.transform:
@@ -82,6 +84,7 @@ class Apply:
         if len(set(targets)) < len(targets):
             raise UsageError("two outputs have the same name", "give every input an output of its own")
         for source, target in pairs:
+            require_csv(source)
             if is_points(source) != is_points(target) or not target.name.endswith((".nii", ".nii.gz", ".csv")):
                 raise UsageError(f"{target} does not fit {source}", "images go to .nii or .nii.gz, points to .csv")
             if not is_points(source) and self.reference is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
@@ -18,7 +18,10 @@ from deformgan.transforms.formats import bids
 if TYPE_CHECKING:
     from deformgan.spatial.grid import Grid
 
-Name = Annotated[FileFormat | None, tyro.conf.arg(help_behavior_hint="(default: by the file)")]
+Name = Annotated[
+    FileFormat | None,
+    tyro.conf.arg(metavar=f"{{{','.join(get_args(FileFormat))}}}", help_behavior_hint="(default: by the file)"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from deformgan.commands.options import Json, Messages
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Show versions, devices and the shipped weights with their checksums."""
+    """Show versions, devices, limits, and the shipped weights: contrasts, checksums, model cards."""
 
     schema: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Show the JSON Schema of registration.json instead."""
@@ -30,18 +30,38 @@ class Info:
             return
         import torch
 
-        from deformgan.models.load import load_model, shipped_models
+        from deformgan.models.load import card_of, load_model, shipped_models
         from deformgan.output.provenance import environment
         from deformgan.spatial.native import is_available
+        from deformgan.spatial.native.cgroups import memory_bytes
+        from deformgan.spatial.native.threads import available_cpus
 
         devices = {
             "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             "cpu_threads": torch.get_num_threads(),
             "native_kernels": is_available(),
         }
-        weights = {name: load_model(name).sha256 for name in shipped_models()}
-        record: dict[str, Any] = {"environment": environment(), "devices": devices, "weights": weights}
+        memory = memory_bytes()
+        limits = {
+            "cpus": available_cpus(),
+            "memory_gib": None if memory is None else round(memory / 2**30, 1),
+        }
+        models = {name: load_model(name) for name in shipped_models()}
+        record: dict[str, Any] = {
+            "environment": environment(),
+            "devices": devices,
+            "limits": limits,  # of the machine, or of the container or job that this process is in
+            "weights": {name: model.sha256 for name, model in models.items()},
+            "contrasts": {name: _contrasts(model.config) for name, model in models.items()},
+            "model_cards": {name: str(card_of(name)) for name in models},
+        }
         console.result(_text(record), success(record))
+
+
+def _contrasts(config: dict[str, Any]) -> list[str]:
+    """Those that the weights were taught, the most frequent first."""
+    shares = config.get("training", {}).get("data", {}).get("contrasts", {})
+    return sorted(shares, key=lambda name: -shares[name])
 
 
 def _text(record: dict[str, Any]) -> str:

@@ -24,8 +24,8 @@ import tyro
 
 from deformgan import __version__
 from deformgan.commands.apply import Apply
-from deformgan.commands.arguments import renewed
 from deformgan.commands.cohort import Cohort, CohortMerge, CohortStatus
+from deformgan.commands.completion import Completion
 from deformgan.commands.console import Console, UnansweredError
 from deformgan.commands.convert import Convert
 from deformgan.commands.demo import Demo
@@ -67,7 +67,9 @@ COMMANDS = {
     "evaluate": Evaluate,
     "export": Export,
     "info": Info,
+    "completion": Completion,
 }
+_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 # words after a command that make it another one
 NESTED = {("cohort", "status"): CohortStatus, ("cohort", "merge"): CohortMerge}
 Command = (
@@ -84,6 +86,7 @@ Command = (
     | Evaluate
     | Export
     | Info
+    | Completion
 )
 
 
@@ -216,7 +219,6 @@ def _parse(arguments: list[str], console: Console) -> Command | None:
     Raises:
         UsageError: In one line what is wrong.
     """
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
     nested = NESTED.get(tuple(arguments[:2]))  # type: ignore[arg-type]
     if nested:
         kind, rest, prog = nested, arguments[2:], f"deformgan {' '.join(arguments[:2])}"
@@ -225,25 +227,33 @@ def _parse(arguments: list[str], console: Console) -> Command | None:
     elif not arguments[0].startswith("-"):
         raise unknown_command(arguments[0], COMMANDS)
     else:  # help about all of them: one line each
-        brief = {name: (one.__doc__ or "").split("\n")[0] for name, one in COMMANDS.items()}
-        every = [Annotated[one, tyro.conf.subcommand(name, description=brief[name])] for name, one in COMMANDS.items()]
-        kind, rest, prog = cast(Any, Union[*every]), arguments, "deformgan"
-    if isinstance(kind, type):
-        console.command = kind
-        rest, notes = renewed(rest, kind)
-        for note in () if {"-q", "--quiet"} & set(rest) else notes:
-            console.note(note)
+        kind, rest, prog = _every(), arguments, "deformgan"
     help_text, said = StringIO(), StringIO()
     try:
         with redirect_stdout(help_text), redirect_stderr(said):
             whole = DESCRIPTION if prog == "deformgan" else None
-            return tyro.cli(kind, args=rest, prog=prog, description=whole, config=config)
+            return tyro.cli(kind, args=rest, prog=prog, description=whole, config=_CONFIG)
     except SystemExit as stop:
         if stop.code in (0, None):
             console.as_json = False
             console.result(help_text.getvalue().rstrip(), {})
             return None
         raise usage_error(said.getvalue() + help_text.getvalue(), prog) from stop
+
+
+def _every() -> Any:
+    """All commands, each with the first line of what it says of itself."""
+    brief = {name: (one.__doc__ or "").split("\n")[0] for name, one in COMMANDS.items()}
+    every = [Annotated[one, tyro.conf.subcommand(name, description=brief[name])] for name, one in COMMANDS.items()]
+    return cast(Any, Union[*every])
+
+
+def completion_script(shell: str) -> str:
+    """What makes ``bash``, ``zsh`` or ``fish`` complete commands and options: the parser's own."""
+    script = StringIO()
+    with redirect_stdout(script), suppress(SystemExit):
+        tyro.cli(_every(), args=["--tyro-write-completion", shell, "-"], prog="deformgan", config=_CONFIG)
+    return script.getvalue()
 
 
 def _report_bug(console: Console, error: Exception) -> int:

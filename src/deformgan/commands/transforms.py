@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from deformgan.errors import UsageError
 
 if TYPE_CHECKING:
     from deformgan.spatial.grid import Grid
@@ -34,6 +37,9 @@ def load(
     from deformgan.transforms.formats import exchange
     from deformgan.transforms.transform import load_transform
 
+    if found := re.fullmatch(r"\[\s*(.+?)\s*,\s*([01])\s*\]", name):
+        here = f"{found[1]}{INVERSE if found[2] == '1' else ''}"
+        raise UsageError(f"{name} is how ANTs writes a transform and its direction", f"here that is {here}")
     path, inverted = name.removesuffix(INVERSE), name.endswith(INVERSE)
     other = {"fixed": "moving", "moving": "fixed"}
     # the file's own fixed image is on the other side of the map that is asked for

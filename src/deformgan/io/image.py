@@ -248,7 +248,10 @@ def _require_real_3d(shape: tuple[int, ...], dtype: np.dtype, name: str) -> int:
     while axes > 3 and shape[axes - 1] == 1:
         axes -= 1
     if axes > 3:
-        raise InputError(f"{name} is {axes}-D {shape}, not 3-D", "extract one volume, for example its first")
+        first = f"nib.load('{name}').slicer[..., {', '.join('0' * (axes - 3))}].to_filename('volume.nii.gz')"
+        raise InputError(
+            f"{name} is {axes}-D {shape}, not 3-D", f'take one volume out: python -c "import nibabel as nib; {first}"'
+        )
     if axes < 3 or min(shape[:3]) < 2:
         raise InputError(f"{name} is not 3-D: its shape is {shape}", "give a volume of several slices")
     return axes

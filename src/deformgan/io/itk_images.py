@@ -22,7 +22,7 @@ _LPS = np.diag([-1.0, -1.0, 1.0])
 
 def is_itk_format(path: Path) -> bool:
     """Whether a file's name, or what lies in a folder, is for SimpleITK to read."""
-    return path.name.lower().endswith(ENDINGS) or (path.is_dir() and _holds_dicom(path))
+    return path.name.lower().endswith(ENDINGS) or (os.path.isdir(path) and _holds_dicom(path))
 
 
 def _holds_dicom(folder: Path) -> bool:
@@ -65,11 +65,11 @@ def read_itk_geometry(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
 def _reader(path: Path) -> tuple[Any, Any]:
     """A reader that knows what it is going to read, its size checked; and the module."""
     sitk = _simpleitk(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist", "check the path")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             return _series(path, sitk), sitk
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
@@ -121,7 +121,7 @@ def _simpleitk(path: Path) -> Any:
     try:
         import SimpleITK as sitk  # noqa: N813 — as everybody writes it
     except ImportError as error:
-        kind = "a folder of DICOM files" if path.is_dir() else f"a {path.suffix} image"
+        kind = "a folder of DICOM files" if os.path.isdir(path) else f"a {path.suffix} image"
         hint = "pip install 'deformgan[itk]', or convert it to .nii.gz"
         raise UsageError(f"{path} is {kind}, which needs SimpleITK", hint) from error
     return sitk

@@ -6,6 +6,7 @@ Fewer formats than nibabel knows: it reads what a MINC file claims before anybod
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ _SCALED_BYTES = 8  # what a voxel takes once nibabel has scaled it
 
 def is_nibabel_format(path: Path) -> bool:
     """Whether a file is there and goes by its name to `open_nibabel`."""
-    return path.exists() and path.name.endswith(_ENDINGS)
+    return path.name.endswith(_ENDINGS) and os.path.exists(path)
 
 
 def open_nibabel(path: Path) -> Any:

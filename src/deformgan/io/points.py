@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deformgan.io.untrusted import read_small
 AXES = ("x", "y", "z")
 _MOST_BYTES = 64 << 20
 _MOST_MM = 1e6  # from the origin: a kilometre
+_SLICERS = (".fcsv", ".mrk.json", ".json")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class Points:
                 writer.writerow(row)
 
 
+def require_csv(path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` where the name is that of Slicer's points, which may be LPS."""
+    if str(path).lower().endswith(_SLICERS):
+        hint = "write a CSV with columns x, y, z in world mm, RAS+; of LPS, as Slicer saves them, x and y change sign"
+        raise InputError(f"{path} holds points as Slicer keeps them, which are not read", hint)
+
+
 def read_points(path: str | os.PathLike[str]) -> Points:
     """Read a CSV with a header line that names x, y and z (in any case and order).
 
@@ -60,6 +69,7 @@ def read_points(path: str | os.PathLike[str]) -> Points:
         InputError: No such file, longer than 64 MiB, no such columns, no points, or a cell that is not a finite number
             or lies beyond a kilometre.
     """
+    require_csv(path)
     try:
         text = read_small(path, _MOST_BYTES).decode("utf-8-sig")
         table = [tuple(cell.strip() for cell in row) for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
@@ -70,11 +80,16 @@ def read_points(path: str | os.PathLike[str]) -> Points:
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {error}", "give a text file with columns x, y, z") from error
     header = tuple(name.lower() if name.lower() in AXES else name for name in (table[0] if table else ()))
-    if any(header.count(axis) != 1 for axis in AXES):
+    if twice := [axis for axis in AXES if header.count(axis) > 1]:
+        raise InputError(f"{path} has two columns {twice[0]}", "name each of x, y and z once in the first line")
+    if any(axis not in header for axis in AXES):
         raise InputError(f"{path} has no columns x, y and z", "name them in its first line; world mm, RAS+")
     rows = tuple(table[1:])
     if not rows:
         raise InputError(f"{path} holds no points", "give at least one line below the header")
+    if "t" in header:
+        what = f"{path} has a column t, as ANTs' points have, which are LPS; here x and y are taken as RAS+"
+        warnings.warn(f"{what}: change their signs if these points are ANTs'", stacklevel=2)
     return Points(
         np.array([_position(path, n, header, row) for n, row in enumerate(rows, 2)]), header, rows, os.fspath(path)
     )

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from deformgan.errors import InputError
+from deformgan.spatial.native.cgroups import memory_bytes
 
 MAX_VOXELS = 2**31
 MAX_BYTES = 2**34  # of one file's voxels
@@ -144,10 +145,10 @@ def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
             ``ValueError`` or ``OverflowError`` left it.
     """
     path = Path(path)
-    if not path.exists():
-        what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+    if not os.path.exists(path):  # which, unlike pathlib, says so of names that no system has
+        what = "is a link that leads nowhere" if os.path.islink(path) else "does not exist"
         raise InputError(f"{path} {what}", "check the path")
-    if path.is_dir():
+    if os.path.isdir(path):
         dicom = any(name.lower().endswith((".dcm", ".ima")) for name in os.listdir(path))
         hint = _DICOM_HINT if dicom else "name a .nii or .nii.gz file"
         raise InputError(f"{path} is a folder{' of DICOM files' if dicom else ''}, not an image", hint)
@@ -207,10 +208,8 @@ def _header_of_whole(path: Path, stream: Any, most_bytes: int) -> Any:
 
 
 def require_memory(path: str | Path, size: int) -> None:
-    """Raise `InputError` where ``size`` bytes are more than `MAX_BYTES` or than this machine's memory."""
-    most = MAX_BYTES
-    if hasattr(os, "sysconf"):
-        most = min(most, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    """Raise `InputError` where ``size`` bytes are more than `MAX_BYTES` or than this process may take."""
+    most = min(MAX_BYTES, memory_bytes() or MAX_BYTES)
     if size > most:
         what = f"{path} would take {size / 2**30:.1f} GiB of memory, more than the {most / 2**30:.1f} it may"
         raise InputError(what, "give a smaller image, or check that its header is sound")

@@ -111,6 +111,11 @@ def shipped_models() -> list[str]:
     return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_WEIGHTS}"))
 
 
+def card_of(name: str) -> Path:
+    """The model card of shipped weights: what they were taught, and on whom."""
+    return Path(str(_SHIPPED / name / "MODEL_CARD.md"))
+
+
 def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
     """Load T by the name of shipped weights or the path of a folder with ``config.json`` and ``model.safetensors``.
 

@@ -98,7 +98,7 @@ def require_overlap(fixed: Image, moving: Image) -> None:
         apart = np.linalg.norm(fixed.grid.centre_mm - moving.grid.centre_mm)
         raise InputError(
             f"{fixed.name} and {moving.name} do not overlap in world space: their centres are {apart:.0f} mm apart",
-            "check their headers, or centre both on the same origin first",
+            "use --transform joint (transform= in Python), which searches wherever they lie, or check their headers",
         )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from deformgan.errors import UsageError
+from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image, load_exact, load_grid, load_image, load_labels
 from deformgan.spatial import blockwise
 from deformgan.spatial.grid import Grid
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from deformgan.io.image import ImageLike
 
 _INTERPOLATIONS = ("linear", "nearest", "cubic")
+_MOST_TOGETHER, _TIMES_TOGETHER = 1 << 24, 32  # voxels of the grid that two fields are put on
 _PROBES = 12  # along an axis, to see where a map goes
 
 
@@ -102,3 +104,13 @@ def grid_of(onto: Grid | ImageLike) -> Grid:
     if hasattr(onto, "affine") and hasattr(onto, "shape"):  # nibabel's, whose voxels need not be read
         return Grid(tuple(onto.shape[:3]), onto.affine)  # type: ignore[arg-type]
     return load_exact(onto).grid
+
+
+def require_near(grid: Grid, *parts: Grid | None) -> None:
+    """Raise `InputError` where one grid for two fields would be of another order of size than theirs together."""
+    own = sum(prod(one.shape) for one in parts if one is not None)
+    if prod(grid.shape) > max(_MOST_TOGETHER, _TIMES_TOGETHER * own):
+        raise InputError(
+            f"one grid for both fields would have {prod(grid.shape):.2g} voxels, they themselves have {own:.2g}",
+            "they lie far apart or differ much in voxel size: keep both, in apply or in an .h5 file",
+        )

@@ -26,7 +26,7 @@ from deformgan.spatial.scattered import follow, interpolate
 from deformgan.spatial.vectors import mm_to_vox, rotated, vox_to_mm
 from deformgan.transforms.formats import exchange
 from deformgan.transforms.formats.itk_h5 import Part
-from deformgan.transforms.mapping import Mapping
+from deformgan.transforms.mapping import Mapping, require_near
 
 if TYPE_CHECKING:
     from deformgan.transforms.chain import Chain
@@ -195,6 +195,7 @@ class Transform(Mapping):
         reach = self.grid.moved_by(np.linalg.inv(inner.affine))
         grid = reach if inner.grid is None else inner.grid.covering(reach, _FINEST)
         require_memory("the two fields on one grid", _BYTES * prod(grid.shape))
+        require_near(grid, self.grid, inner.grid)
         outer = rotated(self.disp_mm, np.linalg.inv(inner.affine[:3, :3]))
         disp = np.empty((*grid.shape, 3), np.float32, order="F")
         transposed = torch.from_numpy(disp.T)

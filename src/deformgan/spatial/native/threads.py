@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from deformgan.spatial.native.cgroups import MEMBERSHIP, ROOT, folders
+
 _SMALL = 1 << 15  # numbers below which waking another thread costs more than it gains
 _SHORTEST = 0.2  # seconds over which others' use of the cores can be told
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def native_threads(size: int) -> int:
@@ -28,25 +29,13 @@ def native_threads(size: int) -> int:
 def available_cpus() -> int:
     """Cores this process may use: those it may run on, or fewer where a control group (a container) has a quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(_CGROUPS, Path("/proc/self/cgroup"))
+    quota = _quota(ROOT, MEMBERSHIP)
     return cores if quota is None else max(1, min(cores, math.ceil(quota - 0.25)))
 
 
 def _quota(root: Path, membership: Path) -> float | None:
     """The least number of cores that a control group of this process, or one above it, allows; None without a limit."""
-    try:
-        lines = [line.split(":", 2) for line in membership.read_text(encoding="ascii").splitlines()]
-    except (OSError, ValueError):
-        return None
-    found = []
-    for _, controllers, path in (line for line in lines if len(line) == 3):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        own = root / controllers / path.strip("/")
-        # in a container the path may be the host's, and only the root is there
-        for folder in {root / controllers, root, own, *own.parents}:
-            if folder.is_relative_to(root):
-                found.append(_limit_in(folder))
+    found = [_limit_in(folder) for folder in folders("cpu", root, membership)]
     return min((limit for limit in found if limit), default=None)
 
 

@@ -240,7 +240,10 @@ def target(path: str | Path, file_format: str | None = None) -> str:
         raise UsageError(f"cannot write {path}: .m3z is not written", hint)
     if ending == ".mat" and file_format is None:
         if not name.endswith("genericaffine.mat"):
-            raise UsageError(f"cannot write {path}: ANTs and FLIRT both use .mat", "say which: itk or fsl")
+            raise UsageError(
+                f"cannot write {path}: ANTs and FLIRT both use .mat",
+                "say which: --to-format itk or --to-format fsl (file_format= in Python)",
+            )
         file_format = "itk"
     kinds = _WRITTEN[ending]
     if file_format not in kinds:
