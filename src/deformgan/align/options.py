@@ -24,8 +24,8 @@ class Options:
 
     # a new option is a line here and one in the record's schema
 
-    transform: TransformKind = "deform"
-    """deform starts where headers, or else the contents' centres, place the images; joint searches all rotations for an affine map first; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
+    transform: TransformKind = "joint"
+    """joint finds an affine map first, from any orientation, and keeps the headers where these are as good; deform starts where headers, or else the contents' centres, place the images; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
     refine_steps: Annotated[int, tyro.conf.arg(metavar="N")] = DEFAULT_STEPS
     """Optimisation steps after the network, 0 for none."""
     smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0

@@ -6,7 +6,7 @@ headers of unrelated scans can be anywhere, and centres then bring the contents 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from deformgan.spatial.grid import Grid
 from deformgan.spatial.resample import normalising
 
 _APART_MM = 3.0  # between the voxels that are compared
-_SMALL_LITRES = 0.15  # of content, below which they lie closer, in proportion
+_SMALL_LITRES = 0.15  # of content, below which it is no adult's: lengths are then in proportion to one of
+_ADULT_LITRES = 1.2
 _COVERAGE = 0.5  # share of the centred pair's common region that the headers must leave in common
 _TRUST = 0.97  # share of the centred pair's agreement that suffices for the headers: they come from the scanner
 _WHITE = 0.998  # quantile of the foreground that becomes 1, as in conform
@@ -34,26 +35,27 @@ class Subsampled:
         values: (D, H, W) float32 in [0, 1], 0 outside the foreground.
         mask: (D, H, W) bool, the foreground.
         grid: Where these voxels lie.
-        lesion: (D, H, W) bool, where there is nothing to compare, or None.
+        excluded: (D, H, W) bool, where there is nothing to compare, or None.
     """
 
     values: Tensor
     mask: Tensor
     grid: Grid
-    lesion: Tensor | None = None
+    excluded: Tensor | None = None
 
 
-def subsample(image: Image, mask: np.ndarray, background_value: float, lesion: Image | None = None) -> Subsampled:
+def subsample(
+    image: Image, mask: np.ndarray, background_value: float, excluded: np.ndarray | None = None
+) -> Subsampled:
     """Voxels about 3 mm apart, for a quick comparison.
 
     Args:
         image: Any orientation, spacing and size.
         mask: (D, H, W) bool, its foreground.
         background_value: The value that becomes 0.
-        lesion: On the image's grid, not 0 where there is nothing to compare.
+        excluded: (D, H, W) bool, where there is nothing to compare.
     """
-    litres = float(np.count_nonzero(mask)) * float(image.grid.spacing.prod()) / 1e6
-    apart = _APART_MM * min(1.0, (litres / _SMALL_LITRES) ** (1 / 3))
+    apart = _APART_MM * _size(float(np.count_nonzero(mask)) * float(image.grid.spacing.prod()))
     steps = [max(1, round(apart / spacing)) for spacing in image.grid.spacing]
     every = tuple(slice(None, None, step) for step in steps)
     inside = np.ascontiguousarray(mask[every])
@@ -61,7 +63,7 @@ def subsample(image: Image, mask: np.ndarray, background_value: float, lesion: I
     white = np.quantile(values[inside], _WHITE) if inside.any() else 0.0
     values = np.clip(values / max(white, np.finfo(np.float32).tiny), 0, 1)
     grid = Grid(inside.shape, image.grid.affine @ np.diag([*steps, 1]))
-    marked = None if lesion is None else torch.from_numpy(np.ascontiguousarray(lesion.data[every] != 0))
+    marked = None if excluded is None else torch.from_numpy(np.ascontiguousarray(excluded[every]))
     return Subsampled(
         torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(inside), grid, marked
     )
@@ -69,8 +71,39 @@ def subsample(image: Image, mask: np.ndarray, background_value: float, lesion: I
 
 def subsampled_pair(fixed: Scan, moving: Scan) -> tuple[Subsampled, Subsampled, tuple[np.ndarray, np.ndarray]]:
     """Both images subsampled, and their contents' centres in world mm (RAS+), (3,) each."""
-    one, other = (subsample(s.image, s.content.mask, s.content.background_value, s.lesion) for s in (fixed, moving))
+    one, other = (subsample(s.image, s.content.mask, s.content.background_value, _excluded(s)) for s in (fixed, moving))
     return one, other, (fixed.content.centre_mm(fixed.image.grid), moving.content.centre_mm(moving.image.grid))
+
+
+def adult_sized(
+    fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray]
+) -> tuple[tuple[Subsampled, Subsampled, tuple[np.ndarray, np.ndarray]], float]:
+    """A pair of small brains enlarged about the world's origin, and its size before: 1 for an adult's.
+
+    A 4×4 map found between the enlarged images has a shift that is too long by the inverse of that size.
+    """
+    litres = [float(t.mask.sum()) * abs(np.linalg.det(t.grid.affine[:3, :3])) for t in (fixed, moving)]
+    size = _size(max(litres))
+    enlarged = np.diag([1 / size] * 3 + [1.0])
+    one, other = (replace(t, grid=t.grid.moved_by(enlarged)) for t in (fixed, moving))
+    return (one, other, (centres_mm[0] / size, centres_mm[1] / size)), size
+
+
+def _size(volume_mm3: float) -> float:
+    """Of a brain of that volume, an adult's being 1; anything that may be a part of one counts as an adult's."""
+    litres = volume_mm3 / 1e6
+    return 1.0 if litres >= _SMALL_LITRES else (litres / _ADULT_LITRES) ** (1 / 3)
+
+
+def _excluded(scan: Scan) -> np.ndarray | None:
+    """The lesion, and the padding beyond planes that the content was cut along, (D, H, W) bool; None for neither."""
+    grid = scan.image.grid
+    seen = scan.content.field_of_view(grid).on(grid, grid)
+    lesion = None if scan.lesion is None else scan.lesion.data != 0
+    if seen is None:
+        return lesion
+    unseen = seen[0, 0].numpy() == 0
+    return unseen if lesion is None else unseen | lesion
 
 
 def headers_win(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> bool:
@@ -98,5 +131,12 @@ def _similarity(fixed: Subsampled, moving: Subsampled, shift_mm: np.ndarray) -> 
     index = torch.nonzero(fixed.mask).double()
     at = (index @ torch.from_numpy(matrix[:, :3].T.copy()) + torch.from_numpy(matrix[:, 3].copy())).float()
     inside = (at.abs() <= 1).all(1)
+    if moving.excluded is not None:
+        inside &= (
+            F.grid_sample(moving.excluded.float()[None, None], at[None, None, None], "nearest", align_corners=False)[
+                0, 0, 0, 0
+            ]
+            == 0
+        )
     moved = F.grid_sample(moving.values[None, None], at[None, None, None], align_corners=False)[0, 0, 0, 0]
     return normalised_mutual_information(fixed.values[fixed.mask], moved, inside), int(inside.sum())

@@ -1,7 +1,8 @@
 """The linear map that brings two images together, from anywhere: wrong orientations, large rotations, far headers.
 
-Rotations all over SO(3) are scored at low resolution, the best are improved, fewer and fewer (successive halving) while
-resolution and degrees of freedom rise, and the last few are compared where left and right, front and back differ.
+The headers' place and the centres' are improved first: a result that clearly beats every other orientation is it.
+Else rotations all over SO(3) are scored at low resolution, the best are improved, fewer and fewer (successive halving)
+while resolution and degrees of freedom rise, and the last few are compared where left and right, front and back differ.
 The map never mirrors: a header that does shows one hemisphere as the other, and nothing in a single brain tells.
 """
 
@@ -24,6 +25,8 @@ _NEW = 0.05  # difference from them that makes it worth a trial
 _OFFSETS_MM = (-40.0, -20.0, 20.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
 _SCREEN = (8.0, 400)  # mm apart and points, when all starts are scored
 _PARTIAL = 1.35  # ratio of the foregrounds' volumes, at a scale, that says so
+_ELSEWHERE = 40.0  # degrees from the headers' orientation, from which on a rotation is another one
+_CLEARLY = 1.15  # times the best score of those that the improved headers' or centres' place needs to be believed
 _SAME_MM = 4.0  # between candidates that are one
 _CHUNK = 200_000  # samples at once, so that they stay in the cache
 
@@ -70,19 +73,39 @@ def search(
     Returns:
         4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` in the last round, in [0, 1].
     """
-    all_rotations, theta = _starts(fixed, moving, centres_mm, rigid)
+    rotations, theta = _starts(fixed, moving, centres_mm, rigid)
     if near:
-        all_rotations, theta = all_rotations[:1], theta[:1]
-    score = _scored(make_level(fixed, moving, *_SCREEN, centres_mm), all_rotations, theta)
+        return _pursued(fixed, moving, centres_mm, rotations[:1], theta[:1], rigid, rounds)
+    screen = make_level(fixed, moving, *_SCREEN, centres_mm)
+    found, score = _pursued(fixed, moving, centres_mm, rotations[:2], theta[:2], rigid, rounds)
+    scores = _scored(screen, rotations, theta)
+    elsewhere = scores[_angles(rotations) > _ELSEWHERE]
+    if float(nmi_score(screen, _centred(found, centres_mm))[0]) >= _CLEARLY * float(elsewhere.amax()):
+        return found, score
     # the headers and the centres come first, and always go on
-    score[:2] += 1
+    scores[:2] += 1
+    return _pursued(fixed, moving, centres_mm, rotations, theta, rigid, rounds, scores)
+
+
+def _pursued(
+    fixed: Subsampled,
+    moving: Subsampled,
+    centres_mm: tuple[np.ndarray, np.ndarray],
+    rotations: Tensor,
+    theta: Tensor,
+    rigid: bool,
+    rounds: tuple[Round, ...],
+    score: Tensor | None = None,
+) -> tuple[np.ndarray, float]:
+    """The best of some starts after all rounds, as `search` returns it; all go on where there are no scores."""
+    score = torch.zeros(len(rotations)) if score is None else score
     for one in rounds:
-        best = _distinct(_matrices(all_rotations, theta), score, one.keep)
-        all_rotations, theta = all_rotations[best], theta[best]
+        best = _distinct(_matrices(rotations, theta), score, one.keep)
+        rotations, theta = rotations[best], theta[best]
         level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
-        theta, score = _improved(level, all_rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
+        theta, score = _improved(level, rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
     best = int(score.argmax())
-    return _world(_matrices(all_rotations, theta)[best], centres_mm), float(score[best])
+    return _world(_matrices(rotations, theta)[best], centres_mm), float(score[best])
 
 
 def score_of(
@@ -91,9 +114,7 @@ def score_of(
     """The `nmi_score` of a 4×4 ``fixed_to_moving`` (world mm, RAS+) as `search` takes it."""
     last = ROUNDS[-1]
     level = make_level(fixed, moving, last.spacing_mm, last.points, centres_mm)
-    relative = np.array(matrix)
-    relative[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - centres_mm[1]
-    return float(nmi_score(level, torch.from_numpy(relative[None, :3]).float())[0])
+    return float(nmi_score(level, _centred(matrix, centres_mm))[0])
 
 
 def _starts(
@@ -166,6 +187,18 @@ def _world(matrix: Tensor, centres_mm: tuple[np.ndarray, np.ndarray]) -> np.ndar
     out[:3] = matrix.double().numpy()
     out[:3, 3] += centres_mm[1] - out[:3, :3] @ centres_mm[0]
     return out
+
+
+def _centred(matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray]) -> Tensor:
+    """The inverse of `_world`, (1, 3, 4)."""
+    relative = np.array(matrix)
+    relative[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - centres_mm[1]
+    return torch.from_numpy(relative[None, :3]).float()
+
+
+def _angles(rotations: Tensor) -> Tensor:
+    """Of rotations (B, 3, 3), degrees."""
+    return torch.rad2deg(torch.arccos(((rotations.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)))
 
 
 def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:

@@ -29,7 +29,7 @@ class Level:
         volume: (1, 1, D, H, W) float32 in [0, 1], the moving image.
         to_volume: (3, 4) float32 from moving world mm minus the moving centre to `grid_sample`'s coordinates.
         needed: Points that must fall inside the moving image for the full score.
-        lesion: (1, 1, D, H, W) float32 of ``volume``'s voxels, the share of lesion about them, or None.
+        excluded: (1, 1, D, H, W) float32 of ``volume``'s voxels, 1 where one about them is excluded, or None.
     """
 
     points: Tensor
@@ -37,7 +37,7 @@ class Level:
     volume: Tensor
     to_volume: Tensor
     needed: float
-    lesion: Tensor | None = None
+    excluded: Tensor | None = None
 
 
 def make_level(
@@ -60,7 +60,7 @@ def make_level(
     for axis in range(3):
         window = [2 * _WIDE + 1 if a == axis else 1 for a in range(3)]
         near = F.max_pool3d(near, window, 1, [w // 2 for w in window])
-    if (lesion := _lesion(fixed, spacing_mm)) is not None and bool((left := near * (lesion == 0)).any()):
+    if (excluded := _excluded(fixed, spacing_mm)) is not None and bool((left := near * (excluded == 0)).any()):
         near = left
     index = torch.nonzero(near[0, 0])
     # not every so-many-th: in step with the rows of the grid these leave planes out
@@ -74,7 +74,7 @@ def make_level(
     ]
     needed = _NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
     to_volume = torch.from_numpy(matrix[2::-1].copy()).float()
-    return Level(points, bins, values, to_volume, max(needed, 1.0), _lesion(moving, spacing_mm))
+    return Level(points, bins, values, to_volume, max(needed, 1.0), _excluded(moving, spacing_mm))
 
 
 def nmi_score(level: Level, matrices: Tensor) -> Tensor:
@@ -94,10 +94,10 @@ def nmi_score(level: Level, matrices: Tensor) -> Tensor:
     at = level.points @ linear.transpose(1, 2) + offset[:, None]
     count = len(matrices)
     inside = (at.detach().abs().amax(2) <= 1).float()
-    if level.lesion is not None:
-        lesion = level.lesion.expand(count, -1, -1, -1, -1)
-        lesion = F.grid_sample(lesion, at.detach()[:, None, None], align_corners=False)
-        inside = inside * (1 - lesion[:, 0, 0, 0])
+    if level.excluded is not None:
+        excluded = level.excluded.expand(count, -1, -1, -1, -1)
+        excluded = F.grid_sample(excluded, at.detach()[:, None, None], align_corners=False)
+        inside = inside * (1 - excluded[:, 0, 0, 0])
     volume = level.volume.expand(count, -1, -1, -1, -1)
     moved = F.grid_sample(volume, at[:, None, None], padding_mode="border", align_corners=False)[:, 0, 0, 0]
     value = moved * (_BINS - 1)
@@ -131,8 +131,8 @@ def _factor(subsampled: Subsampled, spacing_mm: float) -> list[int]:
     return [min(n, max(1, round(spacing_mm / spacing))) for n, spacing in axes]
 
 
-def _lesion(subsampled: Subsampled, spacing_mm: float) -> Tensor | None:
-    """1 in the averaged voxels that hold lesion, (1, 1, d, h, w), or None."""
-    if subsampled.lesion is None:
+def _excluded(subsampled: Subsampled, spacing_mm: float) -> Tensor | None:
+    """1 in the averaged voxels that hold anything excluded, (1, 1, d, h, w), or None."""
+    if subsampled.excluded is None:
         return None
-    return F.max_pool3d(subsampled.lesion.float()[None, None], _factor(subsampled, spacing_mm))
+    return F.max_pool3d(subsampled.excluded.float()[None, None], _factor(subsampled, spacing_mm))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deformgan.align.options import TransformKind
-from deformgan.align.placement import headers_win, subsampled_pair
+from deformgan.align.placement import adult_sized, headers_win, subsampled_pair
 from deformgan.align.search import score_of, search
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
@@ -43,7 +43,7 @@ class Start:
         return transform if self.outer is None else self.outer @ transform
 
 
-def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "deform", init: Init = None) -> Start:
+def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "joint", init: Init = None) -> Start:
     """Take up the given map, and run the affine stage where ``transform`` has one.
 
     Args:
@@ -65,10 +65,11 @@ def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "deform", i
             outer, moving = init, _pulled(moving, init, fixed.image.grid)
     if transform == "deform":
         return Start(given if init is not None else _headers_or_centres(fixed, moving), moving, outer)
-    pair = subsampled_pair(fixed, moving.moved_by(np.linalg.inv(given)))
+    pair, size = adult_sized(*subsampled_pair(fixed, moving.moved_by(np.linalg.inv(given))))
     found, score = search(*pair, rigid=transform == "rigid", near=init is not None)
     if transform == "joint" and score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
+    found[:3, 3] *= size
     return Start(given @ found, moving, outer)
 
 

@@ -61,7 +61,7 @@ class Content:
 
     def field_of_view(self, grid: Grid) -> FieldOfView:
         """Where the image has data beside what it shows."""
-        return find_field_of_view(self.areas, grid.spacing)
+        return find_field_of_view(self.mask, self.areas, grid.spacing, padded=self.zero_background)
 
     def corners_mm(self, grid: Grid) -> np.ndarray:
         """Corners of the dense box in world mm, outer voxel faces, (8, 3)."""
