@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from tiny import write_tiny_model
 
 import deformgan
+import deformgan.align.search as search_module
 from deformgan.align.placement import subsample, subsampled_pair
 from deformgan.align.search import search
 from deformgan.align.similarity import make_level, nmi_score
@@ -89,6 +90,39 @@ def test_a_slab_finds_its_place(pair: tuple[Image, Image]) -> None:
     part = Image(moving.data[:, :, start:], Grid(moving.data[:, :, start:].shape, moving.grid.affine @ slab))
     moved, truth = rotated(part, Rotation.from_euler("z", 30, degrees=True), 0.83, (0, 0, 80))
     assert miss_mm(search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))[0], truth, fixed) < 3
+
+
+@pytest.mark.parametrize("size", [0.1, 0.5])
+def test_a_small_brain_is_found_as_well(pair: tuple[Image, Image], size: float) -> None:
+    shrink = np.diag([size] * 3 + [1.0])
+    fixed, moving = (Image(image.data, image.grid.moved_by(shrink)) for image in pair)
+    moved, truth = rotated(moving, Rotation.from_euler("xyz", (40, -30, 25), degrees=True), 1.1, (9, 5, -4))
+    start = find_start(Scan.of(fixed), Scan.of(moved), "joint")
+    assert miss_mm(start.fixed_to_moving, truth, fixed) < 2 * size
+
+
+def test_a_slab_in_padding_finds_its_place(pair: tuple[Image, Image]) -> None:
+    fixed, moving = pair
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in moving.data.shape], indexing="ij"), -1)
+    along = (index - np.array(moving.data.shape) / 2) @ np.array([0.0, 0.6, 0.8])
+    part = Image(moving.data * ((along > -2) & (along < 9)), moving.grid)
+    moved, truth = rotated(part, Rotation.from_euler("z", 20, degrees=True), 1.0, (0, 0, 30))
+    assert miss_mm(find_start(Scan.of(fixed), Scan.of(moved), "joint").fixed_to_moving, truth, fixed) < 4
+
+
+def test_the_search_over_rotations_is_spared_where_the_headers_are_near(
+    pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed, moving = pair
+    begun: list[int] = []
+    pursued = search_module._pursued
+    monkeypatch.setattr(search_module, "_pursued", lambda *a: (begun.append(len(a[3])), pursued(*a))[1])
+    for degrees, starts in ((8, 1), (150, 2)):
+        begun.clear()
+        moved, truth = rotated(moving, Rotation.from_euler("x", degrees, degrees=True), 1.0, (5, 0, 0))
+        found, _ = search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))
+        assert miss_mm(found, truth, fixed) < 2
+        assert len(begun) == starts
 
 
 def test_joint_leaves_a_good_header_alone(pair: tuple[Image, Image]) -> None:

@@ -11,7 +11,7 @@ from deformgan.networks import build
 
 CONFIG = {
     "network": {"kind": "unet", "widths": [4, 8]},
-    "grid": {"shape": [32, 36, 28], "spacing": 6.0},
+    "grid": {"shape": [32, 36, 28], "spacing": 5.0},
 }
 
 

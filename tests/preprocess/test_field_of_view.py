@@ -65,6 +65,24 @@ def test_one_end_may_be_cut_and_the_other_not() -> None:
     assert np.isinf(found.high[2])
 
 
+def test_a_cut_at_an_angle_is_found_in_padding_and_none_in_what_is_whole() -> None:
+    image = ball()
+    normal = np.array([0.48, 0.6, 0.64])
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in image.data.shape], indexing="ij"), -1)
+    along = (index + 0.5 - 40) @ normal
+    for spacing in (np.ones(3), np.full(3, 0.1)):
+        slab = Image(image.data * (np.abs(along) < 12), Grid(image.grid.shape, np.diag([*spacing, 1.0])), "slab")
+        found = find_content(slab).field_of_view(slab.grid)
+        normals = found.oblique[:, :3] / spacing
+        np.testing.assert_allclose(np.abs(normals @ normal), 1, atol=1e-3)
+        assert len(normals) == 2
+        seen = found.on(slab.grid, slab.grid)
+        assert seen is not None
+        agree = (seen[0, 0].numpy() > 0) == (np.abs(along) < 12)
+        assert agree[np.abs(np.abs(along) - 12) > 2].all()
+    assert len(find_content(image).field_of_view(image.grid).oblique) == 0
+
+
 def test_an_oblique_view_lies_where_its_planes_are() -> None:
     turn = np.eye(4)
     turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]

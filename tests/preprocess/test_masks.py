@@ -98,7 +98,7 @@ def test_a_lesion_goes_with_the_image_through_a_map_to_start_from(phantom: Phant
     shift = np.zeros((*SHAPE, 3), np.float32)
     shift[..., 0] = -8.0  # two voxels
     given = Transform(np.eye(4), shift, moving.grid)
-    start = find_start(Scan.of(image(phantom.t2, phantom)), Scan.of(moving, away), init=given)
+    start = find_start(Scan.of(image(phantom.t2, phantom)), Scan.of(moving, away), "deform", init=given)
     assert start.moving.lesion is not None
     np.testing.assert_array_equal(start.moving.lesion.data, np.roll(away.data, 2, axis=0))
     np.testing.assert_array_equal(start.fixed_to_moving, np.eye(4))

@@ -20,7 +20,8 @@ from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, a
 WORKING_SHAPE: Shape = (112, 128, 96)
 WORKING_SPACING = 1.5
 
-_SMALL = 0.4  # of the grid's sides that a content fills, below which it is a brain of another size: a mouse's, say
+_SMALL = 0.75  # of the grid's sides that a content fills, below which it is no adult's brain: a child's, or a mouse's
+_SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
 _FILLED = 0.9  # of them that it fills then, as an adult's does
 _WHITE = 0.998  # quantile of the foreground that becomes 1
 
@@ -154,7 +155,8 @@ def _growth(image: Image, content: Content, centre_mm: np.ndarray, shape: Shape,
     """By how much the spacing must grow for the content to fit around the centre, or shrink where it is small."""
     reach = np.abs(content.corners_mm(image.grid) - centre_mm).max(0)
     filled = float((reach / (np.array(shape) * spacing / 2)).max())
-    return filled / _FILLED if filled < _SMALL else max(1.0, filled)
+    small = _SMALL_PART if content.field_of_view(image.grid).is_limited else _SMALL
+    return filled / _FILLED if filled < small else max(1.0, filled)
 
 
 def _working_grid(image: Image, shape: Shape, spacing: float, centre_mm: np.ndarray) -> Grid:
