@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deformgan.align.placement import subsampled_pair
+from deformgan.align.placement import adult_sized, subsampled_pair
 from deformgan.align.search import AFFINE, SIMILARITY, Round, search
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
@@ -30,7 +30,7 @@ def mirrored_agreement(fixed: Scan, moving: Scan, fixed_to_moving: np.ndarray) -
     Args:
         fixed_to_moving: 4×4, world mm (RAS+), where the alignment starts.
     """
-    one, other, centres = subsampled_pair(fixed, moving.moved_by(np.linalg.inv(fixed_to_moving)))
+    (one, other, centres), _ = adult_sized(*subsampled_pair(fixed, moving.moved_by(np.linalg.inv(fixed_to_moving))))
     across = np.diag([-1.0, 1, 1, 1])
     across[0, 3] = 2 * centres[1][0]
     mirror = replace(other, grid=Grid(other.grid.shape, across @ other.grid.affine))
