@@ -288,8 +288,10 @@ IMAGES: tuple[Corruption, ...] = (
     *ANYTHING,
     *(dicom_folder, dicom_file, gzip_of_text, flipped_bits, bomb, huge, negative, far_offset),
     *(two_d, one_slice, one_voxel, four_d, rgb, complex_numbers, all_zero, constant, nan, infinite, too_large_numbers),
-    *(singular, affine_of_nan, wide_voxels, metres, far_away),
+    *(singular, affine_of_nan, wide_voxels, metres),
 )
+
+PLACES: tuple[Corruption, ...] = (far_away,)
 
 
 def fractions(path: Path) -> None:

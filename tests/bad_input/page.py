@@ -53,6 +53,12 @@ class Section:
 
 SECTIONS = (
     Section("Fixed or moving image", ("fixed.nii.gz", "moving.nii.gz"), REGISTER, corrupt.IMAGES),
+    Section(
+        "Fixed or moving image, with `--transform deform`",
+        ("fixed.nii.gz", "moving.nii.gz"),
+        [*REGISTER, "--transform", "deform"],
+        corrupt.PLACES,
+    ),
     Section("Moving labels", ("labels.nii.gz",), [*REGISTER, "--moving-labels", "labels.nii.gz"], corrupt.LABELS),
     Section("Points", ("points.csv",), [*REGISTER, "--moving-points", "points.csv"], corrupt.POINTS),
     Section("Affine transform", ("affine.txt",), [*APPLY, "moving.nii.gz", "out/moved.nii.gz"], corrupt.AFFINES),
