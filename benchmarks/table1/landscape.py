@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from methods import ROWS, configuration
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from deformgan import losses
 from deformgan.io.atomic import atomic
@@ -31,22 +30,9 @@ from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.cases import find_cases, read_case, select_cases
 from deformgan.workshop.evaluation.metrics import endpoint_error
-from deformgan.workshop.training.objective import LossWeights, to_signed, to_unit
+from deformgan.workshop.training.objective import Networks, similarities
 
 STEP = 1450  # of the snapshots: the end of the stage at half resolution
-
-
-def terms(weights: LossWeights, fixed: Tensor, moved: Tensor, generated: Tensor | None) -> dict[str, Tensor]:
-    """The similarities that T is taught by; larger is better."""
-    window = weights.window
-    found: dict[str, Callable[[], Tensor]] = {
-        "lg": lambda: losses.local_gradient_similarity(fixed, moved, window),
-        "lcc": lambda: losses.local_cross_correlation(fixed, moved if generated is None else generated, window),
-        "mi": lambda: losses.mutual_information(fixed, moved),
-        "ngf": lambda: losses.ngf_similarity(fixed, moved),
-    }
-    names = ("lcc", "lg") if weights.similarity in ("lcc_g+lg", "lcc+lg") else (weights.similarity,)
-    return {name: found[name]() for name in names}
 
 
 @torch.inference_mode()
@@ -67,10 +53,10 @@ def measured(name: str, run: Path, folders: list[Path]) -> dict[str, Any]:
         fields = {"identity": torch.zeros_like(truth), "T": model.predict(case.fixed, case.moving), "truth": truth}
         for where, field in fields.items():
             moved = warp(moving, field)
-            generated = None if generator is None else to_unit(generator(to_signed(moved)).float())
-            similar = terms(config.loss, fixed, moved, generated)
+            networks = Networks(model.network, generator)
+            similar = similarities(networks, fixed, moved, config.loss)
             smoothness = losses.gradient_energy(field)
-            gained = sum((config.loss.gradient if key == "lg" else 1.0) * value for key, value in similar.items())
+            gained = sum(config.loss.of(key) * value for key, value in similar.items())
             rows[where].append(
                 {
                     "loss": float(config.loss.smoothness * smoothness - gained),

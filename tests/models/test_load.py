@@ -18,7 +18,7 @@ from deformgan.models import load as models
 from deformgan.models.device import pick_precision
 from deformgan.models.load import Model, load_model, save_model, shipped_models
 from deformgan.networks import build
-from deformgan.networks.pyramid import halve
+from deformgan.networks.base import reduced
 from deformgan.workshop.training.predict import stage_fields
 
 SHAPE = (32, 36, 28)
@@ -227,7 +227,7 @@ def test_a_network_trained_on_halved_images_is_given_halved_images(tmp_path: Pat
     fixed, moving = pair()
     found = model.predict(fixed, moving, precision="fp32")
     with torch.no_grad():
-        trained = stage_fields(model.network, halve(fixed), halve(moving), 0.5)[-1]
+        trained = stage_fields(model.network, reduced(fixed, 2), reduced(moving, 2), 0.5)[-1]
     assert tuple(found.shape[2:]) == tuple(n // 2 for n in SHAPE)
     assert torch.equal(found, trained)
     at_full = load_model(write_tiny_model(tmp_path / "full", bend=0.3)).predict(fixed, moving, precision="fp32")

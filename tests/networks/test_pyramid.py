@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan.networks import build
+from deformgan.networks.base import reduced
 from deformgan.networks.correlation import local_correlation
-from deformgan.networks.pyramid import Encoder, GlobalMatching, PyramidNetwork, halve
+from deformgan.networks.pyramid import Encoder, GlobalMatching, PyramidNetwork
 from deformgan.spatial.field import compose, resize
 from deformgan.spatial.warp import warp
 
@@ -146,16 +147,16 @@ def test_an_untrained_pyramid_starts_near_the_identity() -> None:
 
 
 def test_training_gets_every_stage_coarse_to_fine() -> None:
-    pair = [halve(i) for i in images(batch=2)]
+    pair = [reduced(i, 2) for i in images(batch=2)]
     with torch.no_grad():
-        fields = network(iterations=2)(*pair, halved=True)
+        fields = network(iterations=2).stages(*pair)
     assert [tuple(f.shape) for f in fields] == [(2, 3, 4, 4, 4)] * 2 + [(2, 3, 8, 8, 8)] * 2
 
 
 def test_inference_returns_the_last_stage_at_half_resolution() -> None:
     made, pair = network(), images()
     with torch.no_grad():
-        last = made.stages(*(halve(i) for i in pair))[-1]
+        last = made.stages(*(reduced(i, 2) for i in pair))[-1]
         torch.testing.assert_close(made(*pair), resize(last, (16, 16, 16)))
 
 
@@ -163,7 +164,7 @@ def test_a_second_pass_corrects_the_first() -> None:
     fixed, moving = images()
     with torch.no_grad():
         once, twice = network()(fixed, moving), network(passes=2)(fixed, moving)
-        half = [halve(fixed), warp(halve(moving), once)]
+        half = [reduced(fixed, 2), warp(reduced(moving, 2), once)]
         again = resize(network().stages(*half)[-1], (16, 16, 16))
         torch.testing.assert_close(twice, compose(once, again))
     assert not torch.allclose(once, twice)
@@ -171,7 +172,7 @@ def test_a_second_pass_corrects_the_first() -> None:
 
 def test_every_parameter_learns() -> None:
     made = network().train()
-    fields = made(*(halve(i) for i in images()), halved=True)
+    fields = made.stages(*(reduced(i, 2) for i in images()))
     sum(f.square().mean() for f in fields).backward()  # type: ignore[union-attr]
     silent = [n for n, p in made.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert not silent
@@ -206,5 +207,5 @@ def test_networks_are_built_by_kind(kind: str) -> None:
 
 @pytest.mark.parametrize("config", [{}, {"kind": "transformer"}])
 def test_unknown_kinds_are_refused(config: dict) -> None:
-    with pytest.raises(ValueError, match="kind is one of pyramid"):
+    with pytest.raises(ValueError, match="is one of pyramid"):
         build(config)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from deformgan.networks.unet import Generator, TransformationUNet, UNet
+from deformgan.networks.generator import Generator
+from deformgan.networks.unet import TransformationUNet, UNet
 from deformgan.spatial.field import identity_positions, integrate, jacobian_determinant, resize
 
 NARROW = (4, 6, 8)

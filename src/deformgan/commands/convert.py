@@ -59,7 +59,7 @@ class Convert:
         """
         from deformgan.transforms.formats import exchange
 
-        kind = exchange.target(self.target, self.to_format)
+        kind = exchange.target(self.target, self.to_format).name
         spaces = self._spaces()
         self.compute.set_threads()
         with staged_files([self.target], force=self.force) as (staged,):

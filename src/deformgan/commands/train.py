@@ -50,6 +50,7 @@ class Train:
             console.result(f"{model}: {latest.text}", success({"model": str(model), **latest.record}))
 
     def _train(self, latest: _Latest) -> Path:
+        from deformgan.networks import KINDS
         from deformgan.workshop.training.anatomy import train_anatomy
         from deformgan.workshop.training.anatomy_config import AnatomyConfig
         from deformgan.workshop.training.config import TrainingConfig, read_toml
@@ -57,7 +58,7 @@ class Train:
 
         values = read_toml(self.config)
         network = values.get("network")
-        if isinstance(network, dict) and network.get("kind") == "anatomy":
+        if isinstance(network, dict) and KINDS.get(str(network.get("kind")), "T")[0] == "S":
             anatomy = AnatomyConfig.from_dict(values)
             return train_anatomy(
                 anatomy if self.data is None else replace(anatomy, root=str(self.data)), self.out, latest

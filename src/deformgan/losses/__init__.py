@@ -1,4 +1,11 @@
-"""Similarities of images (larger is better), smoothness of fields (smaller is better) and adversarial losses."""
+"""Similarities of images (larger is better), smoothness of fields (smaller is better) and adversarial losses.
+
+A new similarity is a module here and its line in `SIMILARITIES`: configurations then know it by that name.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
 
 from deformgan.losses.adversarial import (
     AdversarialLoss,
@@ -17,7 +24,20 @@ from deformgan.losses.information import mutual_information
 from deformgan.losses.mind import mind_similarity, mind_ssc
 from deformgan.losses.smoothness import bending_energy, gradient_energy
 
+# (fixed, moved, voxels along each side of local windows) → a number that is larger the better they match
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "lcc": local_cross_correlation,
+    "lg": local_gradient_similarity,
+    "mi": lambda fixed, moved, _: mutual_information(fixed, moved),
+    "ngf": lambda fixed, moved, _: ngf_similarity(fixed, moved),
+    "ngf2": lambda fixed, moved, _: ngf_similarity(fixed, moved, squared=True),
+    "mind": lambda fixed, moved, _: mind_similarity(fixed, moved),
+}
+ADVERSARIAL: dict[str, AdversarialLoss] = {"bce": bce, "least_squares": least_squares}
+
 __all__ = [
+    "ADVERSARIAL",
+    "SIMILARITIES",
     "AdversarialLoss",
     "GradientSimilarity",
     "LocalCorrelation",

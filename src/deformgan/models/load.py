@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
@@ -20,13 +19,13 @@ from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.models.device import pick_precision
-from deformgan.networks import build
+from deformgan.networks import Role, build, network_class
+from deformgan.networks.base import GeneratorNetwork, TransformationNetwork, reduced
 
 DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _GENERATOR = "generator.safetensors"
-_TRANSFORMATIONS = ("pyramid", "unet")
 _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
 _MOST_BYTES = 2**31  # of weights
 _MOST_LEVELS, _MOST_REPEATS = 8, 64
@@ -48,7 +47,7 @@ class Model:
         generator_sha256: Of G's weights, which a folder may hold too; None where it does not.
     """
 
-    network: nn.Module
+    network: TransformationNetwork
     config: dict[str, Any]
     name: str
     sha256: str
@@ -71,8 +70,8 @@ class Model:
 
     @property
     def reduction(self) -> int:
-        """How many voxels, along each axis, become one before the network sees an image; a pyramid halves by itself."""
-        return 1 if self.config["network"]["kind"] == "pyramid" else round(1 / self.config.get("scale", 1))
+        """How many voxels, along each axis, become one before an image is given to the network."""
+        return _reduction(self.network.input_reduction, self.config)
 
     def described(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -97,8 +96,7 @@ class Model:
         device = self.device
         bf16 = pick_precision(precision, device) == "bf16"
         fixed, moving = fixed.to(device), moving.to(device)
-        if self.reduction > 1:
-            fixed, moving = (F.avg_pool3d(image.float(), self.reduction) for image in (fixed, moving))
+        fixed, moving = (reduced(image, self.reduction) for image in (fixed, moving))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             field = self.network(fixed, moving)
         if not float(field.abs().amax()) <= _MOST_VOXELS:  # NaN is not either
@@ -131,10 +129,8 @@ def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str | torch
         data = read_small(folder / _WEIGHTS, _MOST_BYTES)
         beside = folder / _GENERATOR
         generator = hashlib.sha256(read_small(beside, _MOST_BYTES)).hexdigest() if beside.is_file() else None
-        if config["network"]["kind"] not in _TRANSFORMATIONS:
-            raise ValueError("they are not those of a transformation network")
         state = load(data)
-        network = fitting_network(config["network"], state)
+        network = fitting_network(config["network"], state, "T")
         _check_grid(config)
         if not all(bool(torch.isfinite(t).all()) for t in state.values()):
             raise ValueError("weights are not finite")
@@ -157,7 +153,7 @@ class Translator:
         sha256: Of the weights file.
     """
 
-    network: nn.Module
+    network: GeneratorNetwork
     grid: tuple[tuple[int, int, int], float]
     reduction: int
     sha256: str
@@ -165,7 +161,7 @@ class Translator:
     @torch.inference_mode()
     def translate(self, moved: Tensor) -> Tensor:
         """(1, 1, D, H, W) in [0, 1] on the grid → the same in the fixed contrast, (1, 1, d, h, w) in [0, 1]."""
-        coarse = F.avg_pool3d(moved.float(), self.reduction) if self.reduction > 1 else moved.float()
+        coarse = reduced(moved.float(), self.reduction)
         return (self.network(2 * coarse - 1).float() + 1) / 2
 
 
@@ -183,10 +179,8 @@ def load_generator(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Translator |
         config = parse_json(read_small(folder / _CONFIG))
         data = read_small(folder / _GENERATOR, _MOST_BYTES)
         _check_grid(config)
-        if config["generator"]["kind"] != "generator":
-            raise ValueError("they are not those of a generator")
         state = load(data)
-        network = fitting_network(config["generator"], state)
+        network = fitting_network(config["generator"], state, "G")
         network.load_state_dict(state)
         shape, spacing = tuple(config["grid"]["shape"]), float(config["grid"]["spacing"])
         reduction = round(1 / config.get("scale", 1))
@@ -205,17 +199,25 @@ def _check_grid(config: dict[str, Any]) -> None:
     scale = config.get("scale", 1)
     if scale not in (0.25, 0.5, 1):
         raise ValueError(f"the scale is 1, 0.5 or 0.25, not {scale}")
-    factor = 2 if config["network"]["kind"] == "pyramid" else round(1 / scale)
+    own = network_class(config["network"]["kind"], "T").input_reduction
+    factor = own * _reduction(own, config)
     if any(n % factor for n in sizes):
         raise ValueError(f"the grid's sides {sizes} must be multiples of {factor} to be reduced")
 
 
-def fitting_network(network: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
+def _reduction(own: int, config: dict[str, Any]) -> int:
+    """Of images before a network is given them; one that reduces them by itself gets them whole."""
+    return 1 if own > 1 else round(1 / config.get("scale", 1))
+
+
+def fitting_network(network: dict[str, Any], state: dict[str, Tensor], role: Role) -> Any:
     """The network a configuration names, not yet filled; the weights there are bound the memory that it takes.
 
     Raises:
-        ValueError: The configuration is none, or names sizes or counts that no network of such weights has.
+        ValueError: The configuration is none, is of another role, or names sizes or counts that no network of such
+            weights has.
     """
+    network_class(network["kind"], role)
     # every width has a 3³ layer from itself to itself among the weights
     most_width = math.isqrt(sum(tensor.numel() for tensor in state.values()) // 27)
     for key, value in network.items():
@@ -224,7 +226,7 @@ def fitting_network(network: dict[str, Any], state: dict[str, Tensor]) -> nn.Mod
         sound = (isinstance(n, str) or (isinstance(n, (int, float)) and abs(n) <= most) for n in numbers)
         if len(numbers) > _MOST_LEVELS or not all(sound):
             raise ValueError(f"no network of these weights has such a setting: {key}")
-    return build(network)
+    return build(network, role)
 
 
 def _folder(name: str | os.PathLike[str]) -> Path:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan import __version__
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.models.load import Model, shipped_models
+from deformgan.networks.base import reduced
 from deformgan.spatial.grid import Shape
 from deformgan.spatial.native.use import without_kernels
 
@@ -43,9 +43,7 @@ class _Exported(nn.Module):
         self.network, self.reduction = network, reduction
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        if self.reduction > 1:
-            fixed, moving = F.avg_pool3d(fixed, self.reduction), F.avg_pool3d(moving, self.reduction)
-        return self.network(fixed, moving)
+        return self.network(reduced(fixed, self.reduction), reduced(moving, self.reduction))
 
 
 def export_onnx(model: Model, path: str | Path, *, shape: Shape | None = None, fp16: bool = False) -> dict[str, Any]:

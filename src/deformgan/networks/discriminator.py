@@ -8,12 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from deformgan.networks.base import DiscriminatorNetwork
 from deformgan.networks.blocks import ConvBlock, channels_last
 
 WIDTHS = (32, 64, 128, 256, 256)
 
 
-class Discriminator(nn.Module):
+class Discriminator(DiscriminatorNetwork):
     """Five stride-2 3³ convolutions with normalisation and leaky ReLU, a global average, one logit.
 
     The default normalisation is by groups: the average over the volume that follows the last one would have almost

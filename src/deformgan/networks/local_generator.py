@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deformgan.networks.base import GeneratorNetwork
 from deformgan.networks.blocks import ConvBlock, Convolution, channels_last
 
 _SHADING_CELL = 8  # voxels to a cell of the low-pass copy; two cells are wider than any structure that is translated
 
 
-class LocalGenerator(nn.Module):
+class LocalGenerator(GeneratorNetwork):
     """(B, 1, D, H, W) → (B, 1, D, H, W): residual 3³ convolutions at one resolution, and a low-pass copy of the input.
 
     Args:

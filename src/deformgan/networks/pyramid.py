@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deformgan.networks.base import TransformationNetwork, reduced
 from deformgan.networks.blocks import Convolution
 from deformgan.networks.local_stage import EdgeStage, FixedSide, MovingSide
 from deformgan.preprocess.bias_field import correct_bias_field
@@ -126,7 +127,7 @@ class MatchDecoder(nn.Module):
         return _in_full_precision(self.head, self.merge(torch.cat([x, deep.to(x.dtype)], 1)))
 
 
-class PyramidNetwork(nn.Module):
+class PyramidNetwork(TransformationNetwork):
     """T(fixed, moving) → displacement.
 
     Args:
@@ -135,6 +136,8 @@ class PyramidNetwork(nn.Module):
         iterations: How often the local stage is applied (shared weights).
         passes: How often the whole network is applied to its own output at inference.
     """
+
+    input_reduction, multiple = 2, 2 * _MULTIPLE
 
     def __init__(
         self,
@@ -151,19 +154,13 @@ class PyramidNetwork(nn.Module):
         self.stage = EdgeStage(widths[0], stage_width, stage_depth)
         self.iterations, self.passes = iterations, passes
 
-    def forward(self, fixed: Tensor, moving: Tensor, halved: bool = False) -> Tensor | list[Tensor]:
-        """Fixed and moving (B, 1, D, H, W) in [0, 1] → field (B, 3, D/2, H/2, W/2) in half-resolution voxels.
-
-        With ``halved`` (for training) the images are at half resolution already, and the fields of every stage come
-        back, coarse to fine, as `stages` gives them.
-        """
-        if halved:
-            return self.stages(fixed, moving)
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Fixed and moving (B, 1, D, H, W) in [0, 1] → field (B, 3, D/2, H/2, W/2) in half-resolution voxels."""
         if any(n % 2 for n in fixed.shape[2:]):
             raise ValueError(
                 f"a grid needs even sides for its half to cover the same extent, not {tuple(fixed.shape[2:])}"
             )
-        fixed, moving = halve(fixed), halve(moving)
+        fixed, moving = (reduced(image, self.input_reduction) for image in (fixed, moving))
         field = self._at_half(fixed, moving)
         for _ in range(self.passes - 1):
             field = compose(field, self._at_half(fixed, warp(moving, field)))
@@ -198,8 +195,3 @@ class PyramidNetwork(nn.Module):
 
 def _padded(image: Tensor) -> Tensor:
     return F.pad(image, [p for n in reversed(image.shape[2:]) for p in (0, -n % _MULTIPLE)])
-
-
-def halve(image: Tensor) -> Tensor:
-    """Average over 2³ voxels, in full precision."""
-    return F.avg_pool3d(image.float(), 2)

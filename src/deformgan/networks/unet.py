@@ -1,8 +1,4 @@
-"""The U-Nets of the method: the transformation network T of the paper, and the generator G.
-
-Both work on volumes of any size, in fp32 or under autocast. Arguments of the constructors are plain values (numbers,
-strings, lists), so they can be kept as a configuration beside the weights.
-"""
+"""The U-Net of the method, and the paper's transformation network T made of it: volumes of any size."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deformgan.networks.base import TransformationNetwork
 from deformgan.networks.blocks import ConvBlock, UpBlock, channels_last
 from deformgan.spatial.field import integrate, resize
 
@@ -63,7 +60,7 @@ class UNet(nn.Module):
             return self.head(x.float())
 
 
-class TransformationUNet(nn.Module):
+class TransformationUNet(TransformationNetwork):
     """The paper's T: both images, concatenated, through a U-Net to a displacement field.
 
     Args:
@@ -95,16 +92,19 @@ class TransformationUNet(nn.Module):
         self.unet = UNet(2, 3, widths, norm, stem_stride=scale)
         nn.init.normal_(self.unet.head.weight, std=FLOW_STD)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """Fixed and moving, (B, 1, D, H, W) in [0, 1] → field (B, 3, ⌈D/scale⌉, ⌈H/scale⌉, ⌈W/scale⌉).
-
-        The field is float32, pull-back, in voxels of its own grid, which has the extent of the input.
-        """
+    def stages(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
+        """Fixed and moving, (B, 1, D, H, W) in [0, 1] → one field (B, 3, ⌈D/scale⌉, ⌈H/scale⌉, ⌈W/scale⌉)."""
         field = self.unet(torch.cat([fixed, moving], 1))
         if self.velocity:
             with torch.autocast(field.device.type, enabled=False):
                 field = integrate(field, self.integration_steps)
-        return self._on_the_extent_of(fixed, field)
+        return [self._on_the_extent_of(fixed, field)]
+
+    @torch.no_grad()
+    def rescale_output(self, factor: float) -> None:
+        """The head's vectors are in voxels: on a grid ``factor`` times finer, as many times longer."""
+        for parameter in self.unet.head.parameters():
+            parameter.mul_(factor)
 
     def _on_the_extent_of(self, image: Tensor, field: Tensor) -> Tensor:
         """Where an axis is odd the half-resolution grid reaches too far: use one that ends with the image."""
@@ -115,20 +115,3 @@ class TransformationUNet(nn.Module):
             return field
         d, h, w = full
         return resize(resize(field, reach)[:, :, :d, :h, :w], half)
-
-
-class Generator(nn.Module):
-    """The paper's G: translates a (warped) moving image into the fixed image's modality.
-
-    Args:
-        widths: Channels of each level, finest first.
-        norm: Normalisation after each convolution: ``none``, ``instance`` or ``group``.
-    """
-
-    def __init__(self, widths: Sequence[int] = WIDTHS, norm: str = "instance") -> None:
-        super().__init__()
-        self.unet = UNet(1, 1, widths, norm)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 1, D, H, W) in [-1, 1] → (B, 1, D, H, W) float32 in [-1, 1]."""
-        return torch.tanh(self.unet(image))

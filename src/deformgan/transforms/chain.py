@@ -13,7 +13,7 @@ from deformgan.spatial import blockwise
 from deformgan.spatial.affine import split_affine
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats import exchange
-from deformgan.transforms.formats.itk_h5 import Part
+from deformgan.transforms.formats.base import Part
 from deformgan.transforms.mapping import Mapping
 from deformgan.transforms.transform import Transform
 

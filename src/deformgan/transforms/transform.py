@@ -25,7 +25,7 @@ from deformgan.spatial.native.use import usable
 from deformgan.spatial.scattered import follow, interpolate
 from deformgan.spatial.vectors import mm_to_vox, rotated, vox_to_mm
 from deformgan.transforms.formats import exchange
-from deformgan.transforms.formats.itk_h5 import Part
+from deformgan.transforms.formats.base import Part
 from deformgan.transforms.mapping import Mapping, require_near
 
 if TYPE_CHECKING:

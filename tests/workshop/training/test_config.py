@@ -124,7 +124,7 @@ def test_what_is_missing_is_named(missing: str) -> None:
         {"augmentation": {"regimes": 3}},
         {"schedule": "cosine"},
         {"precision": "fp16"},
-        {"loss": {"similarity": "ssd"}},
+        {"loss": {"similarity": 3}},
     ],
 )
 def test_a_value_of_another_type_is_refused(changes: dict[str, Any]) -> None:
@@ -140,6 +140,9 @@ def test_a_value_of_another_type_is_refused(changes: dict[str, Any]) -> None:
         ({"checkpoint_every": 0}, "1 or more"),
         ({"generator": GENERATOR}, "both or neither"),
         ({"loss": {}}, "needs a generator"),
+        ({"loss": {"similarity": "lg+mi_g"}}, "needs a generator"),
+        ({"loss": {"similarity": "ssd"}}, "has no ssd"),
+        ({"network": GENERATOR}, "the kind of T is one of"),
         ({"network": PYRAMID, "data": {"shape": [32, 32, 40]}}, "multiples of 16"),
         ({"data": {"shape": [32, 32, 30]}}, "multiples of 4"),
         ({"data": {"spacing": 0}}, "no working grid"),

@@ -11,7 +11,7 @@ import torch
 from small_training import AUGMENTATION, data_config, write_people
 from torch import Tensor
 
-from deformgan.networks.pyramid import halve
+from deformgan.networks.base import reduced
 from deformgan.spatial.field import compose, jacobian_determinant
 from deformgan.spatial.warp import warp
 from deformgan.workshop.datasets.subjects import Subject, load_subjects
@@ -123,9 +123,9 @@ def test_half_resolution_is_the_full_one_halved(subjects: list[Subject]) -> None
     """What T sees in training is what its first step makes of a full-resolution image."""
     full, half = (batched(dataset(subjects, replace(CLEAN, anatomy=STILL), s)[1]) for s in (1.0, 0.5))
     for name in ("moving_true", "fixed"):
-        difference = (halve(full[name]) - half[name])[halve(full["mask"]) == 1].abs()
+        difference = (reduced(full[name], 2) - half[name])[reduced(full["mask"], 2) == 1].abs()
         assert float(difference.mean()) < 0.02
-    torch.testing.assert_close(halve(full["field"]) / 2, half["field"], atol=0.25, rtol=0)
+    torch.testing.assert_close(reduced(full["field"], 2) / 2, half["field"], atol=0.25, rtol=0)
 
 
 STILL = replace(AUGMENTATION.anatomy, elastic=(0.0, 0.0), shift=0.0, rotation=(0.0, 0.0, 0.0), log_scale=0.0, shear=0.0)

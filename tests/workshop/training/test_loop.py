@@ -19,7 +19,7 @@ from deformgan.commands.main import main
 from deformgan.errors import InputError, QualityError, UsageError
 from deformgan.models.load import load_generator, load_model
 from deformgan.networks import build
-from deformgan.networks.pyramid import halve
+from deformgan.networks.base import reduced
 from deformgan.workshop.datasets.subjects import load_subjects
 from deformgan.workshop.training import samples
 from deformgan.workshop.training.config import Stage, TrainingConfig
@@ -147,7 +147,7 @@ def test_a_trained_unet_is_run_at_the_resolution_it_was_trained_at(
     config = replace(config, network=UNET, scale=scale, steps=1)
     model = load_model(train(config, tmp_path / "run"))
     images = torch.rand(2, 1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen = [halve(i) for i in images] if scale == 0.5 else list(images)
+    seen = [reduced(i, 2) for i in images] if scale == 0.5 else list(images)
     with torch.no_grad():
         expected = stage_fields(model.network, *seen, scale)[-1]
     assert torch.equal(model.predict(*images, precision="fp32"), expected)
@@ -370,7 +370,7 @@ def test_vectors_grow_with_the_grid(config: TrainingConfig) -> None:
 def test_stages_go_from_coarse_to_fine() -> None:
     with pytest.raises(UsageError, match="do not rise"):
         TrainingConfig("x", UNET, loss=LossWeights("lg"), stages=(Stage(1, 1), Stage(0.5, 1)))
-    with pytest.raises(UsageError, match="half resolution"):
+    with pytest.raises(UsageError, match="reads images at a resolution"):
         TrainingConfig("x", PYRAMID, loss=LossWeights("lg"), stages=STAGES)
 
 

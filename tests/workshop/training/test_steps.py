@@ -12,16 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deformgan.errors import UsageError
 from deformgan.losses import (
+    SIMILARITIES,
     gradient_energy,
     local_cross_correlation,
     local_gradient_similarity,
     mutual_information,
     ngf_similarity,
 )
+from deformgan.networks.base import TransformationNetwork
 from deformgan.networks.discriminator import Discriminator
-from deformgan.networks.unet import Generator, TransformationUNet
+from deformgan.networks.generator import Generator
+from deformgan.networks.unet import TransformationUNet
 from deformgan.workshop.training.objective import LossWeights, Networks, bare
+from deformgan.workshop.training.predict import Staged
 from deformgan.workshop.training.steps import (
     TrainingBatch,
     discriminator_step,
@@ -37,15 +42,15 @@ NARROW = (4, 6)
 STEPS = {"transformation": transformation_step, "generator": generator_step, "discriminator": discriminator_step}
 
 
-class Constant(nn.Module):
+class Constant(TransformationNetwork):
     """A T that answers with one trainable field, whatever it sees."""
 
     def __init__(self, field: Tensor) -> None:
         super().__init__()
         self.field = nn.Parameter(field)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        return self.field
+    def stages(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
+        return [self.field]
 
 
 def smooth_noise(seed: int, channels: int = 1) -> Tensor:
@@ -266,11 +271,14 @@ def test_missing_networks_and_unknown_names_are_refused() -> None:
     for step in STEPS.values():
         with pytest.raises(ValueError, match="needs a generator and a discriminator"):
             step(alone, adam(network), batch, LossWeights())
-    with pytest.raises(ValueError, match="not 'ssd'"):
-        transformation_step(alone, adam(network), batch, LossWeights("ssd"))  # type: ignore[arg-type]
-    networks = make_networks()
-    with pytest.raises(ValueError, match="not 'wasserstein'"):
-        discriminator_step(networks, adam(networks.discriminator), batch, LossWeights(adversarial="wasserstein"))  # type: ignore[arg-type]
+    for wrong in (
+        {"similarity": "ssd"},
+        {"similarity": "lcc+ssd_g"},
+        {"similarity": "lcc+lcc_g"},
+        {"adversarial": "x"},
+    ):
+        with pytest.raises(UsageError):
+            LossWeights(**wrong)  # type: ignore[arg-type]
 
 
 def test_frozen_gives_the_parameters_back_even_after_an_error() -> None:
@@ -297,10 +305,12 @@ def test_bare_leaves_an_unwrapped_network_as_it_is() -> None:
 @pytest.mark.filterwarnings("ignore:Grad strides do not match")  # speed on several GPUs only
 def test_the_steps_work_on_wrapped_networks(tmp_path: Path) -> None:
     plain = make_networks()
-    wrapped = make_networks()
+    made = make_networks()
+    players = {"transformation": Staged(made.transformation)}  # as `train` hands it to the launcher
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        wrapped = Networks(*(nn.parallel.DistributedDataParallel(getattr(wrapped, name)) for name in STEPS))
+        players |= {name: getattr(made, name) for name in ("generator", "discriminator")}
+        wrapped = Networks(*(nn.parallel.DistributedDataParallel(players[name]) for name in STEPS))
         assert bare(wrapped.transformation) is wrapped.transformation.module
         for _ in range(2):
             for name in reversed(STEPS):
@@ -313,6 +323,17 @@ def test_the_steps_work_on_wrapped_networks(tmp_path: Path) -> None:
                     )
     finally:
         torch.distributed.destroy_process_group()
-    expected, given = parameters_of(plain), parameters_of(wrapped)
+    expected, given = parameters_of(plain), parameters_of(made)
     for name in STEPS:
         torch.testing.assert_close(given[name], expected[name])
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_every_similarity_can_teach(name: str) -> None:
+    torch.manual_seed(0)
+    networks, batch = make_networks(), make_batch()
+    metrics = transformation_step(
+        networks, adam(networks.transformation), batch, LossWeights(name, smoothness=0.0, gradient=1.0, window=3)
+    )
+    torch.testing.assert_close(metrics["t_loss"], -metrics[f"t_{name}"])
+    assert any(bool(p.grad.abs().sum() > 0) for p in networks.transformation.parameters() if p.grad is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from small_training import PYRAMID, UNET
 from torch import Tensor, nn
 
 from deformgan.networks import build
-from deformgan.networks.pyramid import halve
+from deformgan.networks.base import TransformationNetwork, reduced
 from deformgan.spatial.field import resize
-from deformgan.workshop.training.predict import stage_fields
+from deformgan.workshop.training.predict import Staged, stage_fields
 from deformgan.workshop.training.samples import save_samples
 from deformgan.workshop.training.validation import validate
 
@@ -21,7 +22,7 @@ SHAPE = (16, 16, 16)
 REGIMES = ["small", "large"]
 
 
-class Oracle(nn.Module):
+class Oracle(TransformationNetwork):
     """A T that answers with one field per pair, in turn; in training mode it would answer nonsense."""
 
     def __init__(self, fields: list[Tensor]) -> None:
@@ -29,9 +30,9 @@ class Oracle(nn.Module):
         self.parameter = nn.Parameter(torch.zeros(()))
         self.fields, self.asked = fields, 0
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+    def stages(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
         self.asked += 1
-        return self.fields[(self.asked - 1) % len(self.fields)] * (100 if self.training else 1)
+        return [self.fields[(self.asked - 1) % len(self.fields)] * (100 if self.training else 1)]
 
 
 def pair(regime: int, shift: float, lesion: bool = True) -> dict[str, Tensor]:
@@ -154,7 +155,7 @@ def test_a_pyramid_halves_full_images_and_gives_all_stages() -> None:
     fixed, moving = torch.rand(2, 1, 1, 32, 32, 32)
     with torch.no_grad():
         full = stage_fields(made, fixed, moving, 1.0)
-        half = stage_fields(made, halve(fixed), halve(moving), 0.5)
+        half = stage_fields(made, reduced(fixed, 2), reduced(moving, 2), 0.5)
     assert len(full) == 3
     assert all(torch.equal(a, b) for a, b in zip(full, half, strict=True))
 
@@ -166,14 +167,14 @@ def test_other_networks_take_images_as_they_are() -> None:
     assert field.shape == (1, 3, *SHAPE)
 
 
-def test_a_wrapped_network_is_recognised_by_what_it_wraps() -> None:
+def test_a_wrapped_network_gives_every_stage() -> None:
     class Wrapper(nn.Module):
         def __init__(self, module: nn.Module) -> None:
             super().__init__()
             self.module = module
 
-        def forward(self, *args: Tensor, **kwargs: bool) -> Tensor:
-            return self.module(*args, **kwargs)
+        def forward(self, *args: Any) -> list[Tensor]:
+            return self.module(*args)
 
     fixed, moving = torch.rand(2, 1, 1, *SHAPE)
-    assert len(stage_fields(Wrapper(build(PYRAMID)), fixed, moving, 0.5)) == 3
+    assert len(stage_fields(Wrapper(Staged(build(PYRAMID))), fixed, moving, 0.5)) == 3

@@ -14,6 +14,7 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats.base import Contents, Format, matrix_alone
 from deformgan.transforms.formats.checks import checked_matrix, read_text
 
 
@@ -58,3 +59,23 @@ def read_flirt(path: str | Path, fixed: Grid, moving: Grid) -> np.ndarray:
         raise InputError(f"{path} is not a FLIRT matrix", hint)
     flirt = checked_matrix(np.array(rows), path)
     return np.linalg.inv(world_to_fsl(moving)) @ np.linalg.inv(flirt) @ world_to_fsl(fixed)
+
+
+def _claims(found: Contents) -> bool:
+    # a matrix of FLIRT's starts with a number
+    return not found.is_binary and (found.start[:1].isdigit() or found.start[:1] in (b"-", b"+", b"."))
+
+
+FORMAT = Format(
+    name="flirt",
+    read=lambda path, of: [read_flirt(path, of.need("fixed"), of.need("moving"))],
+    write=lambda path, transform, of: write_flirt(
+        path, matrix_alone(path, transform), of.need("fixed"), of.need("moving")
+    ),
+    reads=(".mat", ".txt", ".tfm"),
+    writes=(".mat",),
+    asked_as=("fsl",),
+    by_itself=False,
+    claims=_claims,
+    needs=("fixed", "moving"),
+)

@@ -15,6 +15,7 @@ from deformgan.errors import InputError
 from deformgan.io.atomic import write_nifti
 from deformgan.spatial.affine import fitted_affine
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats.base import Contents, Format, field_between
 from deformgan.transforms.formats.checks import checked_field, linear_plus_ramp, read_vectors
 from deformgan.transforms.formats.flirt import scaled_voxels, world_to_fsl
 
@@ -82,3 +83,44 @@ def _growth(disp_mm: np.ndarray, grid: Grid) -> float:
     """
     volume = abs(np.linalg.det(fitted_affine(disp_mm, grid)[:3, :3]))
     return abs(float(np.log(max(volume, 1e-12))))
+
+
+def is_vectors(found: Contents) -> bool:
+    """Whether a file is 4-D with three numbers a voxel, as FSL's fields are and ITK's are not.
+
+    Raises:
+        InputError: It holds spline coefficients.
+    """
+    if found.intent in COEFFICIENT_INTENTS:
+        raise coefficients(found.path)
+    shape = found.header.get_data_shape()
+    return len(shape) == 4 and shape[3] == 3
+
+
+def _one_of(name: str, asked_as: tuple[str, ...], absolute: bool) -> Format:
+    return Format(
+        name=name,
+        read=lambda path, of: [read_warp(path, of.need("moving"), absolute=absolute)],
+        write=lambda path, transform, of: write_warp(path, *field_between(transform, of), absolute=absolute),
+        reads=(".nii.gz", ".nii"),
+        writes=(".nii.gz", ".nii"),
+        asked_as=asked_as,
+        by_itself=False,
+        claims=lambda found: is_vectors(found) and found.asked == asked_as[-1],
+        needs=("moving",),
+    )
+
+
+FORMATS = (
+    Format(  # the numbers tell which of the two below it is
+        name="fnirt",
+        read=lambda path, of: [read_warp(path, of.need("moving"))],
+        reads=(".nii.gz", ".nii"),
+        claims=lambda found: (
+            is_vectors(found) and (found.asked == "fsl" or (found.asked is None and found.intent == FIELD_INTENT))
+        ),
+        needs=("moving",),
+    ),
+    _one_of("fnirt-relative", ("fsl", "fsl-relative"), absolute=False),
+    _one_of("fnirt-absolute", ("fsl-absolute",), absolute=True),
+)

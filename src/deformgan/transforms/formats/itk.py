@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deformgan.errors import InputError
+from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic, write_nifti
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats.base import Contents, Format, Geometry, Map, matrix_alone
 from deformgan.transforms.formats.checks import read_text, read_vectors
+from deformgan.transforms.formats.fnirt import FIELD_INTENT, is_vectors
 from deformgan.transforms.formats.itk_linear import COMPOSITE, WRITTEN_AS, in_order, to_parameters
 
 DISPLACEMENT_INTENT = 1006  # RAS: NIfTI's own code for displacements, which ITK 5.4 and FreeSurfer write
@@ -86,3 +88,40 @@ def _numbers(kind: str, values: dict[str, str], key: str) -> np.ndarray:
     if kind.startswith(COMPOSITE):
         return np.zeros(0)
     return np.array([float(v) for v in values[key].split()])
+
+
+def _claims_field(found: Contents) -> bool:
+    if not is_vectors(found):
+        return True
+    if (found.asked or "").startswith("fsl") or (found.asked is None and found.intent == FIELD_INTENT):
+        return False
+    hint = "if it is a warp field of FSL, say so: --from-format fsl in convert, file_format= in Python"
+    shape = tuple(found.header.get_data_shape())
+    raise InputError(f"{found.path} is not a displacement field of ITK: its shape is {shape}", hint)
+
+
+def _write_field(path: str | Path, transform: Map, of: Geometry) -> None:
+    grid = of.fixed or transform.grid
+    if grid is None:
+        hint = "name the fixed image (onto= in Python, --fixed in convert), or use .txt"
+        raise UsageError(f"cannot write {path}: an affine has no grid of its own", hint)
+    write_displacement(path, transform.displacement(grid), grid)
+
+
+FIELD = Format(
+    name="itk-field",
+    read=lambda path, _: [read_displacement(path)],
+    write=_write_field,
+    reads=(".nii.gz", ".nii"),
+    writes=(".nii.gz", ".nii"),
+    asked_as=("itk",),
+    claims=_claims_field,
+)
+TEXT = Format(
+    name="itk-text",
+    read=lambda path, _: [read_affine(path)],
+    write=lambda path, transform, _: write_affine(path, matrix_alone(path, transform)),
+    reads=(".txt", ".tfm", ".mat"),
+    writes=(".txt", ".tfm"),
+    asked_as=("itk",),
+)

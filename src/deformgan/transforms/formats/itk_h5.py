@@ -17,11 +17,10 @@ from deformgan.io.atomic import atomic
 from deformgan.io.image import checked_affine
 from deformgan.io.untrusted import MAX_VOXELS, open_plain
 from deformgan.spatial.grid import Grid
-from deformgan.transforms.formats.checks import checked_field
+from deformgan.transforms.formats.base import Format, Map, Part
+from deformgan.transforms.formats.checks import checked_field, linear_plus_ramp
 from deformgan.transforms.formats.itk_h5_data import member, numbers, text
 from deformgan.transforms.formats.itk_linear import LPS, WRITTEN_AS, checked_kind, to_matrix, to_parameters
-
-Part = np.ndarray | tuple[np.ndarray, Grid]
 
 _GROUP = "TransformGroup"
 _COMPOSITE = "CompositeTransform"
@@ -150,3 +149,25 @@ def _h5py() -> Any:
     except ImportError as error:
         raise UsageError(".h5 transforms need h5py", "pip install 'deformgan[itk]', or use .nii.gz") from error
     return h5py
+
+
+def composite(transform: Map, onto: Grid | None) -> list[Part]:
+    """The parts to write: those of the map, or, where its one field is wanted on another grid, these."""
+    parts = transform.parts
+    fields = [part for part in parts if not isinstance(part, np.ndarray)]
+    if onto is None or not fields or (len(fields) == 1 and onto == fields[0][1]):
+        return parts
+    # the field alone, elsewhere: x + r(x) = A⁻¹(x + d(x))
+    back = np.linalg.inv(transform.affine)
+    ramp = (back - np.eye(4)) @ onto.affine
+    return [(linear_plus_ramp(transform.displacement(onto), back[:3, :3], ramp, onto), onto), transform.affine]
+
+
+FORMAT = Format(
+    name="itk-h5",
+    read=lambda path, _: read_h5(path),
+    write=lambda path, transform, of: write_h5(path, composite(transform, of.fixed)),
+    reads=(".h5", ".hdf5"),
+    writes=(".h5",),
+    asked_as=("itk",),
+)

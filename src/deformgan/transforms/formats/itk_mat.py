@@ -13,6 +13,7 @@ import numpy as np
 
 from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
+from deformgan.transforms.formats.base import Format, matrix_alone
 from deformgan.transforms.formats.checks import read_bytes
 from deformgan.transforms.formats.itk_linear import WRITTEN_AS, in_order, to_parameters
 
@@ -72,3 +73,15 @@ def _read_block(data: bytes, at: int) -> tuple[str, np.ndarray, int]:
         raise ValueError("the numbers end early")
     name = data[at + 20 : begin].rstrip(b"\0").decode("ascii", "replace")
     return name, np.frombuffer(data[begin:end], dtype).astype(np.float64), end
+
+
+FORMAT = Format(
+    name="itk-mat",
+    read=lambda path, _: [read_mat(path)],
+    write=lambda path, transform, _: write_mat(path, matrix_alone(path, transform)),
+    reads=(".mat", ".txt", ".tfm"),
+    writes=(".mat",),
+    asked_as=("itk",),
+    by_itself=False,
+    claims=lambda found: found.is_binary,
+)

@@ -13,6 +13,7 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats.base import Format, matrix_alone
 from deformgan.transforms.formats.checks import checked_matrix, read_text
 from deformgan.transforms.formats.freesurfer import from_grid, to_grid
 
@@ -120,3 +121,15 @@ def _volume(entries: dict[str, str] | None, which: str, path: str | Path) -> Gri
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is damaged: its {which} volume: {error}", "write it again") from error
     return to_grid(shape, sizes, directions, middle, str(path))
+
+
+FORMAT = Format(
+    name="lta",
+    read=lambda path, _: [read_lta(path)],
+    write=lambda path, transform, of: write_lta(
+        path, matrix_alone(path, transform), of.need("fixed"), of.need("moving")
+    ),
+    reads=(".lta",),
+    writes=(".lta",),
+    asked_as=("freesurfer",),
+)

@@ -18,6 +18,7 @@ from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import fortran_chunks, write_stream
 from deformgan.io.untrusted import MAX_VOXELS, fill, opened
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats.base import Format, field_between
 from deformgan.transforms.formats.checks import checked_field, linear_plus_ramp
 from deformgan.transforms.formats.freesurfer import from_grid, to_grid
 
@@ -140,3 +141,13 @@ def _read_tags(tags: bytes, path: str | Path) -> tuple[int, Grid | None]:
     if meaning is None or meaning not in range(4):
         raise InputError(f"{path} does not say how its numbers are meant", _HINT)
     return meaning, moving
+
+
+FORMAT = Format(
+    name="mgz",
+    read=lambda path, _: [read_warp(path)],
+    write=lambda path, transform, of: write_warp(path, *field_between(transform, of)),
+    reads=(".mgz", ".mgh"),
+    writes=(".mgz", ".mgh"),
+    asked_as=("freesurfer",),
+)

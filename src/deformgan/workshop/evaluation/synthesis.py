@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from deformgan.errors import InputError
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.losses import local_gradient_similarity
 from deformgan.models.load import fitting_network
-from deformgan.networks.pyramid import PyramidNetwork
+from deformgan.networks import Role
+from deformgan.networks.base import GeneratorNetwork, TransformationNetwork, reduced
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.cases import TestCase
 from deformgan.workshop.evaluation.metrics import endpoint_error
 
+_SECTIONS: tuple[tuple[Role, str], ...] = (("T", "network"), ("G", "generator"))
 _FOLDER, _CONFIG = "snapshots", "config.json"
 _HINT = "give the folder of a run that was trained with a generator and kept snapshots"
 
@@ -38,8 +39,8 @@ class Snapshot:
     """T and G as they were at one step of a run; ``scale`` is the resolution of training: 1, 0.5 or 0.25."""
 
     step: int
-    transformation: nn.Module
-    generator: nn.Module
+    transformation: TransformationNetwork
+    generator: GeneratorNetwork
     scale: float
 
 
@@ -92,9 +93,9 @@ def load_snapshot(run: str | Path, step: int, device: str | torch.device = "cpu"
         own = at / _CONFIG
         config = parse_json(read_small(own if own.is_file() else folder / _CONFIG))
         networks = []
-        for name, kind in (("T", "network"), ("G", "generator")):
-            state = load_file(at / f"{name}.safetensors")
-            network = fitting_network(config[name] if name in config else config[kind], state)
+        for role, section in _SECTIONS:
+            state = load_file(at / f"{role}.safetensors")
+            network = fitting_network(config[role] if role in config else config[section], state, role)
             network.load_state_dict(state)
             networks.append(network.eval().to(device))
         scale = float(config["scale"])
@@ -116,13 +117,13 @@ def run_stage(snapshot: Snapshot, case: TestCase, window: int = 7, epsilon: floa
     device = next(snapshot.generator.parameters()).device
     fixed, moving, mask = (t.to(device).float() for t in (case.fixed, case.moving, case.mask))
     factor = round(1 / snapshot.scale)
-    small = [F.avg_pool3d(image, factor) for image in (fixed, moving)] if factor > 1 else [fixed, moving]
-    # a pyramid halves images by itself
-    pair = (fixed, moving) if isinstance(snapshot.transformation, PyramidNetwork) else small
+    small = [reduced(image, factor) for image in (fixed, moving)]
+    # some networks reduce images by themselves
+    pair = (fixed, moving) if snapshot.transformation.input_reduction > 1 else small
     field = snapshot.transformation(*pair).float()
     error = float(endpoint_error(resize(field, tuple(fixed.shape[2:])).cpu(), case.field, case.mask).mean())
     fixed, moving = small
-    mask = F.avg_pool3d(mask, factor) if factor > 1 else mask
+    mask = reduced(mask, factor)
     moved = warp(moving, resize(field, tuple(fixed.shape[2:])))
     generated = (snapshot.generator(2 * moved - 1).float() + 1) / 2
     edges, edges_brain = (

@@ -219,7 +219,7 @@ def _follow(averaged: nn.Module, network: nn.Module, share: float) -> None:
 
 def _built(config: AnatomyConfig) -> nn.Module:
     try:
-        return build(config.network)
+        return build(config.network, "S")
     except (TypeError, ValueError) as error:
         raise UsageError(f"the configuration has a network that cannot be: {error}", "correct its section") from error
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from deformgan.errors import InputError, UsageError
 from deformgan.io.untrusted import read_small
+from deformgan.networks import network_class
 from deformgan.workshop.datasets.config import DataConfig
 from deformgan.workshop.simulation.deformation import DeformationConfig
 from deformgan.workshop.training.objective import LossWeights
@@ -161,13 +162,26 @@ class TrainingConfig:
             raise UsageError("a generator and a discriminator are trained against each other", "give both or neither")
         if self.gate and not self.validation:
             raise UsageError("a gate needs held-out pairs", "name patients in validation")
-        if self.generator is None and self.loss.similarity == "lcc_g+lg":
-            raise UsageError("the similarity lcc_g+lg needs a generator", "add [generator] and [discriminator]")
-        if self.network.get("kind") == "pyramid":
-            if any(n % 16 for n in self.data.shape):
-                raise UsageError(f"a pyramid cannot be trained on the grid {self.data.shape}", "use multiples of 16")
-            if coarsest > 2:
-                raise UsageError("a pyramid reads images at half resolution", "use scales of 0.5 and 1")
+        if self.generator is None and self.loss.needs_generator:
+            raise UsageError(
+                f"the similarity {self.loss.similarity} needs a generator", "add [generator] and [discriminator]"
+            )
+        self._check_network(coarsest)
+
+    def _check_network(self, coarsest: int) -> None:
+        try:
+            network = network_class(self.network.get("kind"), "T")
+        except ValueError as error:
+            raise UsageError(
+                f"the configuration has a network that cannot be: {error}", "correct its section"
+            ) from error
+        kind, own = self.network["kind"], network.input_reduction
+        if any(n % network.multiple for n in self.data.shape):
+            hint = f"use multiples of {network.multiple}"
+            raise UsageError(f"a network of kind {kind} cannot be trained on the grid {self.data.shape}", hint)
+        if coarsest > own > 1:
+            hint = f"use scales from {1 / own:g} on"
+            raise UsageError(f"a network of kind {kind} reads images at a resolution of {1 / own:g}", hint)
 
     @property
     def parts(self) -> tuple[Stage, ...]:

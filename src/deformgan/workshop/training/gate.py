@@ -63,7 +63,7 @@ def transformation_loss(networks: Networks, weights: LossWeights) -> Loss:
         fixed, moving, field = fixed.to(device), moving.to(device), field.to(device)
         moved = warp(moving, resize(field, tuple(fixed.shape[2:])))
         terms = similarities(networks, fixed, moved, weights)
-        gained = sum((weights.gradient if name == "lg" else 1.0) * float(value) for name, value in terms.items())
+        gained = sum(weights.of(name) * float(value) for name, value in terms.items())
         return weights.smoothness * float(losses.gradient_energy(field)) - gained
 
     return loss

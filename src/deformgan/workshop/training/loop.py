@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Subset
 from deformgan.errors import UsageError
 from deformgan.models.load import save_model
 from deformgan.networks import build
-from deformgan.networks.unet import TransformationUNet
 from deformgan.output.provenance import peak_memory_mb
 from deformgan.workshop.datasets.choice import choose_patients
 from deformgan.workshop.datasets.subjects import Subject, load_subjects
@@ -30,6 +29,7 @@ from deformgan.workshop.training.data import PairDataset
 from deformgan.workshop.training.gate import gate, require, transformation_loss
 from deformgan.workshop.training.objective import Networks
 from deformgan.workshop.training.pairs import KeptPairs
+from deformgan.workshop.training.predict import Staged
 from deformgan.workshop.training.record import Record
 from deformgan.workshop.training.steps import TrainingBatch
 from deformgan.workshop.training.turn import take_turn
@@ -67,7 +67,7 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     set_seed(config.seed)
 
     kinds = {"T": config.network, "G": config.generator, "D": config.discriminator}
-    networks = {name: _built(kind).to(memory_format=torch.channels_last_3d) for name, kind in kinds.items() if kind}  # type: ignore[call-overload]
+    networks: dict[str, Any] = {name: _built(kind, name) for name, kind in kinds.items() if kind}
     optimizers = {
         name: torch.optim.Adam(
             network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99) if name == "T" else (0.5, 0.999)
@@ -86,7 +86,8 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
     patients, for_validation = choose_patients(config.data, config.validation)
     subjects = load_subjects(config.data, patients, config.data.label_maps)
     validation = load_subjects(config.data, for_validation) if for_validation else []
-    wrapped = {name: accelerator.prepare(network) for name, network in networks.items()}
+    called = {name: Staged(network) if name == "T" else network for name, network in networks.items()}
+    wrapped = {name: accelerator.prepare(network) for name, network in called.items()}
     prepared = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
     players = Networks(wrapped["T"], wrapped.get("G"), wrapped.get("D"))
     backward: dict[str, Callable[[Tensor], None]] = {"D": accelerator.backward, "G": accelerator.backward}
@@ -163,14 +164,9 @@ def _loader(
     )
 
 
-def _enter_stage(
-    networks: dict[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], factor: float
-) -> None:
+def _enter_stage(networks: dict[str, Any], optimizers: Mapping[str, torch.optim.Optimizer], factor: float) -> None:
     """On a grid ``factor`` times finer, T's vectors are as many voxels longer; Adam's memory is of the coarser one."""
-    head = networks["T"].unet.head if isinstance(networks["T"], TransformationUNet) else None
-    with torch.no_grad():
-        for parameter in head.parameters() if head is not None else ():
-            parameter.mul_(factor)
+    networks["T"].rescale_output(factor)
     for optimizer in optimizers.values():
         optimizer.state.clear()
 
@@ -180,7 +176,7 @@ def _validated(
 ) -> dict[str, float]:
     regimes, bf16 = list(config.augmentation.regimes), config.precision == "bf16"
     found = validate(networks["T"], held_out, regimes, scale, bf16, networks.get("G"), config.loss.window)
-    if config.loss.similarity != "none":
+    if config.loss.terms:
         found |= gate(transformation_loss(_unwrapped(networks), config.loss), held_out, scale)
     return {f"val_{name}": value for name, value in found.items()}
 
@@ -269,11 +265,12 @@ def _essentials(config: TrainingConfig) -> dict[str, Any]:
     return values
 
 
-def _built(kind: dict[str, Any]) -> nn.Module:
+def _built(kind: dict[str, Any], role: Any) -> nn.Module:
     try:
-        return build(kind)
+        network = build(kind, role)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the configuration has a network that cannot be: {error}", "correct its section") from error
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def _model_config(config: TrainingConfig, steps: int) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
-from deformgan import losses
+from deformgan.errors import UsageError
+from deformgan.losses import ADVERSARIAL, SIMILARITIES
 
-Similarity = Literal["lcc_g+lg", "lcc+lg", "lg", "lcc", "mi", "ngf", "ngf2", "none"]
+_GENERATED = "_g"  # behind the name of a similarity: G's image is compared in place of the moved one
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,23 @@ class LossWeights:
     """What the steps minimise; the defaults are Deform-GAN-2, with ``generator_gradient=0`` it is Deform-GAN-1.
 
     Args:
-        similarity: Of T: ``lcc_g+lg`` (local correlation of fixed and generated, plus local gradient of fixed and
-            moved), or between fixed and moved: ``lcc+lg`` the same two without a generator, ``lg`` local gradient,
-            ``lcc`` local correlation, ``mi`` mutual information, ``ngf`` normalised gradients, ``ngf2`` their square;
-            ``none`` leaves the images out.
+        similarity: Of T: names of `deformgan.losses.SIMILARITIES` joined by ``+``, each between fixed and moved image
+            or, with ``_g`` behind it, between fixed and generated. ``lcc_g+lg``, the paper's, is local correlation of
+            fixed and generated plus local gradient of fixed and moved; ``none`` leaves the images out.
         smoothness: α, of the field's gradient energy.
-        gradient: β, of the local gradient term of T.
+        gradient: β, of the local gradient term of T; others count 1.
         l1: λ, of the mean absolute difference (in [-1, 1]) of fixed and generated.
         generator_gradient: μ, of the local gradient term of G.
         known_field: Of the mean distance in voxels to the true field, where there is one; 0 trains without any truth.
         stage_decay: What a coarser stage of T counts for in that distance, relative to the next finer one.
         window: Voxels along each side of the local windows, odd.
-        adversarial: ``bce`` or ``least_squares``.
+        adversarial: A name of `deformgan.losses.ADVERSARIAL`.
         adversarial_weight: Of the adversarial term in G's loss; the paper's is 1.
         commutation: Of the mean absolute difference, in [-1, 1], between G of a warped image and the warped G of the
             image: a generator that keeps geometry commutes with warping.
     """
 
-    similarity: Similarity = "lcc_g+lg"
+    similarity: str = "lcc_g+lg"
     smoothness: float = 1.0
     gradient: float = 2.0
     l1: float = 100.0
@@ -51,31 +50,47 @@ class LossWeights:
     known_field: float = 0.0
     stage_decay: float = 0.5
     window: int = 7
-    adversarial: Literal["bce", "least_squares"] = "bce"
+    adversarial: str = "bce"
     adversarial_weight: float = 1.0
     commutation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name, _ in self.terms if name not in SIMILARITIES]:
+            known = f"use none, or {', '.join(SIMILARITIES)}, joined by + where there are several"
+            raise UsageError(f"the similarity {self.similarity!r} has no {', '.join(unknown)}", known)
+        if len({name for name, _ in self.terms}) < len(self.terms):
+            raise UsageError(f"the similarity {self.similarity!r} names one twice", "name each once")
+        if self.adversarial not in ADVERSARIAL:
+            raise UsageError(f"there is no adversarial loss {self.adversarial!r}", f"use {' or '.join(ADVERSARIAL)}")
+
+    @property
+    def terms(self) -> tuple[tuple[str, bool], ...]:
+        """The similarities' names, each with whether the generated image is compared in place of the moved one."""
+        names = () if self.similarity == "none" else self.similarity.split("+")
+        return tuple((name.removesuffix(_GENERATED), name.endswith(_GENERATED)) for name in names)
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether T cannot be taught without G."""
+        return any(generated for _, generated in self.terms)
+
+    def of(self, name: str) -> float:
+        """What a similarity counts for in T's loss."""
+        return self.gradient if name == "lg" else 1.0
 
 
 def similarities(networks: Networks, fixed: Tensor, moved: Tensor, weights: LossWeights) -> dict[str, Tensor]:
     """The similarities T's loss is made of, by name, larger is better."""
-    kind, window = weights.similarity, weights.window
-    if kind in ("lcc_g+lg", "lcc+lg"):
-        compared = moved
-        if kind == "lcc_g+lg":
-            compared = to_unit(bare(needed(networks.generator))(to_signed(moved)).float())
-        return {
-            "lcc": losses.local_cross_correlation(fixed, compared, window),
-            "lg": losses.local_gradient_similarity(fixed, moved, window),
-        }
-    if kind == "lg":
-        return {"lg": losses.local_gradient_similarity(fixed, moved, window)}
-    if kind == "lcc":
-        return {"lcc": losses.local_cross_correlation(fixed, moved, window)}
-    if kind == "mi":
-        return {"mi": losses.mutual_information(fixed, moved)}
-    if kind in ("ngf", "ngf2"):
-        return {kind: losses.ngf_similarity(fixed, moved, squared=kind == "ngf2")}
-    raise ValueError(f"similarity is lcc_g+lg, lcc+lg, lg, lcc, mi, ngf, ngf2 or none, not {kind!r}")
+    found = {}
+    for name, by_generator in weights.terms:
+        compared = translated(needed(networks.generator), moved) if by_generator else moved
+        found[name] = SIMILARITIES[name](fixed, compared, weights.window)
+    return found
+
+
+def translated(generator: nn.Module, moved: Tensor) -> Tensor:
+    """What G makes of a moved image in [0, 1], in [0, 1]."""
+    return to_unit(bare(generator)(to_signed(moved)).float())
 
 
 def to_signed(image: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def discriminator_step(
     # one forward of both halves, as wrappers for several GPUs want one forward for each backward
     logits = discriminator(torch.cat([to_signed(batch.fixed), fake]), torch.cat([condition, condition]))
     real_logits, fake_logits = logits.float().chunk(2)
-    loss = _adversarial(weights).discriminator(real_logits, fake_logits)
+    loss = losses.ADVERSARIAL[weights.adversarial].discriminator(real_logits, fake_logits)
     _descend(optimizer, loss, backward)
     return _detached(d_loss=loss, d_real=real_logits.sigmoid().mean(), d_fake=fake_logits.sigmoid().mean())
 
@@ -105,7 +105,7 @@ def generator_step(
     condition = to_signed(moved)
     with frozen(discriminator):
         fake = generator(condition).float()
-        adversarial = _adversarial(weights).generator(bare(discriminator)(fake, condition))
+        adversarial = losses.ADVERSARIAL[weights.adversarial].generator(bare(discriminator)(fake, condition))
         l1 = (fake - to_signed(batch.fixed)).abs().mean()
         loss = weights.adversarial_weight * adversarial + weights.l1 * l1
         edges = commutation = torch.zeros((), device=fake.device)
@@ -141,13 +141,13 @@ def transformation_step(
     field = stages[-1]
     with frozen(networks.generator):
         terms = {}
-        if weights.similarity != "none":
+        if weights.terms:
             moved = warp(batch.moving, resize(field, tuple(batch.fixed.shape[2:])))
             terms = similarities(networks, batch.fixed, moved, weights)
         smoothness = losses.gradient_energy(field)
         loss = weights.smoothness * smoothness
         for name, similarity in terms.items():
-            loss = loss - (weights.gradient if name == "lg" else 1.0) * similarity
+            loss = loss - weights.of(name) * similarity
         metrics = {f"t_{name}": similarity for name, similarity in terms.items()}
         if batch.true_field is not None:
             error = _error_at_own_grid(field, batch)
@@ -202,13 +202,6 @@ def frozen(network: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _adversarial(weights: LossWeights) -> losses.AdversarialLoss:
-    pairs = {"bce": losses.bce, "least_squares": losses.least_squares}
-    if weights.adversarial not in pairs:
-        raise ValueError(f"adversarial is bce or least_squares, not {weights.adversarial!r}")
-    return pairs[weights.adversarial]
 
 
 def _descend(optimizer: Optimizer, loss: Tensor, backward: Backward) -> None:

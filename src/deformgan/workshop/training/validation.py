@@ -11,7 +11,7 @@ from deformgan.losses import local_gradient_similarity
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.metrics import dice, endpoint_error, folding_percent, rmse_percent
-from deformgan.workshop.training.objective import to_signed, to_unit
+from deformgan.workshop.training.objective import translated
 from deformgan.workshop.training.predict import stage_fields
 
 
@@ -65,5 +65,5 @@ def validate(
 def edge_agreement(generator: nn.Module, moved: Tensor, window: int = 7, bf16: bool = False) -> float:
     """Local gradient similarity in [0, 1] of a moved image (1, 1, D, H, W) in [0, 1] and G's translation of it."""
     with torch.autocast(moved.device.type, torch.bfloat16, enabled=bf16):
-        generated = to_unit(generator(to_signed(moved)).float())
+        generated = translated(generator, moved)
     return float(local_gradient_similarity(moved, generated, window))
