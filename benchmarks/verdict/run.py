@@ -57,7 +57,7 @@ def collect(folders: list[Path], model: Model, seed: int, store: Path) -> list[S
 
 def training_cases(root: Path, model: Model, work: Path) -> list[Path]:
     """Cases of the people that the weights have seen, each person in one regime."""
-    data = model.config["training"]["data"]
+    data = model.config["training"]["parts"][1]["data"]  # all three parts have these people
     found: list[Path] = []
     for i, regime in enumerate(REGIMES):
         plan = CasePlan(

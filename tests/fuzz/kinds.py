@@ -86,7 +86,7 @@ def sound(result: Any) -> None:
 def kinds(folder: Path) -> dict[str, Kind]:
     """All kinds; ``folder`` is where examples are made and where readers that want a folder find the rest of it."""
     images = list(_images(folder))
-    settings = [("c.toml", (CONFIGS / "t1-t2-finetune.toml").read_bytes())]
+    settings = [("c.toml", (CONFIGS / "t1-t2" / "2.toml").read_bytes())]
     binary = formats.whole_or_packed(formats.numbers_first)
     return {
         "nifti": Kind(20, images, formats.nifti, _read_image),

@@ -339,7 +339,7 @@ def test_shipped_weights_pass() -> None:
     """The bound on widths is one that every network of the package keeps."""
     assert load_model().config["network"]["kind"] == "pyramid"
     with pytest.raises(ValueError, match="such a setting: widths"):
-        fitting_network({"kind": "unet", "widths": [4, 8]}, {"a": torch.zeros(27 * 63)})
+        fitting_network({"kind": "unet", "widths": [4, 8]}, {"a": torch.zeros(27 * 63)}, "T")
 
 
 # -- HDF5 ------------------------------------------------------------------------------------------------------------

@@ -53,8 +53,9 @@ class Train:
         from deformgan.networks import KINDS
         from deformgan.workshop.training.anatomy import train_anatomy
         from deformgan.workshop.training.anatomy_config import AnatomyConfig
-        from deformgan.workshop.training.config import TrainingConfig, read_toml
+        from deformgan.workshop.training.config import TrainingConfig
         from deformgan.workshop.training.loop import train
+        from deformgan.workshop.training.settings import read_toml
 
         values = read_toml(self.config)
         network = values.get("network")

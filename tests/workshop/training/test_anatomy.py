@@ -132,7 +132,7 @@ spacing = 8.0
 
 
 def test_the_published_configuration_can_be_read() -> None:
-    from deformgan.workshop.training.config import read_toml
+    from deformgan.workshop.training.settings import read_toml
 
     path = Path(__file__).parents[3] / "configs" / "anatomy" / "1.toml"
     config = AnatomyConfig.from_dict(read_toml(path))

@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(missing: str) -> None:
         {"data": {"realign": 1}},
         {"augmentation": {"regimes": {"one": 3}}},
         {"augmentation": {"regimes": 3}},
-        {"schedule": "cosine"},
+        {"schedule": "linear"},
         {"precision": "fp16"},
         {"loss": {"similarity": 3}},
     ],

@@ -24,11 +24,12 @@ from deformgan.workshop.datasets.subjects import load_subjects
 from deformgan.workshop.training import samples
 from deformgan.workshop.training.config import Stage, TrainingConfig
 from deformgan.workshop.training.data import PairDataset
-from deformgan.workshop.training.loop import _enter_stage, learning_rate, train
+from deformgan.workshop.training.loop import learning_rate, train
 from deformgan.workshop.training.objective import LossWeights
 from deformgan.workshop.training.pairs import KeptPairs
 from deformgan.workshop.training.predict import stage_fields
 from deformgan.workshop.training.record import read_metrics
+from deformgan.workshop.training.run import Run
 
 accelerate_state = pytest.importorskip("accelerate.state")
 
@@ -362,7 +363,7 @@ def test_vectors_grow_with_the_grid(config: TrainingConfig) -> None:
     before = network.unet.head.weight.clone()  # type: ignore[union-attr]
     optimizer = torch.optim.Adam(network.parameters())
     optimizer.state[network.unet.head.weight] = {"step": 1}  # type: ignore[union-attr]
-    _enter_stage({"T": network}, {"T": optimizer}, 2.0)
+    Run(config, Path(), None, {"T": network}, {"T": optimizer}).enter_stage(2.0)
     assert torch.equal(network.unet.head.weight, 2 * before)  # type: ignore[union-attr]
     assert not optimizer.state
 

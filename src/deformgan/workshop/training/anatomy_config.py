@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from deformgan.errors import UsageError
 from deformgan.workshop.simulation.head_scans import ScanConfig
-from deformgan.workshop.training.config import read_settings
+from deformgan.workshop.training.settings import read_settings
 
 
 @dataclass(frozen=True)

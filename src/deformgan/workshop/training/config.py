@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from deformgan.errors import InputError, UsageError
-from deformgan.io.untrusted import read_small
+from deformgan.errors import UsageError
 from deformgan.networks import network_class
 from deformgan.workshop.datasets.config import DataConfig
 from deformgan.workshop.simulation.deformation import DeformationConfig
 from deformgan.workshop.training.objective import LossWeights
-
-T = TypeVar("T")
+from deformgan.workshop.training.settings import read_settings, read_toml
 
 _OTHER_HEAD = DeformationConfig(24.0, (0.0, 8.0), (9.0, 16.0), 6.0, (8.0, 8.0, 8.0), 0.12, 0.04)
 _HINT = "see the settings in training/config.py"
 SCALES = (0.25, 0.5, 1)
-_MOST_WHOLE = 2**63
 
 
 @dataclass(frozen=True)
@@ -87,6 +81,30 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Only:
+    """A part of T that learns alone, on fields that the rest of T makes once for every pair (see `training.part`).
+
+    Args:
+        part: Its name in T, such as ``stage``, the pyramid's local one; without a name all of T learns. The rest is
+            that of ``start_from`` and stays so; the part itself begins anew.
+        pairs: How many there are, each varied anew whenever it is drawn.
+        taught: What the error after each application of the part counts for; as many applications are unrolled.
+        weight_decay: Of AdamW.
+        average: Share of the old in each step of the running average of the weights, which is what is kept.
+    """
+
+    part: str = ""
+    pairs: int = 1900
+    taught: tuple[float, ...] = (0.4, 0.7, 1.0)
+    weight_decay: float = 1e-4
+    average: float = 0.995
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or not self.taught:
+            raise UsageError("a part is taught on one pair or more, and once or more", _HINT)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A whole run.
 
@@ -96,6 +114,7 @@ class TrainingConfig:
         generator: G, or nothing: T is then trained without an adversary.
         discriminator: D.
         start_from: Name or folder of weights that T starts from (fine-tuning); default: random ones.
+        only: A part of T that learns alone.
         data, augmentation, loss: See there.
         scale: Resolution of the training images relative to the working grid: 0.25, 0.5 or 1.
         steps: Steps in all (one of each network).
@@ -103,9 +122,9 @@ class TrainingConfig:
         stages: Parts of the run with resolutions of their own, coarse to fine, in place of ``scale``, ``steps`` and
             ``batch``, which then say the last one's resolution, the sum of the steps, and the last one's pairs.
         learning_rate: Of Adam, at its peak for T.
-        schedule: ``constant`` or ``one-cycle`` (T only).
+        schedule: ``constant``, ``one-cycle`` or ``cosine`` (T only).
         clip: Largest gradient norm.
-        precision: ``bf16`` or ``fp32``.
+        precision: ``auto`` (bf16 where the processor computes in it), ``bf16`` or ``fp32``.
         workers: Processes that make pairs.
         seed: Of everything.
         validate_every, checkpoint_every: In steps.
@@ -122,6 +141,7 @@ class TrainingConfig:
     generator: dict[str, Any] | None = None
     discriminator: dict[str, Any] | None = None
     start_from: str = ""
+    only: Only = field(default_factory=Only)
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loss: LossWeights = field(default_factory=LossWeights)
@@ -130,9 +150,9 @@ class TrainingConfig:
     batch: int = 4
     stages: tuple[Stage, ...] = ()
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "one-cycle"] = "one-cycle"
+    schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     clip: float = 1.0
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     workers: int = 1
     seed: int = 1
     validate_every: int = 250
@@ -158,6 +178,9 @@ class TrainingConfig:
         if min(self.validate_every, self.checkpoint_every) < 1:
             raise UsageError("validate_every and checkpoint_every are 1 or more", _HINT)
         coarsest = max(round(1 / stage.scale) for stage in self.parts)
+        if self.only.part and (self.generator or self.stages or self.scale != 0.5 or not self.start_from):
+            hint = "give start_from, no stages and no generator, and leave scale at 0.5"
+            raise UsageError("a part of T is taught at half resolution, the rest as some weights have it", hint)
         if (self.generator is None) != (self.discriminator is None):
             raise UsageError("a generator and a discriminator are trained against each other", "give both or neither")
         if self.gate and not self.validation:
@@ -206,85 +229,3 @@ def load_config(path: str | Path) -> TrainingConfig:
         UsageError: A key is unknown or missing, or a value cannot be.
     """
     return TrainingConfig.from_dict(read_toml(path))
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The values of a TOML file.
-
-    Raises:
-        InputError: The file is missing or is not TOML.
-    """
-    path = Path(path)
-    try:
-        return tomllib.loads(read_small(path).decode("utf-8").replace("\r\n", "\n"))
-    except OSError as error:
-        raise InputError(
-            f"cannot read the configuration {path}: {error.strerror}", "give the path of a .toml file"
-        ) from error
-    except (ValueError, RecursionError) as error:  # TOML's own errors are of the first kind
-        raise InputError(f"{path} is not a TOML file: {error}", "correct the line it names") from error
-
-
-def read_settings(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """A dataclass of settings out of plain values, its inner dataclasses too.
-
-    Args:
-        where: What messages call it.
-
-    Raises:
-        UsageError: A key is unknown or missing, or a value is of the wrong type.
-    """
-    hints = get_type_hints(cls)
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise UsageError(f"{where} has no setting {', '.join(sorted(unknown))}", f"it knows {', '.join(hints)}")
-    if lacking := [name for name in _needed(cls) if name not in values]:
-        raise UsageError(f"{where} is incomplete: it lacks {', '.join(lacking)}", "add the missing setting")
-    arguments = {}
-    for key, value in values.items():
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            value = read_settings(hint, value, f"{where}, {key}")  # type: ignore[arg-type]
-        elif hint == dict[str, DeformationConfig] and isinstance(value, dict):
-            value = {
-                k: read_settings(DeformationConfig, v, f"{where}, {k}") if isinstance(v, dict) else v
-                for k, v in value.items()
-            }
-        elif hint == tuple[Stage, ...] and isinstance(value, list | tuple):
-            value = tuple(read_settings(Stage, v, f"{where}, {key}") if isinstance(v, dict) else v for v in value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        if not _fits(value, hint):
-            raise UsageError(
-                f"{where}: {key} cannot be {value!r}",
-                f"its type is {hint.__name__ if isinstance(hint, type) else hint}",
-            )
-        arguments[key] = value
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise UsageError(f"{where} is incomplete: {error}", "add the missing setting") from error
-
-
-def _needed(cls: type) -> list[str]:
-    absent = dataclasses.MISSING
-    return [f.name for f in dataclasses.fields(cls) if f.default is absent and f.default_factory is absent]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a setting's type; whole numbers pass for ``float``, but nothing passes for another."""
-    kind, inner = get_origin(hint), get_args(hint)
-    if kind is UnionType:
-        return any(_fits(value, one) for one in inner)
-    if kind is Literal:
-        return value in inner
-    if kind is tuple:
-        each = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (...,) else inner
-        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, value, each))
-    if kind is dict:
-        return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and -_MOST_WHOLE <= value < _MOST_WHOLE
-    return hint is Any or isinstance(value, hint)
