@@ -7,7 +7,7 @@ move is smoothed like a viscous fluid moves (Christensen et al. 1996; Avants et 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +20,12 @@ from deformgan.refine.drive import Drive, force, gaussian
 from deformgan.refine.folds import without_folds
 from deformgan.refine.progress import shifted
 from deformgan.refine.settings import DEFAULT_FLUID, FluidSettings
-from deformgan.refine.weights import Weight, reduced
+from deformgan.refine.weights import CELL, Weight, corrected_pair, reduced
 from deformgan.spatial.field import resize
 from deformgan.spatial.native.fluid import FluidSteps
 from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import box_maximum, warp
 
-_CELL = 4  # voxels of the working grid, of the cells on which the bias field is estimated
 _BORDER = 4  # voxels around what counts that are moved too
 _REWEIGHED = 5  # steps after which the moving image's weights are looked up anew
 
@@ -86,6 +85,7 @@ def refine_fluid(
     *,
     mask: Tensor | None = None,
     lesions: Lesions | None = None,
+    corrected: Sequence[Tensor] | None = None,
     fine: tuple[Tensor, Tensor] | None = None,
     settings: FluidSettings = DEFAULT_FLUID,
     progress: Callable[[int, int], None] | None = None,
@@ -98,6 +98,7 @@ def refine_fluid(
         steps: Steps in all, shared among the levels; 0 returns ``field``.
         mask: (1, 1, D, H, W), where the similarity counts; default: where ``fixed`` is above 0.
         lesions: Where no similarity is taken, in either image.
+        corrected: Both images as `corrected_pair` gives them, where that has been done.
         fine: Both images on a finer grid over the same extent, for the last level, or None for none.
         settings: See there.
         progress: Called after each step with the steps done and their number.
@@ -108,7 +109,9 @@ def refine_fluid(
     if steps <= 0:
         return field
     field, done = field.float(), 0
-    for level in _levels(fixed, moving, mask, lesions or Lesions(), fine, steps, settings):
+    mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
+    images = corrected_pair(fixed, moving) if corrected is None else corrected
+    for level in _levels(images, mask, lesions or Lesions(), fine, steps, settings):
         field = resize(field, level.shape)
         field = level.leave(field, _flow(level.enter(field), level, settings, shifted(progress, done, steps)))
         done += level.steps
@@ -145,17 +148,14 @@ def _step(field: Tensor, level: _Level, drive: Drive, settings: FluidSettings, l
 
 
 def _levels(
-    fixed: Tensor,
-    moving: Tensor,
-    mask: Tensor | None,
+    images: Sequence[Tensor],
+    mask: Tensor,
     lesions: Lesions,
     fine: tuple[Tensor, Tensor] | None,
     steps: int,
     settings: FluidSettings,
 ) -> Iterator[_Level]:
     """Coarse to fine; a level without steps is left out."""
-    mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
-    images = [correct_bias_field(image, _CELL) for image in (fixed, moving)]
     wide = box_maximum(mask, settings.margin)
     fine_share = settings.fine_share if fine is not None else 0.0
     whole, left = sum(share for _, share in settings.levels) + fine_share, steps
@@ -168,7 +168,7 @@ def _levels(
             yield _Level.of(f, m, Weight.of(inside, lesions), todo)
     if fine is not None and left:
         shape = fine[0].shape[2:]
-        cell = round(_CELL * shape[0] / fixed.shape[2])
-        f, m = (correct_bias_field(image.to(fixed), cell) for image in fine)
+        cell = round(CELL * shape[0] / mask.shape[2])
+        f, m = (correct_bias_field(image.to(mask), cell) for image in fine)
         inside = F.interpolate(wide, size=shape)
         yield _Level.of(f, m, Weight.of(inside, lesions), left)

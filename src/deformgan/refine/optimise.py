@@ -8,21 +8,20 @@ and costs an affine map nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from deformgan.align.options import DEFAULT_STEPS
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions
 from deformgan.refine.folds import count_folds, without_folds
 from deformgan.refine.objective import make_objective
 from deformgan.refine.parameters import Parameters
 from deformgan.refine.progress import shifted
 from deformgan.refine.settings import DEFAULT_SETTINGS, RefineSettings
-from deformgan.refine.weights import Weight, reduced
+from deformgan.refine.weights import Weight, corrected_pair, reduced
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import box_maximum, warp
 
@@ -40,6 +39,7 @@ def refine(
     *,
     mask: Tensor | None = None,
     lesions: Lesions | None = None,
+    corrected: Sequence[Tensor] | None = None,
     settings: RefineSettings = DEFAULT_SETTINGS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -51,6 +51,7 @@ def refine(
         steps: Steps in all, shared among the levels; 0 returns ``field``.
         mask: (1, 1, D, H, W), where the similarity counts; default: where ``fixed`` is above 0.
         lesions: Where no similarity is taken, in either image, nor within reach of a difference across their borders.
+        corrected: Both images as `corrected_pair` gives them, where that has been done.
         settings: See there.
         progress: Called after each step with the steps done and their number.
 
@@ -63,8 +64,8 @@ def refine(
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
     lesions = Lesions() if lesions is None else lesions
     with torch.inference_mode(False), torch.enable_grad():
-        corrected = [correct_bias_field(image.detach(), 4) for image in (fixed, moving)]
-        images = [*corrected, box_maximum(mask, settings.margin).detach().clone()]
+        corrected = corrected_pair(fixed.detach(), moving.detach()) if corrected is None else corrected
+        images = [*(image.detach().clone() for image in corrected), box_maximum(mask, settings.margin).detach().clone()]
         parameters = Parameters.fit(field.detach().clone().float(), images[2], settings)
         done = 0
         for number, (factor, share) in enumerate(settings.levels):

@@ -15,12 +15,11 @@ from torch import Tensor
 from deformgan.align.options import DEFAULT_STEPS, Subject
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.losses.joint_histogram import normalised_mutual_information
-from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions
 from deformgan.refine.fluid import refine_fluid
 from deformgan.refine.optimise import refine
 from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS, FLUID_SHARE
-from deformgan.refine.weights import Weight, reduced
+from deformgan.refine.weights import Weight, corrected_pair, reduced
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 
@@ -86,9 +85,8 @@ def refine_pair(
             return Refined(same, "same", steps)
     how = replace(DEFAULT_FLUID, field_sigma=DEFAULT_FLUID.field_sigma * smoothness**0.5)
     many = max(1, round(FLUID_SHARE * steps))
-    fluid = refine_fluid(
-        fixed, moving, start, many, mask=mask, lesions=lesions, fine=fine(), settings=how, progress=progress
-    )
+    given = {"mask": mask, "lesions": lesions, "corrected": view.corrected}
+    fluid = refine_fluid(fixed, moving, start, many, **given, fine=fine(), settings=how, progress=progress)
     kept = fluid if view.edges(fluid) >= view.edges(start) else start
     return Refined(kept, "other", many)
 
@@ -98,7 +96,7 @@ def _same(
 ) -> Tensor:
     """With control points; where little moves, as stiffly as the images allow, and not at all where that is as good."""
     loose = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
-    given = {"mask": view.mask, "lesions": view.lesions, "progress": progress}
+    given = {"mask": view.mask, "lesions": view.lesions, "corrected": view.corrected, "progress": progress}
     field = refine(view.fixed, view.moving, start, steps, settings=loose, **given)
     if view.size(field) > _LITTLE:
         return field
@@ -118,13 +116,13 @@ class _View:
     def __init__(self, fixed: Tensor, moving: Tensor, mask: Tensor, lesions: Lesions) -> None:
         self.fixed, self.moving, self.mask, self.lesions = fixed, moving, mask.to(fixed), lesions
         self.half = tuple(n // 2 for n in fixed.shape[2:])
-        self._corrected = [correct_bias_field(image, 4) for image in (fixed, moving)]
+        self.corrected = corrected_pair(fixed, moving)
         self._weight = Weight.of(self.mask, lesions)
 
     def edges(self, field: Tensor) -> float:
         """Squared product of normalised gradients on the working grid, in [0, 1]."""
         field = self._at_full(field)
-        f, m = self._corrected
+        f, m = self.corrected
         similarity = GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=self._weight.at(field))
         return float(similarity(warp(m, field)))
 
@@ -147,13 +145,12 @@ class _View:
 
     def is_other(self, field: Tensor) -> bool:
         """Whether a few fluid steps by intensities alone improve the match of edges as they do between people."""
-        probe = refine_fluid(
-            self.fixed, self.moving, field, _PROBE_STEPS, mask=self.mask, lesions=self.lesions, settings=_PROBE
-        )
+        given = {"mask": self.mask, "lesions": self.lesions, "corrected": self.corrected}
+        probe = refine_fluid(self.fixed, self.moving, field, _PROBE_STEPS, **given, settings=_PROBE)
         return self._coarse_edges(probe) > (1 + _OTHER) * self._coarse_edges(field)
 
     def _coarse_edges(self, field: Tensor) -> float:
-        f, m, inside = (reduced(image, 2) for image in (*self._corrected, self.mask))
+        f, m, inside = (reduced(image, 2) for image in (*self.corrected, self.mask))
         field = resize(field, tuple(f.shape[2:]))
         weight = Weight.of(inside, self.lesions).at(field)
         return float(GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)(warp(m, field)))

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions, valid_mask
 from deformgan.spatial.warp import warp
+
+CELL = 4  # voxels of the working grid, of the cells on which the bias field is estimated
+
+
+def corrected_pair(fixed: Tensor, moving: Tensor) -> list[Tensor]:
+    """Both images, (1, 1, D, H, W) on a working grid, as refinement compares them: with their bias fields corrected."""
+    return [correct_bias_field(image, CELL) for image in (fixed, moving)]
 
 
 def reduced(image: Tensor, factor: int) -> Tensor:

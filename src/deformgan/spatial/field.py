@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.spatial.native import grids as native
+from deformgan.spatial.native.fields import axis_map
 from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import warp, warp_points
 
@@ -36,6 +37,11 @@ def resize(field: Tensor, shape: tuple[int, ...]) -> Tensor:
     own, shape = tuple(field.shape[2:]), tuple(shape)
     if own == shape:
         return field
+    if usable(field):
+        factor = [b / a for a, b in zip(own, shape, strict=True)]
+        maps = [axis_map(a, b) for a, b in zip(own, shape, strict=True)]
+        lines = [(below, above, share) for below, above, share, *_ in maps]
+        return native.resample(field[0], lines, matrix=np.diag(factor))[None]
     with torch.autocast(field.device.type, enabled=False):
         d, h, w = (_linear_weights(a, b, field.device) for a, b in zip(own, shape, strict=True))
         out = h @ (field.float() @ w.T)  # the last axis, then the one before

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deformgan.spatial import blockwise, native
-from deformgan.spatial.field import affine_field, invert, jacobian_determinant
+from deformgan.spatial.field import affine_field, invert, jacobian_determinant, resize
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.native import grids, library
 from deformgan.spatial.native.use import without_kernels
@@ -93,6 +93,14 @@ def test_grids_with_parallel_axes_are_resampled_as_with_pytorch(matrix: np.ndarr
         expected = blockwise.resampled_whole(values, own, onto, ramp, matrix, 2.0**-6)
     torch.testing.assert_close(found, expected, atol=2.0**-6 + 1e-6, rtol=0)
     assert float((found != expected).float().mean()) < 0.01  # where rounding falls to the other side
+
+
+@pytest.mark.parametrize("shape", [(9, 4, 6), (1, 20, 3), (5, 8, 7)], ids=str)
+def test_a_field_is_resized_as_with_pytorch(shape: tuple[int, int, int]) -> None:
+    field = random(1, 3, 5, 8, 6)
+    found = resize(field, shape)
+    with without_kernels():
+        torch.testing.assert_close(found, resize(field, shape), atol=1e-5, rtol=1e-5)
 
 
 @each_level

@@ -9,6 +9,7 @@
  * the same bits for any number of threads.
  */
 #include "field.h"
+#include "rows.h"
 
 typedef struct {
     coarse_field field;      /* from the fixed image's grid to the moving image with two voxels of 0 around */
@@ -57,6 +58,35 @@ static int slot(int64_t z) { return (int)((z + RING) % RING); }
 
 static void widen(void *context, int64_t index) { field_widen(&((const similarity_job *)context)->field, index); }
 
+enum { STRIP = 64 }; /* voxels whose neighbours are brought together before anything is computed of them */
+
+/* The moving image and its derivatives by z, y and x at so many places. */
+static void sample_strip(const float *moving, int64_t row, int64_t plane, const int32_t *at, const float *fz,
+                         const float *fy, const float *fx, int64_t n, float found[4][STRIP]) {
+    float pairs[4][2 * STRIP]; /* each voxel with the next, in four rows */
+    for (int64_t x = 0; x < n; x++) {
+        const float *p = moving + at[x], *q = p + plane;
+        memcpy(pairs[0] + 2 * x, p, 2 * sizeof(float));
+        memcpy(pairs[1] + 2 * x, p + row, 2 * sizeof(float));
+        memcpy(pairs[2] + 2 * x, q, 2 * sizeof(float));
+        memcpy(pairs[3] + 2 * x, q + row, 2 * sizeof(float));
+    }
+    for (int64_t x = 0; x < n; x++) {
+        float p000 = pairs[0][2 * x], d00 = pairs[0][2 * x + 1] - p000;
+        float p010 = pairs[1][2 * x], d01 = pairs[1][2 * x + 1] - p010;
+        float p100 = pairs[2][2 * x], d10 = pairs[2][2 * x + 1] - p100;
+        float p110 = pairs[3][2 * x], d11 = pairs[3][2 * x + 1] - p110;
+        float l00 = p000 + fx[x] * d00, l01 = p010 + fx[x] * d01, l10 = p100 + fx[x] * d10, l11 = p110 + fx[x] * d11;
+        float e0 = l01 - l00, e1 = l11 - l10;
+        float m0 = l00 + fy[x] * e0, m1 = l10 + fy[x] * e1;
+        float s0 = d00 + fy[x] * (d01 - d00), s1 = d10 + fy[x] * (d11 - d10);
+        found[0][x] = m0 + fz[x] * (m1 - m0);
+        found[1][x] = m1 - m0;
+        found[2][x] = e0 + fz[x] * (e1 - e0);
+        found[3][x] = s0 + fz[x] * (s1 - s0);
+    }
+}
+
 /* The moving image and its derivatives at row (z, y), voxels from .. to - 1. */
 static void sample_row(const similarity_job *job, field_plane low, int64_t z, int64_t y, int64_t from, int64_t to,
                        float *restrict image, float *const along[3], float *restrict work) {
@@ -65,52 +95,53 @@ static void sample_row(const similarity_job *job, field_plane low, int64_t z, in
     float *restrict fz = work, *restrict fy = work + W, *restrict fx = work + 2 * W;
     int32_t *restrict at = (int32_t *)(work + 3 * W);
     field_locate(&job->field, low, z, y, from, n, at, fz, fy, fx);
-    const float *restrict v = job->moving, *restrict vx = v + 1, *restrict vy = v + row, *restrict vxy = vy + 1;
-    const float *restrict vz = v + plane, *restrict vxz = vz + 1, *restrict vyz = vz + row, *restrict vxyz = vyz + 1;
-    float *restrict dz = along[0] + y * W + from, *restrict dy = along[1] + y * W + from,
-                    *restrict dx = along[2] + y * W + from;
-    image += y * W + from;
-    for (int64_t x = 0; x < n; x++) {
-        float p000 = v[at[x]], p001 = vx[at[x]], p010 = vy[at[x]], p011 = vxy[at[x]];
-        float p100 = vz[at[x]], p101 = vxz[at[x]], p110 = vyz[at[x]], p111 = vxyz[at[x]];
-        float d00 = p001 - p000, d01 = p011 - p010, d10 = p101 - p100, d11 = p111 - p110;
-        float l00 = p000 + fx[x] * d00, l01 = p010 + fx[x] * d01, l10 = p100 + fx[x] * d10, l11 = p110 + fx[x] * d11;
-        float e0 = l01 - l00, e1 = l11 - l10;
-        float m0 = l00 + fy[x] * e0, m1 = l10 + fy[x] * e1;
-        float s0 = d00 + fy[x] * (d01 - d00), s1 = d10 + fy[x] * (d11 - d10);
-        image[x] = m0 + fz[x] * (m1 - m0);
-        dz[x] = m1 - m0;
-        dy[x] = e0 + fz[x] * (e1 - e0);
-        dx[x] = s0 + fz[x] * (s1 - s0);
+    for (int64_t start = 0; start < n; start += STRIP) {
+        int64_t count = dg_min(STRIP, n - start), to_row = y * W + from + start;
+        float found[4][STRIP];
+        sample_strip(job->moving, row, plane, at + start, fz + start, fy + start, fx + start, count, found);
+        memcpy(image + to_row, found[0], (size_t)count * sizeof(float));
+        for (int c = 0; c < 3; c++) memcpy(along[c] + to_row, found[c + 1], (size_t)count * sizeof(float));
     }
 }
+
+/* Of eight voxels whose differences are given: the sum of agreements is added to, the weights are stored. */
+#define COMPARE(type, x)                                                            \
+    do {                                                                            \
+        type g0 = *(const type *)(after + x) - *(const type *)(before + x);         \
+        type g1 = *(const type *)(here + x + W) - *(const type *)(here + x - W);    \
+        type g2 = *(const type *)(here + x + 1) - *(const type *)(here + x - 1);    \
+        type d0 = *(const type *)(n0 + x), d1 = *(const type *)(n1 + x), d2 = *(const type *)(n2 + x); \
+        type dot = d0 * g0 + d1 * g1 + d2 * g2;                                     \
+        type ratio = dot / (floor + g0 * g0 + g1 * g1 + g2 * g2);                   \
+        *(type *)(w0 + x) = ratio * (d0 - ratio * g0);                              \
+        *(type *)(w1 + x) = ratio * (d1 - ratio * g1);                              \
+        *(type *)(w2 + x) = ratio * (d2 - ratio * g2);                              \
+        agreement = dot * ratio;                                                    \
+    } while (0)
 
 /* Agreement of row y of one plane, and its derivative with respect to the differences; returns the row's sum.
  * `images` are the planes before, at and after it. */
 static double compare_row(const similarity_job *job, const float *const images[3], int64_t z, int64_t y,
-                          float *const weights[3], float *restrict agreement) {
+                          float *const weights[3]) {
     int64_t W = job->field.shape[2], volume = job->field.shape[0] * job->field.shape[1] * W;
     const int32_t *span = job->spans + 2 * (z * job->field.shape[1] + y);
-    int64_t row = y * W + span[0], n = span[1] - span[0];
-    const float *restrict n0 = job->directions + z * job->field.shape[1] * W + row, *restrict n1 = n0 + volume,
-                          *restrict n2 = n1 + volume;
-    const float *restrict before = images[0] + row, *restrict here = images[1] + row, *restrict after = images[2] + row;
-    float *restrict w0 = weights[0] + row, *restrict w1 = weights[1] + row, *restrict w2 = weights[2] + row;
-    float floor = job->floor, lanes[16] = {0};
-    for (int64_t x = 0; x < n; x++) {
-        float g0 = after[x] - before[x], g1 = here[x + W] - here[x - W], g2 = here[x + 1] - here[x - 1];
-        float dot = n0[x] * g0 + n1[x] * g1 + n2[x] * g2;
-        float ratio = dot / (floor + g0 * g0 + g1 * g1 + g2 * g2);
-        agreement[x] = dot * ratio;
-        w0[x] = ratio * (n0[x] - ratio * g0);
-        w1[x] = ratio * (n1[x] - ratio * g1);
-        w2[x] = ratio * (n2[x] - ratio * g2);
-    }
-    for (; n % 16; n++) agreement[n] = 0;
-    for (int64_t x = 0; x < n; x += 16)
-        for (int i = 0; i < 16; i++) lanes[i] += agreement[x + i];
+    int64_t row = y * W + span[0], n = span[1] - span[0], x = 0;
+    const float *n0 = job->directions + z * job->field.shape[1] * W + row, *n1 = n0 + volume, *n2 = n1 + volume;
+    const float *before = images[0] + row, *here = images[1] + row, *after = images[2] + row;
+    float *w0 = weights[0] + row, *w1 = weights[1] + row, *w2 = weights[2] + row, floor = job->floor;
+    dg_eight lanes = {0};
     double total = 0;
-    for (int i = 0; i < 16; i++) total += lanes[i];
+    for (; x + 8 <= n; x += 8) {
+        dg_eight agreement;
+        COMPARE(dg_eight, x);
+        lanes += agreement;
+    }
+    for (; x < n; x++) {
+        float agreement;
+        COMPARE(float, x);
+        total += agreement;
+    }
+    for (int i = 0; i < 8; i++) total += lanes[i];
     return total;
 }
 
@@ -159,7 +190,7 @@ static double compare_plane(const similarity_job *job, const part_memory *part, 
             memset(part->weights[slot(z)][c] + y * W + span[0], 0, (size_t)(span[1] - span[0]) * sizeof(float));
     }
     if (z < 1 || z > job->field.shape[0] - 2) return 0;
-    for (int64_t y = 1; y < H - 1; y++) total += compare_row(job, images, z, y, part->weights[slot(z)], part->work);
+    for (int64_t y = 1; y < H - 1; y++) total += compare_row(job, images, z, y, part->weights[slot(z)]);
     return total;
 }
 
