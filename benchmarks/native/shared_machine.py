@@ -4,13 +4,15 @@
 
 Each situation is timed by the clock, as whole processes, one after the other within every round, so that a machine that
 changes its mind changes all of them: ``alone``; ``busy core``, beside a loop that does nothing else; ``three in turn``
-and ``three at once``; ``one core`` (``taskset``). The ratios of one round count, and their median is given. A JSON file
-joins benchmarks/native/results. For a quiet machine: with other programs running, all of them are busy.
+and ``three at once``; ``one core`` (``taskset``). The ratios of one round count, and their median is given, with the
+threads that the runs took: without --threads they leave the cores that others use. A JSON file joins
+benchmarks/native/results. For a quiet machine: with other programs running, all of them are busy.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -57,6 +59,11 @@ class Runs:
             if run.wait() not in (0, 4):
                 raise RuntimeError(f"exit code {run.returncode} of {run.args}")
 
+    def threads(self, number: int = 0) -> int:
+        """How many the last run of that number took, which by default depends on what others leave free."""
+        record = json.loads((self._work / str(number) / "registration.json").read_text(encoding="utf-8"))
+        return record["settings"]["threads"]
+
 
 @contextmanager
 def busy_core() -> Iterator[None]:
@@ -78,16 +85,26 @@ def seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def one_round(runs: Runs) -> dict[str, float]:
-    """Every situation once."""
-    first = min(os.sched_getaffinity(0))
-    found = {"alone": seconds(lambda: runs.wait(runs.start()))}
+def three_in_turn(runs: Runs) -> None:
+    for _ in range(3):
+        runs.wait(runs.start())
+
+
+def one_round(runs: Runs) -> tuple[dict[str, float], dict[str, int]]:
+    """Every situation once: seconds, and the threads that its first run took."""
+    first, found, threads = min(os.sched_getaffinity(0)), {}, {}
+
+    def situation(name: str, call: Callable[[], None]) -> None:
+        found[name] = seconds(call)
+        threads[name] = runs.threads()
+
+    situation("alone", lambda: runs.wait(runs.start()))
     with busy_core():
-        found["busy core"] = seconds(lambda: runs.wait(runs.start()))
-    found["three in turn"] = sum(seconds(lambda: runs.wait(runs.start())) for _ in range(3))
-    found["three at once"] = seconds(lambda: runs.wait(*[runs.start(number) for number in range(3)]))
-    found["one core"] = seconds(lambda: runs.wait(runs.start(core=first)))
-    return found
+        situation("busy core", lambda: runs.wait(runs.start()))
+    situation("three in turn", lambda: three_in_turn(runs))
+    situation("three at once", lambda: runs.wait(*[runs.start(number) for number in range(3)]))
+    situation("one core", lambda: runs.wait(runs.start(core=first)))
+    return found, threads
 
 
 def main() -> None:
@@ -101,11 +118,14 @@ def main() -> None:
         runs = Runs(options.fixed, options.moving, [o for o in register_options if o != "--"], Path(work))
         runs.wait(runs.start())  # files and libraries are in memory now
         rounds = [one_round(runs) for _ in range(options.rounds)]
-    ratios = {name: statistics.median(r[a] / r[b] for r in rounds) for name, (a, b) in RATIOS.items()}
-    times = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
-    result = {"machine": machine(), "options": register_options, "seconds": times, "ratios": ratios, "rounds": rounds}
+    each = [found for found, _ in rounds]
+    ratios = {name: statistics.median(r[a] / r[b] for r in each) for name, (a, b) in RATIOS.items()}
+    times = {name: statistics.median(r[name] for r in each) for name in each[0]}
+    threads = {name: [taken[name] for _, taken in rounds] for name in each[0]}
+    result = {"machine": machine(), "options": register_options, "seconds": times, "threads": threads}
+    result |= {"ratios": ratios, "rounds": each}
     options.results.mkdir(parents=True, exist_ok=True)
-    Console().print(times, ratios, keep("shared-machine", result, options.results))
+    Console().print(times, threads, ratios, keep("shared-machine", result, options.results))
 
 
 if __name__ == "__main__":

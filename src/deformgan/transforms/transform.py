@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -132,9 +133,21 @@ class Transform(Mapping):
         volume = float(np.linalg.det(self.affine[:3, :3]))
         own, values = Grid((2, 2, 2), onto.affine), torch.full((1, 2, 2, 2), volume)
         if self.disp_mm is not None and self.grid is not None:
-            own, values = self.grid, (_own_jacobian(self.disp_mm, self.grid) * volume)[None]
+            own, values = self.grid, (self._own_jacobian * volume)[None]
         for start, stop, block in blockwise.resampled_blocks(values, own, onto):
             yield start, stop, block[0].numpy()
+
+    @cached_property
+    def _own_jacobian(self) -> Tensor:
+        """Local volume change of ``x + disp(x)`` on the field's own grid, (W, H, D): files and report ask again."""
+        assert self.disp_mm is not None
+        assert self.grid is not None
+        values = torch.from_numpy(self.disp_mm.T)
+        if min(self.grid.shape) > 1 and usable(values[None]):
+            # derivatives by the index, in the order of the volume's axes
+            base = self.grid.affine[:3, 2::-1]
+            return native.jacobian(values, base, 1 / float(np.linalg.det(base)))
+        return fields.jacobian_determinant(mm_to_vox(self.disp_mm, self.grid))[0].permute(2, 1, 0).contiguous()
 
     def displacement(self, onto: Grid, step: float = 0.0) -> np.ndarray:
         """As `Mapping.displacement`; ``step``, a power of 2 if it is not 0: values become multiples of it."""
@@ -274,16 +287,6 @@ def load_transform(
             affine, rest = split_affine(*part)
             maps.append(Transform(affine, rest, part[1]))
     return chained(maps)
-
-
-def _own_jacobian(disp_mm: np.ndarray, grid: Grid) -> Tensor:
-    """Local volume change of ``x + disp(x)`` on the field's own grid, (W, H, D)."""
-    values, axes = torch.from_numpy(disp_mm.T), grid.affine[:3, :3]
-    if min(grid.shape) > 1 and usable(values[None]):
-        # derivatives by the index, in the order of the volume's axes
-        base = axes[:, ::-1]
-        return native.jacobian(values, base, 1 / float(np.linalg.det(base)))
-    return fields.jacobian_determinant(mm_to_vox(disp_mm, grid))[0].permute(2, 1, 0).contiguous()
 
 
 def _points(points_mm: np.ndarray) -> np.ndarray:
