@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 import small_cohort
 
+from deformgan.cohort.cluster import ask_scheduler
 from deformgan.commands.main import main
+from deformgan.errors import InputError
 
 
 @pytest.fixture
@@ -101,9 +104,31 @@ def test_options_that_make_no_sense(
     assert what in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:8787", "tcp://127.0.0.1", "127.0.0.1:port", ""])
+def test_what_is_no_address_of_a_scheduler(address: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--scheduler", address]) == 2
+    assert "is no address of a scheduler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["nobody", "another server"])
 def test_a_scheduler_that_does_not_answer(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("deformgan.cohort.cluster.PATIENCE_SECONDS", 0.5)
-    assert main([*words, "--scheduler", "tcp://127.0.0.1:9"]) == 3
-    assert "no scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
+    monkeypatch.setattr("deformgan.cohort.cluster.PATIENCE_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes the call and never speaks
+        port = 9 if what == "nobody" else server.getsockname()[1]
+        assert main([*words, "--scheduler", f"tcp://127.0.0.1:{port}"]) == 3
+    assert f"no scheduler answers at tcp://127.0.0.1:{port} within 1 s" in capsys.readouterr().err
+
+
+def test_a_scheduler_is_told_from_its_workers() -> None:
+    """The worker's own address, which dask shows just as clearly, is refused."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp"
+    ) as two:
+        assert ask_scheduler(two.scheduler_address) == 1
+        with pytest.raises(InputError, match="is no scheduler"):
+            ask_scheduler(two.workers[0].address)
+        two.scale(0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 BYTES_A_WORKER = 3 * 10**9  # a pair of whole heads of 1 mm stays below
 SHARE_OF_MEMORY = 0.9
 PATIENCE_SECONDS = 15.0
+_ADDRESS = re.compile(r"((tcp|tls|ucx|ws|wss)://)?([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}")
 _OFTEN_BLAMED = 20  # dask also blames pairs that only waited in a queue; claims count for themselves
 _LOCAL = {
     # one pair is one task: there is nothing to spill, and a pause would never end
@@ -106,15 +110,49 @@ def workers_of(where: Local | str) -> Iterator[Client]:
         yield client
 
 
+def ask_scheduler(address: str) -> int:
+    """How many workers the scheduler at an address has now.
+
+    Raises:
+        UsageError: It is no address.
+        InputError: No scheduler answers there in time, whatever else may.
+    """
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(
+            f"{address!r} is no address of a scheduler", "give tcp://HOST:PORT, as dask scheduler shows it"
+        )
+    hint = "check the address (tcp://HOST:PORT) and that dask scheduler runs there"
+    try:
+        with ThreadPoolExecutor(1) as own:  # in a notebook this thread has a loop already
+            said = own.submit(asyncio.run, asyncio.wait_for(_identity(address), PATIENCE_SECONDS)).result()
+    except (TimeoutError, OSError, ValueError, TypeError, EOFError) as error:
+        raise InputError(f"no scheduler answers at {address} within {PATIENCE_SECONDS:g} s", hint) from error
+    if not isinstance(said, dict) or said.get("type") != "Scheduler":
+        raise InputError(f"what answers at {address} is no scheduler", hint)
+    return len(said.get("workers", ()))
+
+
+async def _identity(address: str) -> Any:
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    comm = await connect(address, timeout=PATIENCE_SECONDS, **Security().get_connection_args("client"))
+    try:
+        await comm.write({"op": "identity", "n_workers": -1})
+        return await comm.read()
+    finally:
+        comm.abort()
+
+
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    ask_scheduler(address)  # the client itself would try on and on with a server of another kind
     try:
         client = Client(address, timeout=PATIENCE_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        hint = "check the address (tcp://HOST:PORT) and that dask scheduler runs there"
-        raise InputError(f"no scheduler answers at {address} within {PATIENCE_SECONDS:g} s", hint) from error
+        raise InputError(f"the scheduler at {address} went away", "start it, then the same command again") from error
     with client:
         yield client

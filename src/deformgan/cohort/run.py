@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deformgan import __version__
 from deformgan.cohort.cluster import Local, workers_of
@@ -117,7 +117,7 @@ def conduct(
         if plan.todo:
             where = _where(cohort, len(plan.todo))
             with workers_of(where) as client:
-                begun(plan, _described(where))
+                begun(plan, _described(where, len(cast(dict[str, int], client.nthreads()))))
                 wanted = takewhile(further, tasks(cohort, plan, where, name))
                 run(client, wanted, heard, one_at_a_time=cohort.stop_on_failure)
         if cohort.shard is None:
@@ -210,9 +210,10 @@ def _about(cohort: Cohort, store: Store) -> dict[str, Any]:
     return {"key": key, "version": __version__, "digest": cohort.settings.digest(), "settings": settings}
 
 
-def _described(where: Local | str) -> str:
+def _described(where: Local | str, present: int) -> str:
     if isinstance(where, str):
-        return f"the workers of {where}"
+        several = "1 worker" if present == 1 else f"{present} workers" if present else "no worker yet"
+        return f"{several} at {where}" + ("" if present else ", which is waited for: start dask worker")
     several = "1 worker" if where.workers == 1 else f"{where.workers} workers"
     threads = "1 thread" if where.threads == 1 else f"{where.threads} threads"
     return f"{several} with {threads} and {where.memory_bytes / 1e9:.1f} GB each"
