@@ -8,6 +8,8 @@ from pathlib import Path
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
+# what the system says when there is no room: on the disk, in a quota, for a file of that size (ulimit -f)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DeformganError(Exception):
@@ -59,7 +61,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def unwritable(path: str | Path, error: OSError) -> InputError:
     """What a refusal of the system to write means to the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno == errno.EFBIG:
+        hint = "raise that limit (ulimit -f) or choose another folder"
+        return InputError(f"cannot write {path}: files may not be that large here", hint)
+    if error.errno in FULL:
         return InputError(f"cannot write {path}: the disk is full", "free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"cannot write {path}: the folder is read-only", "choose a folder you may write to")

@@ -1,30 +1,30 @@
 """Start a command, send it a signal at a random moment, look at what it left, run it again, look once more.
 
-What may be there after the signal: nothing, or the whole set of results. After a SIGKILL a hidden folder may be left,
-which the next run clears. What is said must be true, and the exit code that of the signal.
+What may be there after the signal: nothing, or the whole set of results; of what resumes, any part, each file whole.
+After a SIGKILL a hidden folder may be left, which the next run clears. What is said must be true, and the exit code
+that of the signal.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from tiny import write_tiny_model
 
 from deformgan.output.staging import PREFIX
-from deformgan.spatial.grid import Grid
-from deformgan.transforms.formats.itk import write_affine, write_displacement
+from torture.victims import Victim, prepare, start
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL)
-SHAPE = (40, 44, 36)
+_AS_USERS_DO = 12  # one in so many is started as a process of its own
+_RARE = 20  # what cannot be forked gets one turn in so many
 
 
 @dataclass
@@ -32,119 +32,138 @@ class Count:
     """What came of it.
 
     Args:
-        runs: Signals sent to a command that was still at work.
+        sent: Signals sent to a command that was still at work, by command and signal.
         late: Those that came when it had ended.
+        ends: How the commands ended, by exit code.
         broken: What should not have been, in words.
     """
 
-    runs: int = 0
+    sent: Counter[tuple[str, str]] = field(default_factory=Counter)
     late: int = 0
+    ends: Counter[int] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
 
+    @property
+    def runs(self) -> int:
+        """All of them that were sent in time."""
+        return sum(self.sent.values())
+
     def __str__(self) -> str:
-        return f"{self.runs} signals, {self.late} too late, {len(self.broken)} broken"
-
-
-def prepare(home: Path) -> dict[str, tuple[list[str], tuple[str, ...]]]:
-    """Inputs in ``home``; for each command its words, and the names that it writes as one set in ``home/work``."""
-    affine = np.diag([4.0, 4.0, 4.0, 1.0])
-    rng = np.random.default_rng(0)
-    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
-    head = sum(x**2 for x in axes) < 0.6
-    for name in ("fixed", "moving"):
-        nib.Nifti1Image((head * rng.uniform(0.5, 1, SHAPE)).astype(np.float32), affine).to_filename(
-            home / f"{name}.nii.gz"
+        commands, signals = Counter[str](), Counter[str]()
+        for (command, number), times in self.sent.items():
+            commands[command] += times
+            signals[number] += times
+        told = [", ".join(f"{name} {n}" for name, n in each.items()) for each in (commands, signals)]
+        ends = ", ".join(f"{code}: {n}" for code, n in sorted(self.ends.items()))
+        return (
+            f"{self.runs} signals ({'; '.join(told)}), {self.late} too late, exit codes {ends}, "
+            f"{len(self.broken)} broken"
         )
-    write_affine(home / "a.txt", np.eye(4))
-    write_displacement(home / "w.nii.gz", rng.standard_normal((*SHAPE, 3)).astype(np.float32), Grid(SHAPE, affine))
-    write_tiny_model(home / "weights")
-    pair = ["-f", "fixed.nii.gz", "-m", "moving.nii.gz", "--model", "weights", "--refine-steps", "2", "--no-report"]
-    whole = ("moved.nii.gz", "warp.nii.gz", "inverse_warp.nii.gz", "affine.txt", "jacobian.nii.gz", "registration.json")
-    images = ["moving.nii.gz", "work/x.nii.gz", "fixed.nii.gz", "work/y.nii.gz"]
-    return {
-        "register": (["register", *pair, "-o", "work/out"], tuple(f"out/{name}" for name in whole)),
-        "apply": (["apply", "-t", "w.nii.gz", "-r", "fixed.nii.gz", *images], ("x.nii.gz", "y.nii.gz")),
-        "convert": (["convert", "w.nii.gz", "work/w.h5"], ("w.h5",)),
-    }
 
 
-def torture(home: Path, times: int, seed: int = 0) -> Count:
+def torture(home: Path, times: int, seed: int = 0, *, all_of_them: bool = True) -> Count:
     """Send ``times`` signals, the commands and the signals in turn, at random moments of their run."""
-    chance, count, commands = random.Random(seed), Count(), prepare(home)
-    usual: dict[str, float] = {}
+    chance, count, victims = random.Random(seed), Count(), prepare(home, all_of_them=all_of_them)
+    usual: dict[tuple[str, bool], float] = {}
+    often = [name for name, one in victims.items() if one.forks]
+    rare = [name for name in victims if name not in often]
     for number in range(times):
-        name = list(commands)[number % len(commands)]
-        words, names = commands[name]
-        if name not in usual:
-            usual[name] = _whole_run(home, words, names, count, force=False)
-        sent = SIGNALS[(number // len(commands)) % len(SIGNALS)]
-        force = chance.random() < 0.5
-        _one(home, name, words, names, sent, chance.uniform(0, 1.1 * usual[name]), count, force=force)
+        name = rare[number // _RARE % len(rare)] if rare and number % _RARE == _RARE - 1 else often[number % len(often)]
+        victim = victims[name]
+        fork = victim.forks and number % _AS_USERS_DO != _AS_USERS_DO - 1
+        if (name, fork) not in usual:
+            runs = [_whole_run(home, victim, count, fork=fork, force=False) for _ in range(2)]
+            usual[name, fork] = min(runs)  # the first may have imports to do
+        sent = SIGNALS[(number // len(often)) % len(SIGNALS)]
+        moment = chance.uniform(0, 1.1 * usual[name, fork])
+        _one(home, name, victim, sent, moment, count, fork=fork, force=chance.random() < 0.5)
     return count
 
 
-def _start(home: Path, words: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "deformgan", *words, "--threads", "1"]
-    return subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def _whole_run(home: Path, words: list[str], names: tuple[str, ...], count: Count, *, force: bool) -> float:
+def _whole_run(home: Path, victim: Victim, count: Count, *, fork: bool, force: bool) -> float:
     """Run to the end into an empty or a used folder; seconds."""
     work = home / "work"
-    if not force:
+    if not force and (not victim.resumes or not work.exists()):
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+    work.mkdir(exist_ok=True)
     since = time.monotonic()
-    _, said = (process := _start(home, [*words, *(["--force"] if force else [])])).communicate(timeout=300)
-    if process.returncode not in (0, 4) or _there(work) != set(names):
-        count.broken.append(f"{words[0]} ended with {process.returncode}, left {sorted(_there(work))}: {said[-300:]}")
+    code, said = start(home, victim.again(force), fork=fork).end()
+    there = _there(work)
+    missing = set(victim.names) - there
+    extra = set() if victim.resumes else there - set(victim.names)
+    if code not in (0, 4) or missing or extra or [one for one in there if PREFIX in one]:
+        count.broken.append(f"{victim.words[0]} ended with {code}, left {sorted(there)}: {said[-600:]}")
     return time.monotonic() - since
 
 
 def _one(
-    home: Path, name: str, words: list[str], names: tuple[str, ...], sent: signal.Signals, wait: float, count: Count,
-    *, force: bool,
-) -> None:  # fmt: skip
+    home: Path, name: str, victim: Victim, sent: signal.Signals, wait: float, count: Count, *, fork: bool, force: bool
+) -> None:
     work = home / "work"
-    if not force:
+    if not force or victim.resumes or _there(work) != set(victim.names):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-    elif _there(work) != set(names):
-        _whole_run(home, words, names, count, force=False)
-    process = _start(home, [*words, *(["--force"] if force else [])])
+        if force and not victim.resumes:
+            _whole_run(home, victim, count, fork=fork, force=False)
+    run = start(home, victim.again(force), fork=fork)
     time.sleep(wait)
-    late = process.poll() is not None
-    process.send_signal(sent)
-    _, said = process.communicate(timeout=300)
-    code = process.returncode
-    count.late, count.runs = count.late + late, count.runs + (not late)
+    late = run.is_over()
+    run.send(sent)
+    code, said = run.end()
+    count.late += late
+    count.sent[name, sent.name] += not late
+    count.ends[code] += 1
     what = f"{name}{' --force' if force else ''}, {sent.name} after {wait:.2f} s: exit {code}"
     # before Python runs our code, a signal ends it as it ends every program
     allowed = {0, 4, -sent} if sent == signal.SIGKILL else {0, 4, 128 + sent, -sent}
     if code not in allowed:
-        count.broken.append(f"{what}: {said[-300:]}")
-    if "Traceback" in said and wait > 0.5:
-        count.broken.append(f"{what}: a traceback: {said[-300:]}")
+        count.broken.append(f"{what}: {said[-600:]}")
+    if "Traceback" in said and code not in (0, 4, -sent):
+        count.broken.append(f"{what}: a traceback: {said[-600:]}")
+    _look(work, victim, what, count, killed=sent == signal.SIGKILL, force=force)
+    if sent == signal.SIGKILL or code in (0, 4) or victim.resumes:
+        _whole_run(home, victim, count, fork=fork, force=bool(_there(work)))
+
+
+def _look(work: Path, victim: Victim, what: str, count: Count, *, killed: bool, force: bool) -> None:
     left = _there(work)
-    if sent != signal.SIGKILL and [one for one in left if PREFIX in one]:
-        count.broken.append(f"{what}: left-overs {sorted(left)}")
-    seen = {one for one in left if PREFIX not in one}
-    if seen and seen != set(names) and not (sent == signal.SIGKILL and force):
+    hidden = {one for one in left if any(part.startswith(PREFIX) for part in Path(one).parts)}
+    if not killed and hidden:
+        count.broken.append(f"{what}: left-overs {sorted(hidden)}")
+    seen = left - hidden
+    # only a SIGKILL in the milliseconds of moving can come between an old set and a new one
+    if seen and seen != set(victim.names) and not victim.resumes and not (killed and force):
         count.broken.append(f"{what}: half a set {sorted(seen)}")
     for one in seen:
-        _check_whole(work / one, what, count)
-    _whole_run(home, words, names, count, force=bool(seen))
+        if (why := damage(work / one)) is not None:
+            count.broken.append(f"{what}: {one} is not whole: {why}")
+
+
+def damage(path: Path) -> str | None:
+    """Why a file is no whole one of its kind; None where it is."""
+    try:
+        if path.name.endswith((".nii.gz", ".nii")):
+            np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".jsonl":
+            for line in path.read_text(encoding="utf-8").splitlines():
+                json.loads(line)
+        elif path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            load_file(path)
+        elif path.suffix == ".h5":
+            import h5py
+
+            with h5py.File(path) as file:
+                file.visititems(lambda _, one: one[()] if isinstance(one, h5py.Dataset) else None)
+        elif not path.stat().st_size and path.suffix not in (".lock", ""):
+            return "it is empty"
+    except (OSError, EOFError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _there(work: Path) -> set[str]:
     return {str(one.relative_to(work)) for one in work.rglob("*") if one.is_file()}
-
-
-def _check_whole(path: Path, what: str, count: Count) -> None:
-    if path.name.endswith(".nii.gz"):
-        try:
-            np.asarray(nib.load(path).dataobj)
-        except (OSError, EOFError, ValueError) as error:
-            count.broken.append(f"{what}: {path.name} is not whole: {error}")
-    elif not path.stat().st_size:
-        count.broken.append(f"{what}: {path.name} is empty")

@@ -42,6 +42,7 @@ from deformgan.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    FULL,
     DeformganError,
     InputError,
     UsageError,
@@ -52,7 +53,7 @@ from deformgan.output.staging import ENDING
 
 EXIT_PIPE = 141  # 128 and SIGPIPE: what a shell shows of other tools
 # what the system says when the place is to blame, not we
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG)
+REFUSALS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG)
 DESCRIPTION = "Align 3-D medical images of different modality. Start with: deformgan demo"
 
 COMMANDS = {

@@ -42,7 +42,8 @@ def write_h5(path: str | Path, parts: Sequence[Part]) -> None:
         UsageError: h5py is not installed.
     """
     h5py = _h5py()
-    with atomic(path) as partial, h5py.File(partial, "w") as file:
+    # in memory first: HDF5's library does not survive a disk that fills up, and takes the process with it
+    with h5py.File("transform", "w", driver="core", backing_store=False) as file:
         group = file.create_group(_GROUP)
         if len(parts) > 1:
             _name(group.create_group("0"), f"{_COMPOSITE}_double_3_3", h5py)
@@ -55,6 +56,10 @@ def write_h5(path: str | Path, parts: Sequence[Part]) -> None:
             else:
                 _name(one, f"{_FIELD}_double_3_3", h5py)
                 _write_field(one, *part)
+        file.flush()
+        image = file.id.get_file_image()
+    with atomic(path) as partial:
+        partial.write_bytes(image)
 
 
 def _name(group: Any, kind: str, h5py: Any) -> None:
