@@ -215,3 +215,19 @@ def test_bad_starts_are_refused(pair_files: PairFiles, phantom: Phantom, model: 
     write_affine(tmp_path / "far.txt", far)
     with pytest.raises(InputError, match="leads nowhere"):
         run(init=tmp_path / "far.txt")
+
+
+def test_joint_keeps_headers_that_are_as_good_as_what_it_finds(pair: tuple[Image, Image]) -> None:
+    """Exactly: a thirtieth of a voxel is no reason to sample the image anew."""
+    moved, truth = rotated(pair[1], Rotation.identity(), 1.0, (0.1, 0, 0))
+    fixed, moving = Scan.of(pair[0]), Scan.of(moved)
+    np.testing.assert_array_equal(find_start(fixed, moving, "joint").fixed_to_moving, np.eye(4))
+    # an affine map that was asked for by itself is found
+    assert miss_mm(find_start(fixed, moving, "affine").fixed_to_moving, truth, pair[0]) < 0.05
+
+
+def test_joint_does_not_keep_headers_that_are_worse(pair: tuple[Image, Image]) -> None:
+    moved, truth = rotated(pair[1], Rotation.from_euler("z", 12, degrees=True), 1.0, (6, 0, 0))
+    found = find_start(Scan.of(pair[0]), Scan.of(moved), "joint").fixed_to_moving
+    assert miss_mm(found, truth, pair[0]) < 1
+    assert miss_mm(np.eye(4), truth, pair[0]) > 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from deformgan.align.options import DEFAULT_STEPS
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.refine import DEFAULT_SETTINGS, RefineSettings, refine
 from deformgan.refine.folds import count_folds, without_folds
-from deformgan.refine.objective import folding
+from deformgan.refine.objective import Objective, folding
 from deformgan.refine.optimise import better
 from deformgan.spatial.field import affine_field, fit_affine, identity_positions, resize
+from deformgan.spatial.native.use import without_kernels
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent
 from deformgan.workshop.simulation.deformation import DeformationConfig, sample_deformation
@@ -139,6 +141,31 @@ def test_the_fold_penalty_sees_folds_alone() -> None:
     folded[:, 1, :, 11:] = -2.0  # one layer of determinant -1
     layer = 1 / (HALF[1] - 1)
     assert float(folding(folded, 0.25)) == pytest.approx((0.25 + 1) ** 2 * layer, rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "highest"), [(80, 1.0), (40, 1.0), (10, 0.25)])
+def test_the_rate_falls_to_a_tenth_and_few_steps_are_small(
+    steps: int, highest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed, moving, _, _ = case()
+    taken: dict[int, list[float]] = {}
+    true_step = Objective.step
+
+    def step(variable: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rate: float, number: int) -> None:
+        taken.setdefault(number, []).append(rate)
+        true_step(variable, gradient, moments, rate, number)
+
+    monkeypatch.setattr(Objective, "step", staticmethod(step))
+    settings = RefineSettings(levels=((4, 1.0),), rate=0.5, affine_rate=2.0)
+    with without_kernels():
+        refine(fixed, moving, still(), steps, settings=settings)
+    assert list(taken) == list(range(1, steps + 1)), "each step once, counted from 1"
+    shares = [rates[0] / settings.rate for rates in taken.values()]
+    assert [rates[1] / settings.affine_rate for rates in taken.values()] == pytest.approx(shares), "both alike"
+    assert shares[0] == pytest.approx(highest)
+    falls = [a - b for a, b in pairwise(shares)]
+    assert falls == pytest.approx([0.9 * highest / steps] * (steps - 1)), "along a straight line"
+    assert shares[-1] - falls[0] == pytest.approx(0.1 * highest), "one step more would have a tenth"
 
 
 def test_progress_counts_every_step_once() -> None:
