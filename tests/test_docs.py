@@ -35,6 +35,7 @@ SHORTER = {
     "register": ["--refine-steps", "0", "--threads", "1"],
     "demo": ["--refine-steps", "0", "--threads", "1"],
     "cohort": ["--refine-steps", "0", "--workers", "1"],
+    "export": ["--shape", "32", "32", "32"],
     "simulate": ["--shape", "40", "44", "36"],
 }
 LIST = re.compile(r"^\| (.+?) \| `(tests/[\w./]+\.py)::(\w+)` \|$", re.MULTILINE)

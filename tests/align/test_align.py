@@ -14,7 +14,7 @@ from tiny import write_tiny_model
 
 import deformgan
 import deformgan.align.search as search_module
-from deformgan.align.placement import subsample, subsampled_pair
+from deformgan.align.placement import Subsampled, subsample, subsampled_pair
 from deformgan.align.search import search
 from deformgan.align.similarity import make_level, nmi_score
 from deformgan.align.start import find_start
@@ -231,3 +231,33 @@ def test_joint_does_not_keep_headers_that_are_worse(pair: tuple[Image, Image]) -
     found = find_start(Scan.of(pair[0]), Scan.of(moved), "joint").fixed_to_moving
     assert miss_mm(found, truth, pair[0]) < 1
     assert miss_mm(np.eye(4), truth, pair[0]) > 5
+
+
+def test_far_images_are_brought_together_by_their_contents_centres(pair: tuple[Image, Image]) -> None:
+    """Both lie far from the origin: the shift is the difference of the centres, whatever these are."""
+    aside = np.eye(4)
+    aside[:3, 3] = (400, -300, 200)
+    fixed = Image(pair[0].data, pair[0].grid.moved_by(aside))
+    apart = aside.copy()
+    apart[:3, 3] += (0, 45, 0)
+    moving = Image(pair[1].data, pair[1].grid.moved_by(apart))
+    found = find_start(Scan.of(fixed), Scan.of(moving)).fixed_to_moving
+    np.testing.assert_array_equal(found[:3, :3], np.eye(3))
+    np.testing.assert_allclose(found[:3, 3], (0, 45, 0), atol=1.5)
+
+
+def test_the_score_of_an_image_with_itself_is_one() -> None:
+    """With values in the middle of the histogram's bins each fixed bin meets one moving bin."""
+    shape = (12, 10, 14)
+    values = torch.randint(0, 8, shape, generator=torch.Generator().manual_seed(1)).float() / 7
+    image = Subsampled(values, torch.ones(shape, dtype=torch.bool), Grid(shape, np.diag([3.0, 3.0, 3.0, 1.0])))
+    centre = image.grid.centre_mm
+    level = make_level(image, image, 3.0, 10_000, (centre, centre))
+    identity = torch.eye(4)[None, :3]
+    assert float(nmi_score(level, identity)) == pytest.approx(1.0, abs=1e-4)
+    # independent values share next to nothing, and what leaves the image counts by what is left of what is needed
+    other = Subsampled(values.flip(0, 1), image.mask, image.grid)
+    assert float(nmi_score(make_level(image, other, 3.0, 10_000, (centre, centre)), identity)) < 0.1
+    shift = identity.clone()
+    shift[0, 2, 3] = 3.0 * 7  # half of the last axis
+    assert float(nmi_score(level, shift)) < 0.1
