@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from grids import oblique
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,3 +76,27 @@ def test_equality_and_immutability() -> None:
         grid.affine[0, 0] = 5
     with pytest.raises(ValueError, match="4×4"):
         Grid((2, 3, 4), np.eye(3))
+
+
+def test_corners_are_the_outer_faces_of_the_voxels() -> None:
+    grid = Grid((4, 2, 3), np.diag([2.0, 3.0, 5.0, 1.0]))
+    corners = grid.corners_mm()
+    assert corners.shape == (8, 3)
+    np.testing.assert_allclose(corners.min(0), [-1, -1.5, -2.5])
+    np.testing.assert_allclose(corners.max(0), [7, 4.5, 12.5])
+    assert len({tuple(corner) for corner in corners}) == 8
+    box = grid.corners_mm([(1, 2), (0, 2), (2, 3)])
+    np.testing.assert_allclose(box.min(0), [1, -1.5, 7.5])
+    np.testing.assert_allclose(box.max(0), [3, 4.5, 12.5])
+
+
+def test_the_largest_distance_between_two_placings_is_at_a_corner() -> None:
+    grid = oblique(20, (1.0, 2.0, 3.0), (5, 6, 7))
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    other = grid.moved_by(turn)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1).reshape(-1, 3)
+    everywhere = np.linalg.norm(grid.to_world(index) - other.to_world(index), axis=1)
+    assert grid.farthest_mm(other) == pytest.approx(everywhere.max())
+    assert grid.farthest_mm(other) == pytest.approx(other.farthest_mm(grid))
+    assert grid.farthest_mm(grid) == 0

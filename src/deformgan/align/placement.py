@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deformgan.io.image import Image
 from deformgan.losses.joint_histogram import normalised_mutual_information
+from deformgan.preprocess.conform import WHITE
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.resample import normalising
@@ -24,7 +25,6 @@ _SMALL_LITRES = 0.15  # of content, below which it is no adult's: lengths are th
 _ADULT_LITRES = 1.2
 _COVERAGE = 0.5  # share of the centred pair's common region that the headers must leave in common
 _TRUST = 0.97  # share of the centred pair's agreement that suffices for the headers: they come from the scanner
-_WHITE = 0.998  # quantile of the foreground that becomes 1, as in conform
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def subsample(
     every = tuple(slice(None, None, step) for step in steps)
     inside = np.ascontiguousarray(mask[every])
     values = (image.data[every].astype(np.float32) - np.float32(background_value)) * inside
-    white = np.quantile(values[inside], _WHITE) if inside.any() else 0.0
+    white = np.quantile(values[inside], WHITE) if inside.any() else 0.0
     values = np.clip(values / max(white, np.finfo(np.float32).tiny), 0, 1)
     grid = Grid(inside.shape, image.grid.affine @ np.diag([*steps, 1]))
     marked = None if excluded is None else torch.from_numpy(np.ascontiguousarray(excluded[every]))

@@ -130,7 +130,4 @@ def is_sheared(affine: np.ndarray, shape: Shape) -> bool:
 
 def _apart(shape: Shape, one: np.ndarray, other: np.ndarray) -> float:
     """The largest distance in mm between where two affines place a corner of the volume."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
-    return float(
-        np.linalg.norm(Grid(shape, one).to_world(corners) - Grid(shape, other).to_world(corners), axis=1).max()
-    )
+    return Grid(shape, one).farthest_mm(Grid(shape, other))

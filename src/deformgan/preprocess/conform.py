@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deformgan.io.image import Image
 from deformgan.preprocess.field_of_view import WHOLE, common, continued
-from deformgan.preprocess.foreground import Content, corners_of_box_mm, find_content
+from deformgan.preprocess.foreground import Content, find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid, Shape
@@ -23,7 +23,7 @@ WORKING_SPACING = 1.5
 _SMALL = 0.75  # of the grid's sides that a content fills, below which it is no adult's brain: a child's, or a mouse's
 _SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
 _FILLED = 0.9  # of them that it fills then, as an adult's does
-_WHITE = 0.998  # quantile of the foreground that becomes 1
+WHITE = 0.998  # quantile of the foreground that becomes 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,7 @@ def _to_grid(image: Image, content: Content, grid: Grid) -> Conformed:
 
 def _cropped(image: Image, content: Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:
     """Image above its background value and foreground mask, (2, W, H, D), where they matter, in a margin of zeros."""
-    reach = image.grid.to_index(corners_of_box_mm(grid, [(0, n) for n in grid.shape]))
+    reach = image.grid.to_index(grid.corners_mm())
     ranges = []
     for axis, (n, sigma) in enumerate(zip(image.grid.shape, sigmas, strict=True)):
         margin = 1 + int(np.ceil(4 * sigma))
@@ -231,7 +231,7 @@ def _normalised(values: Tensor, mask: Tensor, zero_background: bool) -> Tensor:
     if zero_background:
         values = values * mask
     last = foreground.size - 1
-    white = float(np.partition(foreground, int(_WHITE * last))[int(_WHITE * last)])
+    white = float(np.partition(foreground, int(WHITE * last))[int(WHITE * last)])
     return (values / max(white, float(np.finfo(np.float32).tiny))).clamp_(0, 1)
 
 

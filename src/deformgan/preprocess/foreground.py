@@ -65,18 +65,12 @@ class Content:
 
     def corners_mm(self, grid: Grid) -> np.ndarray:
         """Corners of the dense box in world mm, outer voxel faces, (8, 3)."""
-        return corners_of_box_mm(grid, self.dense_box)
+        return grid.corners_mm(self.dense_box)
 
 
 def find_content(image: Image) -> Content:
     """The content of an image that has some (see `deformgan.io.image.load_image`)."""
     return Content.of(*foreground(image))
-
-
-def corners_of_box_mm(grid: Grid, ranges: list[tuple[int, int]]) -> np.ndarray:
-    """World positions of the 8 corners (outer voxel faces) of a box of voxels ``start ≤ i < stop``, (8, 3)."""
-    faces = [(start - 0.5, stop - 0.5) for start, stop in ranges]
-    return grid.to_world(np.stack(np.meshgrid(*faces, indexing="ij"), -1).reshape(-1, 3))
 
 
 def foreground(image: Image) -> tuple[np.ndarray, bool, float]:

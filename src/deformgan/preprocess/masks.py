@@ -130,8 +130,7 @@ def _elsewhere(grid: Grid, own: Grid) -> str | None:
     """In words how a grid differs from another; None where it does not."""
     if grid.shape != own.shape:
         return f"its shape is {grid.shape}, not {own.shape}"
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in own.shape], indexing="ij"), -1).reshape(-1, 3)
-    apart = float(np.linalg.norm(grid.to_world(corners) - own.to_world(corners), axis=1).max())
+    apart = grid.farthest_mm(own)
     if apart <= _APART * float(own.spacing.min()):
         return None
     return f"their headers place them up to {apart:.1f} mm apart"

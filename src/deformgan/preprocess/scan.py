@@ -10,7 +10,7 @@ import numpy as np
 
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_image
-from deformgan.preprocess.foreground import Content, corners_of_box_mm, find_content
+from deformgan.preprocess.foreground import Content, find_content
 from deformgan.preprocess.masks import cut_by_mask, merged_lesion, read_lesion, read_mask
 from deformgan.preprocess.rims import without_rims
 from deformgan.spatial.grid import Grid
@@ -103,5 +103,5 @@ def require_overlap(fixed: Image, moving: Image) -> None:
 
 
 def _bounds_mm(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    corners = corners_of_box_mm(grid, [(0, n) for n in grid.shape])
+    corners = grid.corners_mm()
     return corners.min(0), corners.max(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,20 @@ class Grid:
     def index_to(self, other: Grid) -> np.ndarray:
         """4×4 matrix from this grid's voxel indices to those of ``other``, the world position kept."""
         return other.world_to_index @ self.affine
+
+    def corners_mm(self, box: Sequence[tuple[int, int]] | None = None) -> np.ndarray:
+        """World positions of the 8 corners (outer voxel faces), (8, 3).
+
+        Args:
+            box: Of these voxels alone, ``start ≤ i < stop`` along each axis; default: of the whole grid.
+        """
+        faces = [(start - 0.5, stop - 0.5) for start, stop in box or [(0, n) for n in self.shape]]
+        return self.to_world(np.stack(np.meshgrid(*faces, indexing="ij"), -1).reshape(-1, 3))
+
+    def farthest_mm(self, other: Grid) -> float:
+        """The largest distance between the same voxel of two grids of one shape: at a corner, for both are affine."""
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1).reshape(-1, 3)
+        return float(np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1).max())
 
     def moved_by(self, matrix: np.ndarray) -> Grid:
         """The same grid after a 4×4 world-to-world matrix has been applied to every voxel position."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from deformgan.errors import DeformganError
 from deformgan.io.image import Image, load_labels
+from deformgan.preprocess.conform import WHITE
 from deformgan.preprocess.foreground import foreground
 from deformgan.quality.measures import spread_voxels
 from deformgan.spatial.grid import Grid
@@ -19,7 +20,6 @@ from deformgan.transforms.transform import Transform
 
 SELECTIONS = ("fixed_mask", "fixed_lesion", "moving_lesion")
 _MARGIN_MM_SHARE = 0.04  # of the content's longest side, around it
-_WHITE = 0.998  # quantile of the content that is drawn white
 _OUTLIER_FRACTION = 2e-3  # share of the content that may lie outside the box at each end
 _APART = 0.1  # share of the fixed content inside the moving image below which the headers place them apart
 _PROBES = 20_000  # voxels of the content that are asked where they come from
@@ -175,5 +175,5 @@ def _window(image: Image) -> tuple[float, float]:
     sample = image.data[::3, ::3, ::3]
     low = float(sample.min())
     inside = sample[sample > low]
-    high = float(np.quantile(inside, _WHITE)) if inside.size > 7 else low + 1
+    high = float(np.quantile(inside, WHITE)) if inside.size > 7 else low + 1
     return low, max(high, low + 1e-12)

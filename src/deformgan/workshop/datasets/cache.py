@@ -16,6 +16,7 @@ from torch import Tensor
 from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json
+from deformgan.output.provenance import sha256
 from deformgan.workshop.datasets.patients import Source
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Fingerprint:
     def of(cls, source: Source) -> Fingerprint:
         """Of the file as it is now; `OSError` where it cannot be read."""
         stat = source.path.stat()
-        return cls(stat.st_size, stat.st_mtime_ns, _sha256(source.path), source.volume)
+        return cls(stat.st_size, stat.st_mtime_ns, sha256(source.path), source.volume)
 
 
 def fingerprints(sources: Mapping[str, Source]) -> dict[str, Fingerprint]:
@@ -123,8 +124,3 @@ def _checksum(tensors: Mapping[str, Tensor], sources: Mapping[str, object]) -> s
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.contiguous().numpy().data)
     return found.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

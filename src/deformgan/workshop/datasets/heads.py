@@ -76,8 +76,7 @@ def _prepared(path: Path) -> dict[str, Tensor]:
 
 def _at_one_millimetre(labels: np.ndarray, grid: Grid) -> np.ndarray:
     """Nearest neighbours on voxels of 1 mm along the world axes (RAS+)."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1).T
-    world = grid.to_world(corners)
+    world = grid.corners_mm()
     low, high = world.min(0), world.max(0)
     shape = tuple(max(1, round(n)) for n in high - low)
     to_labels = Grid.centred(shape, 1.0, (low + high) / 2).index_to(grid)  # type: ignore[arg-type]

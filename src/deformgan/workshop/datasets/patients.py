@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-import numpy as np
-
 from deformgan.errors import InputError
 from deformgan.io.image import checked_affine
 from deformgan.io.nifti_header import header_affine
@@ -209,10 +207,7 @@ def _without_flaws(case: Case) -> tuple[Patient | None, list[Flaw]]:
 
 
 def _same_place(a: Grid, b: Grid) -> bool:
-    if a.shape != b.shape:
-        return False
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape])).reshape(3, -1).T
-    return bool(np.linalg.norm(a.to_world(corners) - b.to_world(corners), axis=1).max() <= _SAME_PLACE_MM)
+    return a.shape == b.shape and a.farthest_mm(b) <= _SAME_PLACE_MM
 
 
 def _sentence(case: Case, patient: Patient | None, flaws: list[Flaw]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from deformgan.io.atomic import atomic, open_to_append
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.models.load import load_model
 from deformgan.output.folder import unwritable
-from deformgan.output.provenance import sha256
+from deformgan.output.provenance import Progress, no_progress, sha256
 from deformgan.workshop.evaluation.cases import read_meta
 from deformgan.workshop.evaluation.methods import BUILT_IN, FLUID, IDENTITY, Compute, Spec
 from deformgan.workshop.evaluation.scoring import Job, rows_of
@@ -25,7 +25,6 @@ _MOST_SETUP = 64 << 20  # bytes
 _FRESH = "give --force to score everything anew, or another folder"
 
 Row = dict[str, Any]
-Progress = Callable[[str], None]
 
 
 class ScoreFile:
@@ -90,7 +89,7 @@ def score_all(
     *,
     file: str = SCORES,
     isolate: bool = True,
-    progress: Progress = lambda _: None,
+    progress: Progress = no_progress,
 ) -> list[Row]:
     """Score methods on cases; rows that ``out/scores.jsonl`` holds are not computed again.
 
