@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results"
 NETWORK = {"kind": "unet", "widths": [4, 8]}
 DIFFERENT = 20  # images; the pairs take turns
 BROKEN_EVERY = 100
-QUICK = ["--refine-steps", "0", "--no-inverse", "--no-jacobian", "--no-report"]
+QUICK = ["--transform", "deform", "--refine-steps", "0", "--no-inverse", "--no-jacobian", "--no-report"]
 
 
 def write_inputs(folder: Path, count: int) -> Path:

@@ -86,7 +86,7 @@ def test_jacobian_percentiles_are_those_of_the_whole_map(pair: Pair, tmp_path: P
     expected = np.quantile(values, [0.01, 0.99])
     assert expected[1] > 1.01
     found = [row["figures"]["jacobian_p01"], row["figures"]["jacobian_p99"]]
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(found, expected, atol=2**-9 + 1e-4)  # the file holds multiples of 2⁻⁸
 
 
 @pytest.mark.parametrize("what", ["input", "output", "settings", "touched", "lost row"])

@@ -34,6 +34,7 @@ def quick_settings(folder: Path, **more: object) -> Settings:
     options = {
         "weights": str(folder / "weights"),
         "refine_steps": 0,
+        "transform": "deform",
         "inverse": False,
         "jacobian": False,
         "report": False,
