@@ -164,6 +164,29 @@ def test_module_is_documented_and_short(path: Path) -> None:
     assert not text.strip() or ast.get_docstring(tree(path)), "a module starts by saying what it is for"
 
 
+# what is longer than a reader can hold in mind, and why it stays whole
+LONG = {
+    "render": "the report's values for its template, one line each",
+    "_cell": "the layers of one picture of the report, one over the other",
+    "sample_deformation": "one draw after the other from a seeded generator: their order is the result",
+}
+
+
+@each_module
+def test_functions_are_short(path: Path) -> None:
+    """At most 40 lines of code: what a function does fits a screen. Its signature and docstring do not count."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+            lines = (node.end_lineno or 0) - body[0].lineno + 1
+            assert lines <= 40 or node.name in LONG, f"{node.name} has {lines} lines: give parts of it a name"
+
+
+def test_the_long_functions_are_there() -> None:
+    names = {node.name for path in MODULES for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)}
+    assert names >= LONG.keys(), "one that is gone, or short now, leaves this list"
+
+
 @each_module
 def test_public_things_are_documented(path: Path) -> None:
     body = [(node, "") for node in tree(path).body]

@@ -26,8 +26,8 @@ from verdict_report import write_report
 
 from deformgan.io.atomic import atomic
 from deformgan.models.load import Model, load_model
-from deformgan.quality.assess import COMPLAINTS
 from deformgan.quality.calibration import Calibration, Linear
+from deformgan.quality.verdict import COMPLAINTS
 from deformgan.workshop.evaluation.make_cases import CasePlan, make_test_cases
 from deformgan.workshop.simulation.deformation import REGIMES
 

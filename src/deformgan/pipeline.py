@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deformgan.align.handedness import mirrored_agreement
 from deformgan.align.options import Options
-from deformgan.align.start import find_start
+from deformgan.align.start import Start, find_start
 from deformgan.io.image import Image
 from deformgan.io.points import Points
 from deformgan.models.device import pick_device, pick_precision
@@ -23,8 +23,8 @@ from deformgan.output.run import Run
 from deformgan.preprocess.conform import WORKING_SHAPE, WORKING_SPACING, Pair, conform_pair
 from deformgan.preprocess.finer import finer_pair
 from deformgan.preprocess.input_warnings import pair_warnings
-from deformgan.preprocess.scan import read_pair
-from deformgan.quality import error_map, examine, explained, judge
+from deformgan.preprocess.scan import Scan, read_pair
+from deformgan.quality import Evidence, Quality, error_map, examine, explained, judge
 from deformgan.refine import Refined, refine_pair
 from deformgan.spatial.field import resize
 from deformgan.transforms.carried import Carried
@@ -87,9 +87,8 @@ def register(
         shape, spacing = (network.grid_shape, network.spacing) if network else (WORKING_SHAPE, WORKING_SPACING)
         pair = conform_pair(scan, start.moving, start.fixed_to_moving, shape, spacing)
     run.warn(pair_warnings(pair, spacing))
-    if network is None:
-        field, prediction, backward = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None
-    else:
+    field, prediction, backward = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None
+    if network is not None:
         with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid
             a, b = pair.seen_tensors
             field = prediction = pair.completed(network.predict(a, b, options.precision).cpu())
@@ -101,16 +100,11 @@ def register(
                 field = pair.lesions.fill_harmonic(refined.field.cpu())
                 run.settle(subject=refined.subject, refine_steps=refined.steps)
     with run.stage("transform"):  # world mm from here on
-        found = Transform(start.fixed_to_moving) if network is None else _complete(pair, field)
-        found = compact(start.completed(found), scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
+        found = _mapped(pair, field, start, linear=network is None)
+        found = compact(found, scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
     with run.stage("assess"):
-        if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
-            field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
-        evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.excluded)
-        quality = judge(evidence).with_sides(*mirrored_agreement(scan, start.moving, start.fixed_to_moving))
-        searched, subject = options.transform != "deform", run.settled.get("subject", options.subject)
-        quality = explained(quality, scan, start.moving, subject=subject, searched=searched)
+        evidence, quality = _assessed(pair, (field, prediction, backward), (scan, start), run)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),
@@ -141,6 +135,27 @@ def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], run: Run) -
     )  # fmt: skip
 
 
-def _complete(pair: Pair, field: Tensor) -> Transform:
-    """The field as a map in world mm, its affine part that of the foreground."""
-    return transform_of_field(pair.fixed.grid, pair.moving.grid, field, pair.fixed.mask)
+def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transform:
+    """The whole map, fixed to moving in world mm; of a field, its affine part is that of the foreground."""
+    if linear:
+        return start.completed(Transform(start.fixed_to_moving))
+    return start.completed(transform_of_field(pair.fixed.grid, pair.moving.grid, field, pair.fixed.mask))
+
+
+def _assessed(
+    pair: Pair, fields: tuple[Tensor, Tensor | None, Tensor | None], placed: tuple[Scan, Start], run: Run
+) -> tuple[Evidence | None, Quality]:
+    """What tells how well it went, and the verdict.
+
+    Args:
+        fields: The result, T's own, and T's with the images exchanged.
+        placed: The fixed scan, and where the moving one starts.
+    """
+    (field, prediction, backward), (scan, start) = fields, placed
+    if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
+        field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
+    evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.excluded)
+    quality = judge(evidence).with_sides(*mirrored_agreement(scan, start.moving, start.fixed_to_moving))
+    subject = run.settled.get("subject", run.options.subject)
+    searched = run.options.transform != "deform"
+    return evidence, explained(quality, scan, start.moving, subject=subject, searched=searched)

@@ -13,10 +13,11 @@ from conftest import Phantom
 from deformgan.losses import ngf_similarity
 from deformgan.preprocess.conform import Conformed
 from deformgan.quality import measures
-from deformgan.quality.assess import COMPLAINTS, Evidence, error_map, examine, judge, local_features
+from deformgan.quality.assess import Evidence, error_map, examine, judge, local_features
 from deformgan.quality.calibration import Calibration, Linear, shipped
 from deformgan.quality.matching import EPSILON, WINDOW, match
 from deformgan.quality.result import Quality
+from deformgan.quality.verdict import COMPLAINTS
 from deformgan.spatial.field import affine_field
 from deformgan.spatial.grid import Grid
 

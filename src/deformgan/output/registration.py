@@ -153,20 +153,25 @@ class Registration:
             finally:
                 for job in jobs:
                     job.cancel()
-        outputs = sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS)
-        before = dict(self.provenance["timings"])
-        timings = {"total": before.pop("total") + watch.seconds["write"]}
-        timings = {**before, **watch.seconds, **timings}
-        record = {
-            **self.provenance,
-            "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
-            "peak_memory_mb": provenance.peak_memory_mb(),
-            "affine": affine_figures(self.transform.affine, self.moved.grid.centre_mm),
-            "quality": quality.as_dict(),
-            "fields": {name: describe_field(*of) for name, of in maps.items()},
-            "outputs": outputs,
-            "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},
+        record = self._record(folder, quality, watch.seconds) | {
+            "fields": {name: describe_field(*of) for name, of in maps.items()}
         }
         with atomic(folder / RECORD) as partial:
             partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return record
+
+    def _record(self, folder: Path, quality: Quality, seconds: dict[str, float]) -> dict[str, Any]:
+        """What registration.json says of a folder whose files are written, but for how fields are stored."""
+        outputs = sorted(path.name for path in folder.iterdir() if path.name in OUTPUTS)
+        before = dict(self.provenance["timings"])
+        timings = {"total": before.pop("total") + seconds["write"]}
+        timings = {**before, **seconds, **timings}
+        return {
+            **self.provenance,
+            "timings": {name: round(spent, 3) for name, spent in timings.items()},
+            "peak_memory_mb": provenance.peak_memory_mb(),
+            "affine": affine_figures(self.transform.affine, self.moved.grid.centre_mm),
+            "quality": quality.as_dict(),
+            "outputs": outputs,
+            "output_sha256": {name: provenance.sha256(folder / name) for name in outputs},
+        }

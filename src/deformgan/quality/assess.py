@@ -22,34 +22,17 @@ from deformgan.quality import measures
 from deformgan.quality.calibration import Calibration, shipped
 from deformgan.quality.matching import Matching, match
 from deformgan.quality.result import Quality
+from deformgan.quality.verdict import judged
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.field import affine_field, jacobian_determinant, resize
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.warp import warp
 
-MAX_FOLDING_PERCENT = 1.0
-# of 11 patients' pairs that were aligned before, none falls below it by a smooth error of 1 mm (root mean square), and
-# 9 do by a shift of 2 mm
-MIN_SIMILARITY_RATIO = 0.8
-MIN_COVERAGE_PERCENT = 70.0  # of the fixed content, below which a person should know that the rest is a guess
 # of a coarse voxel, that makes it one of the foreground
 FOREGROUND_SHARE = 0.4
 # what the calibration has seen: adult brains on half-resolution grids
 CALIBRATED_SPACING_MM = (2.0, 5.0)
 CALIBRATED_LITRES = (0.6, 3.0)
-
-# what each feature says when it is what speaks most against a result
-COMPLAINTS = {
-    "agreement": "the edges of the images agree little",
-    "pinning": "moving the image a little farther hardly makes its edges match less",
-    "gain": "edges would match better elsewhere",
-    "gain_p95": "in places edges would match clearly better elsewhere",
-    "shift": "edges match as well a good deal farther on",
-    "log_similarity": "the intensities of the images tell little about each other",
-    "log_roughness": "the map bends more than anatomy does",
-    "log_jacobian": "local volumes change more than between brains",
-    "dice": "the contents do not cover each other",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +141,7 @@ def assess(
 def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> Quality:
     """The verdict on what `examine` found, by the shipped calibration or another."""
     if evidence is None:
-        nan = float("nan")
+        nan = np.nan
         return Quality(nan, nan, nan, nan, nan, nan, nan, ("the displacement is not finite everywhere",))
     calibration = shipped() if calibration is None else calibration
     e, inside = evidence, evidence.inside
@@ -170,32 +153,19 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
     aligned = warp(e.moving.tensor, header)
     before, after = (_similarity(e, image) for image in (aligned, e.moved))
     folded = determinant <= 0
-    folding = 100.0 * float(folded.float().mean())
     found = features(e)
-    overlap = found["dice"] or 0.0
     probability = calibration.failure_probability(found) if e.is_calibrated else None
-    doubts = _doubts(folding, before, after, overlap)
     covered = 100.0 * measures.coverage(e.field, inside, e.covered)
-    complaint = () if e.is_calibrated else ("the images are unlike those the verdict was fitted on",)
-    if covered < MIN_COVERAGE_PERCENT:
-        complaint += (f"the moving image shows {covered:.0f} % of the fixed image's content; the rest is extrapolated",)
-    if probability is not None and probability >= calibration.look:
-        likely = f"{_complaint(calibration, found)} (probability of a failure {probability:.2f})"
-        if probability >= calibration.fail:
-            doubts = [*doubts, likely]
-        else:
-            complaint = (likely, *complaint)
-    return Quality(
-        folding_percent=folding,
+    quality = Quality(
+        folding_percent=100.0 * float(folded.float().mean()),
         jacobian_min=float(determinant.min()),
         jacobian_max=float(determinant.max()),
         displacement_mean_mm=float(length.mean()),
         displacement_max_mm=float(length.max()),
         similarity_before=before,
         similarity_after=after,
-        reasons=tuple(doubts),
+        reasons=(),
         initial_shift_mm=float(np.linalg.norm(e.moving.grid.centre_mm - e.fixed.grid.centre_mm)),
-        doubts=() if doubts else complaint,
         failure_probability=probability,
         folded_voxels=int(folded.sum()),
         displacement_p95_mm=float(length.quantile(0.95)),
@@ -203,12 +173,13 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
         edge_agreement_before=_edge_agreement(e, aligned),
         edge_agreement_after=_mean(e.matching.agreement, inside & e.compared),
         inconsistency_mean_mm=None if e.inconsistency_mm is None else _mean(e.inconsistency_mm, inside),
-        foreground_dice=overlap,
+        foreground_dice=found["dice"] or 0.0,
         coverage_percent=covered,
         surface_distance_mm=measures.surface_distance_mm(
             inside & e.covered, e.moved_inside & e.covered, tuple(e.fixed.grid.spacing.tolist())
         ),
     )
+    return judged(quality, found, calibration, is_calibrated=e.is_calibrated)
 
 
 def features(evidence: Evidence) -> dict[str, float | None]:
@@ -282,19 +253,3 @@ def _edge_agreement(evidence: Evidence, image: Tensor) -> float:
     around = measures.widened(evidence.inside.float()[None, None]) * evidence.compared
     agreement = match(evidence.fixed.tensor, image, around, 1.0, strides=()).agreement
     return _mean(agreement, evidence.inside & evidence.compared)
-
-
-def _doubts(folding: float, before: float, after: float, overlap: float) -> list[str]:
-    doubts = []
-    if folding > MAX_FOLDING_PERCENT:
-        doubts.append(f"the map folds in {folding:.1f} % of the image (limit {MAX_FOLDING_PERCENT:g} %)")
-    if after < MIN_SIMILARITY_RATIO * before:
-        doubts.append(f"the images agree less than before (similarity {before:.3f} → {after:.3f})")
-    if overlap == 0:
-        doubts.append("the contents do not overlap")
-    return doubts
-
-
-def _complaint(calibration: Calibration, found: dict[str, float | None]) -> str:
-    parts = calibration.failure.parts(found)
-    return COMPLAINTS[max(parts, key=lambda name: parts[name])]

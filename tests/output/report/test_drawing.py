@@ -370,7 +370,7 @@ def test_the_methods_say_what_was_done_and_cite_it() -> None:
 
 
 def test_every_complaint_has_plain_words_and_a_way_out() -> None:
-    from deformgan.quality.assess import COMPLAINTS
+    from deformgan.quality.verdict import COMPLAINTS
 
     for complaint in COMPLAINTS.values():
         quality = small_report.QUALITY | {"doubts": [f"{complaint} (probability of a failure 0.31)"]}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deformgan.quality.assess import COMPLAINTS
+from deformgan.quality.verdict import COMPLAINTS
 
 Rows = list[tuple[str, str, str]]
 
