@@ -24,6 +24,7 @@ import tyro
 
 from deformgan import __version__
 from deformgan.commands.apply import Apply
+from deformgan.commands.arguments import renewed
 from deformgan.commands.cohort import Cohort, CohortMerge, CohortStatus
 from deformgan.commands.completion import Completion
 from deformgan.commands.console import Console, UnansweredError
@@ -229,6 +230,11 @@ def _parse(arguments: list[str], console: Console) -> Command | None:
         raise unknown_command(arguments[0], COMMANDS)
     else:  # help about all of them: one line each
         kind, rest, prog = _every(), arguments, "deformgan"
+    if isinstance(kind, type):
+        console.command = kind
+        rest, notes = renewed(rest, kind)
+        for note in () if {"-q", "--quiet"} & set(rest) else notes:
+            console.note(note)
     help_text, said = StringIO(), StringIO()
     try:
         with redirect_stdout(help_text), redirect_stderr(said):
