@@ -285,7 +285,7 @@ def test_a_registration_with_g_shows_what_it_makes(pair_files: PairFiles, tmp_pa
     images = [load_image(path) for path in (fixed, out / "moved.nii.gz")]
     made = synthesise(record, *images).image
     assert made is not None
-    grid = conform(images[0], (32, 36, 28), 6.0).grid
+    grid = conform(images[0], (32, 36, 28), 5.0).grid
     network = build(GENERATOR)
     network.load_state_dict(load_generator(with_generator).network.state_dict())  # type: ignore[union-attr]
     with torch.no_grad():
