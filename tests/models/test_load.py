@@ -61,7 +61,7 @@ def test_a_saved_network_answers_as_it_did(tmp_path: Path, network: dict[str, An
     assert model.config["network"] == network
     assert not model.network.training
     assert model.grid_shape == SHAPE
-    assert model.spacing == 6.0
+    assert model.spacing == CONFIG["grid"]["spacing"]
 
 
 def test_the_checksum_is_that_of_the_file(folder: Path) -> None:
