@@ -28,7 +28,7 @@ _PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0)
 _LITTLE = 1.5  # voxels of mean displacement, below which a pair may be aligned already
 _STIFF = (25.0, 5.0)  # times as much bending costs there: the first that is as good
 _AS_GOOD = 0.99  # share of the match of edges that a stiffer field must keep
-_OTHER = 0.10  # share by which a fluid field betters the match of edges between people; within one person it is 0.03
+_OTHER = 0.065  # share by which a fluid field betters the match of edges between people; within one person it is 0.055
 
 
 @dataclass(frozen=True, eq=False)
