@@ -29,7 +29,7 @@ def ball(spacing: tuple[float, float, float] = (1, 1, 1)) -> Image:
 
 def view(data: np.ndarray, image: Image) -> FieldOfView:
     grid = Grid(data.shape, image.grid.affine)  # type: ignore[arg-type]
-    return find_content(Image(np.asfortranarray(data), grid, "part")).field_of_view(grid)
+    return find_content(Image(np.asfortranarray(data), grid, "part")).field_of_view
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 4), (2, 1, 1), (0.1, 0.1, 0.1)], ids=str)
@@ -72,7 +72,7 @@ def test_a_cut_at_an_angle_is_found_in_padding_and_none_in_what_is_whole() -> No
     along = (index + 0.5 - 40) @ normal
     for spacing in (np.ones(3), np.full(3, 0.1)):
         slab = Image(image.data * (np.abs(along) < 12), Grid(image.grid.shape, np.diag([*spacing, 1.0])), "slab")
-        found = find_content(slab).field_of_view(slab.grid)
+        found = find_content(slab).field_of_view
         normals = found.oblique[:, :3] / spacing
         np.testing.assert_allclose(np.abs(normals @ normal), 1, atol=1e-3)
         assert len(normals) == 2
@@ -80,7 +80,7 @@ def test_a_cut_at_an_angle_is_found_in_padding_and_none_in_what_is_whole() -> No
         assert seen is not None
         agree = (seen[0, 0].numpy() > 0) == (np.abs(along) < 12)
         assert agree[np.abs(np.abs(along) - 12) > 2].all()
-    assert len(find_content(image).field_of_view(image.grid).oblique) == 0
+    assert len(find_content(image).field_of_view.oblique) == 0
 
 
 def test_an_oblique_view_lies_where_its_planes_are() -> None:

@@ -106,7 +106,7 @@ def test_the_folder_is_complete(small: None, monkeypatch: pytest.MonkeyPatch, tm
     fixed, moving = (nib.load(out / "case" / f"{name}.nii.gz").get_fdata() for name in ("fixed", "moving"))
     assert fixed.shape == moving.shape == (46, 52, 44)
     assert np.abs(fixed - moving).max() > 0.2
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="force=True"):
         demo.run_demo(out)
     monkeypatch.setattr(demo, "draw", lambda *_: None)
     demo.run_demo(out, force=True)

@@ -98,7 +98,7 @@ def _size(volume_mm3: float) -> float:
 def _excluded(scan: Scan) -> np.ndarray | None:
     """The lesion, and the padding beyond planes that the content was cut along, (D, H, W) bool; None for neither."""
     grid = scan.image.grid
-    seen = scan.content.field_of_view(grid).on(grid, grid)
+    seen = scan.content.field_of_view.on(grid, grid)
     lesion = None if scan.lesion is None else scan.lesion.data != 0
     if seen is None:
         return lesion

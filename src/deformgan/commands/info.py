@@ -60,7 +60,10 @@ class Info:
 
 def _contrasts(config: dict[str, Any]) -> list[str]:
     """Those that the weights were taught, the most frequent first."""
-    shares = config.get("training", {}).get("data", {}).get("contrasts", {})
+    training = config.get("training", {})
+    shares: dict[str, float] = {}
+    for part in training.get("parts", [training]):
+        shares |= part.get("data", {}).get("contrasts", {})
     return sorted(shares, key=lambda name: -shares[name])
 
 

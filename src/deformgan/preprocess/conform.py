@@ -155,7 +155,7 @@ def _growth(image: Image, content: Content, centre_mm: np.ndarray, shape: Shape,
     """By how much the spacing must grow for the content to fit around the centre, or shrink where it is small."""
     reach = np.abs(content.corners_mm(image.grid) - centre_mm).max(0)
     filled = float((reach / (np.array(shape) * spacing / 2)).max())
-    small = _SMALL_PART if content.field_of_view(image.grid).is_limited else _SMALL
+    small = _SMALL_PART if content.field_of_view.is_limited else _SMALL
     return filled / _FILLED if filled < small else max(1.0, filled)
 
 
@@ -175,7 +175,7 @@ def _to_grid(image: Image, content: Content, grid: Grid) -> Conformed:
     values, covered = _resampled(source, source_grid, grid, sigmas)
     mask = covered >= 0.5
     values = _normalised(values, mask, content.zero_background)
-    seen = content.field_of_view(image.grid).on(image.grid, grid)
+    seen = content.field_of_view.on(image.grid, grid)
     return Conformed(_transposed(values), grid, _transposed(mask.float()), content.zero_background, seen)
 
 

@@ -6,13 +6,14 @@ A body bounds content by curved surfaces; where many of its voxels lie in one ou
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import binary_opening
-from scipy.spatial import ConvexHull, QhullError
 
 _ACROSS = 56  # cells along the content's longest side, on which it is looked at
 _FEWEST = 200  # of them, below which there is nothing to fit a plane to
-_ALIKE = np.cos(np.radians(8.0))  # between the normals of two facets of one plane
-_MOST = 16  # planes that are looked at: those of the largest facets
+_DIRECTIONS = 642  # that are looked along at first, some 8° from each other
+_APART = np.cos(np.radians(15.0))  # between two of them that are looked at closely
+_ALIKE = np.cos(np.radians(5.0))  # between the normals that are found of one plane
+_MOST = 12  # planes that are looked at closely: those that hold most
+_LAYERS = (3.0, 2.0, 1.5, 1.5)  # cells, thickness of what counts as outermost, step by step
 _LAYER = 1.5  # cells, thickness of the outermost layer whose cross-section is measured
 _STRAYS = 1e-3  # share of the cells that may lie outside a plane
 
@@ -29,11 +30,11 @@ def find_cuts(mask: np.ndarray, spacing: np.ndarray, needed: float, rounded: flo
     Returns:
         (N, 4): the content lies where ``a i + b j + c k + d ≤ 0``, (i, j, k) voxel indices; abc / spacing has length 1.
     """
-    at, cell = _cells(mask, spacing)
+    at, surface, cell = _cells(mask, spacing)
     if len(at) < _FEWEST:
         return np.zeros((0, 4))
     planes = []
-    for normal in _normals(at):
+    for normal in _normals(surface, cell):
         along = at @ normal
         top = float(np.quantile(along, 1 - _STRAYS))
         edges = np.arange(top, along.min() - _LAYER * cell, -_LAYER * cell)[::-1]
@@ -45,33 +46,61 @@ def find_cuts(mask: np.ndarray, spacing: np.ndarray, needed: float, rounded: flo
     return np.array(planes).reshape(-1, 4)
 
 
-def _cells(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, float]:
-    """Where the content's cells lie, index times spacing in mm, (N, 3), and their size."""
+def _cells(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Where the content's cells lie, and those of its surface, index times spacing in mm, (N, 3) each; their size."""
     occupied = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     cell = max((o[-1] - o[0] + 1) * s for o, s in zip(occupied, spacing, strict=True)) / _ACROSS
     steps = [max(1, round(cell / s)) for s in spacing]
     low = [int(o[0]) for o in occupied]
-    part = mask[tuple(slice(first, int(o[-1]) + 1, n) for first, o, n in zip(low, occupied, steps, strict=True))]
-    part = binary_opening(np.pad(part, 1))[1:-1, 1:-1, 1:-1]
-    return (np.argwhere(part) * steps + low) * spacing, float(max(n * s for n, s in zip(steps, spacing, strict=True)))
+    part = np.pad(mask[tuple(slice(i, int(o[-1]) + 1, n) for i, o, n in zip(low, occupied, steps, strict=True))], 2)
+    part = ~_eroded(~_eroded(part))  # opened: single voxels beside the content are none of it
+    surface = part & ~_eroded(part)
+    places = [(np.argwhere(one[2:-2, 2:-2, 2:-2]) * steps + low) * spacing for one in (part, surface)]
+    return places[0], places[1], float(max(n * s for n, s in zip(steps, spacing, strict=True)))
 
 
-def _normals(at: np.ndarray) -> list[np.ndarray]:
-    """Outward normals of the largest facets of the convex hull, those of one plane taken together."""
-    try:
-        hull = ConvexHull(at)
-    except QhullError:
-        return []  # flat content
-    corners = hull.points[hull.simplices]
-    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
-    normals, found = hull.equations[:, :3], []
-    left = areas.copy()
-    while len(found) < _MOST and left.max() > 0:
-        together = (normals @ normals[left.argmax()] >= _ALIKE) & (left > 0)
-        mean = (areas * together) @ normals
-        found.append((left @ together, mean / np.linalg.norm(mean)))
-        left[together] = 0
-    return [normal for _, normal in sorted(found, key=lambda one: -one[0])]
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """Without the cells that have an empty one beside a face; beyond the volume there are none."""
+    out = mask.copy()
+    for axis in range(3):
+        one, other = (
+            tuple(part if a == axis else slice(None) for a in range(3)) for part in (slice(1, None), slice(-1))
+        )
+        out[one] &= mask[other]
+        out[other] &= mask[one]
+    return out
+
+
+def _normals(surface: np.ndarray, cell: float) -> list[np.ndarray]:
+    """Outward normals of the planes that hold most of a surface's outermost layer, one for each plane."""
+    directions = _directions()
+    along = surface @ directions.T
+    held = (along > along.max(0) - _LAYER * cell).sum(0)
+    found: list[np.ndarray] = []
+    while len(found) < _MOST and held.max() > 0:
+        best = int(held.argmax())
+        held[directions @ directions[best] >= _APART] = 0
+        normal = _fitted(surface, directions[best], cell)
+        if all(normal @ other < _ALIKE for other in found):
+            found.append(normal)
+    return found
+
+
+def _fitted(surface: np.ndarray, normal: np.ndarray, cell: float) -> np.ndarray:
+    """A direction turned until it stands on what lies outermost: on the plane nearest to that, again and again."""
+    for layers in _LAYERS:
+        along = surface @ normal
+        outermost = surface[along > np.quantile(along, 1 - _STRAYS) - layers * cell]
+        across = np.linalg.eigh(np.cov((outermost - outermost.mean(0)).T))[1][:, 0]
+        normal = across if across @ normal > 0 else -across
+    return normal
+
+
+def _directions() -> np.ndarray:
+    """Evenly over the sphere, (`_DIRECTIONS`, 3): Fibonacci's spiral."""
+    at = np.arange(_DIRECTIONS) + 0.5
+    z, turn = 1 - 2 * at / _DIRECTIONS, at * np.pi * (3 - 5**0.5)
+    return np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], 1)
 
 
 def _sizes_across(at: np.ndarray, normal: np.ndarray, cell: float) -> list[float]:

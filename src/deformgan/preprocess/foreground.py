@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Content:
         dense_box: Of the foreground without outliers, ``start ≤ i < stop`` along each axis.
         centre: (3,) centre of mass, voxel index.
         areas: For each axis, the foreground voxels in each plane across it.
+        spacing: (3,) voxel size in mm.
     """
 
     mask: np.ndarray
@@ -38,9 +40,10 @@ class Content:
     dense_box: list[tuple[int, int]]
     centre: np.ndarray
     areas: list[np.ndarray]
+    spacing: np.ndarray
 
     @classmethod
-    def of(cls, mask: np.ndarray, zero_background: bool, background_value: float) -> Content:
+    def of(cls, mask: np.ndarray, zero_background: bool, background_value: float, spacing: np.ndarray) -> Content:
         """Where a foreground lies that is not empty."""
         counts = _projections(mask)
         total = counts[0].sum()
@@ -53,15 +56,16 @@ class Content:
             first = np.searchsorted(share, OUTLIER_FRACTION, "right")
             last = np.searchsorted(share, 1 - OUTLIER_FRACTION, "left")
             dense.append((int(first), int(last) + 1))
-        return cls(mask, zero_background, background_value, box, dense, centre, counts)
+        return cls(mask, zero_background, background_value, box, dense, centre, counts, spacing)
 
     def centre_mm(self, grid: Grid) -> np.ndarray:
         """Centre of mass in world mm, (3,)."""
         return grid.to_world(self.centre)
 
-    def field_of_view(self, grid: Grid) -> FieldOfView:
+    @cached_property
+    def field_of_view(self) -> FieldOfView:
         """Where the image has data beside what it shows."""
-        return find_field_of_view(self.mask, self.areas, grid.spacing, padded=self.zero_background)
+        return find_field_of_view(self.mask, self.areas, self.spacing, padded=self.zero_background)
 
     def corners_mm(self, grid: Grid) -> np.ndarray:
         """Corners of the dense box in world mm, outer voxel faces, (8, 3)."""
@@ -70,7 +74,7 @@ class Content:
 
 def find_content(image: Image) -> Content:
     """The content of an image that has some (see `deformgan.io.image.load_image`)."""
-    return Content.of(*foreground(image))
+    return Content.of(*foreground(image), image.grid.spacing)
 
 
 def foreground(image: Image) -> tuple[np.ndarray, bool, float]:

@@ -61,7 +61,7 @@ def cut_by_mask(role: str, image: Image, kept: np.ndarray, content: Content) -> 
     data[inside] = shown = np.maximum(values, 1e-6 * max(float(values.max()), np.finfo(np.float32).tiny))
     if shown.min() == shown.max():
         raise InputError(f"`{role}_mask` keeps a part of {image.name} that is constant", "give a mask of anatomy")
-    return Image(data, image.grid, image.name), Content.of(inside, True, 0.0)
+    return Image(data, image.grid, image.name), Content.of(inside, True, 0.0, image.grid.spacing)
 
 
 def read_lesion(

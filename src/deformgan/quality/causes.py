@@ -43,7 +43,7 @@ class Shown:
         litres = float(np.count_nonzero(content.mask)) * float(grid.spacing.prod()) / 1e6
         is_head = litres > _HEAD_LITRES or not content.zero_background
         side, thick = (float(x) for x in (grid.spacing.min(), grid.spacing.max()))
-        return cls(role, litres, content.field_of_view(grid).is_limited, is_head, thick, side)
+        return cls(role, litres, content.field_of_view.is_limited, is_head, thick, side)
 
 
 def explained(quality: Quality, fixed: Scan, moving: Scan, *, subject: str = "auto", searched: bool = False) -> Quality:

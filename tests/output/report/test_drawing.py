@@ -332,7 +332,7 @@ def _parsed(words: list[str]) -> Register:
 
 def test_the_call_in_python_is_one_that_register_takes() -> None:
     inputs = {role: {"path": f"{role}.nii"} for role in ("fixed", "moving", "moving_labels")}
-    changes = {"transform": "joint", "smoothness": 2.0, "refine_steps": 7}
+    changes = {"transform": "deform", "smoothness": 2.0, "refine_steps": 7}
     settings = small_report.record()["settings"] | changes
     text = texts.command(small_report.record(inputs=inputs, settings=settings))
     assert text.startswith("deformgan.register('fixed.nii', 'moving.nii', moving_labels='moving_labels.nii', ")

@@ -364,7 +364,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> str:
         raise AssertionError("a source was read")
 
-    monkeypatch.setattr(cache, "_sha256", refuse)
+    monkeypatch.setattr(cache, "sha256", refuse)
 
 
 def test_unchanged_sources_are_not_even_read(

@@ -140,7 +140,7 @@ def test_a_seed_repeats_whatever_the_count(folder: Path, tmp_path: Path) -> None
 def test_existing_cases_are_kept_unless_forced(folder: Path, tmp_path: Path) -> None:
     _anatomy().save(tmp_path / "small.nii.gz")
     stamp = (folder / "meta.json").stat().st_mtime_ns
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="force=True"):
         _simulate(folder.parent, count=1)
     assert (folder / "meta.json").stat().st_mtime_ns == stamp
     _simulate(folder.parent, count=1, force=True, labels=[tmp_path / "small.nii.gz"])
