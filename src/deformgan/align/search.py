@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deformgan.align.placement import Subsampled
 from deformgan.align.similarity import Level, make_level, nmi_score
+from deformgan.spatial.native.threads import one_thread
 
 RIGID, SIMILARITY, AFFINE = 6, 7, 13  # shift, rotation, one scale, a scale an axis (the first is free too), shears
 _RADIUS_MM = 70.0  # of a brain: a turn or stretch of 1/70 moves its surface by 1 mm
@@ -52,6 +53,7 @@ ROUNDS = (
 )
 
 
+@one_thread()
 def search(
     fixed: Subsampled,
     moving: Subsampled,
@@ -108,6 +110,7 @@ def _pursued(
     return _world(_matrices(rotations, theta)[best], centres_mm), float(score[best])
 
 
+@one_thread()
 def score_of(
     matrix: np.ndarray, fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray]
 ) -> float:

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from deformgan.spatial.native import threads
-from deformgan.spatial.native.threads import Usage, _quota, available_cpus, free_cpus
+from deformgan.spatial.native.threads import Usage, _quota, available_cpus, free_cpus, one_thread
 
 LINE = "cpu{} {} {} {} 900 5 {} {} {} 0 0\n"  # core, user, nice, system, …, irq, softirq, steal
 
@@ -89,8 +90,8 @@ def test_the_present_is_read() -> None:
 
 
 WORK = """
-import sys, multiprocessing, threading
 import torch
+import sys, multiprocessing, threading
 from deformgan.spatial.field import integrate
 torch.set_num_threads(2)
 def work(seed):
@@ -135,3 +136,20 @@ def test_programs_of_many_processes_and_threads(tmp_path: Path, way: str, native
     done = subprocess.run([sys.executable, str(script)], env=environment, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2\n"
+
+
+def test_one_thread_inside_and_as_many_as_before_afterwards() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    @one_thread()
+    def fails() -> None:
+        seen.append(torch.get_num_threads())
+        raise ValueError("inside")
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="inside"):
+            fails()
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)

@@ -10,6 +10,8 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,19 @@ from deformgan.spatial.native.cgroups import MEMBERSHIP, ROOT, folders
 
 _SMALL = 1 << 15  # numbers below which waking another thread costs more than it gains
 _SHORTEST = 0.2  # seconds over which others' use of the cores can be told
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread inside: thousands of small operations lose more at barriers than they win."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def native_threads(size: int) -> int:
