@@ -279,9 +279,12 @@ def test_strips_begin_in_the_middle_where_they_scroll(browser: Any, addresses: d
 
 
 def test_what_is_copied_is_what_is_read(browser: Any, addresses: dict[bool, str]) -> None:
+    from playwright.sync_api import expect
+
     new = open_page(browser, addresses[False], 1200, viewer=False, permissions=["clipboard-read", "clipboard-write"])
     new.page.click("[data-copy=command]")
-    new.page.wait_for_function("document.getElementById('copied').textContent")
+    # not wait_for_function, which the page's own security policy may forbid
+    expect(new.page.locator("#copied")).not_to_be_empty()
     assert new.page.evaluate("getSelection().toString()").strip() == new.page.inner_text("#command").strip()
     assert not new.said
     new.page.close()
@@ -350,10 +353,15 @@ def drawn(request: pytest.FixtureRequest, browser: Any, addresses: dict[bool, st
 
 
 def blocks(page: Any) -> np.ndarray:
-    """Mean luminance of the whole page over blocks, (rows, columns) in [0, 1]."""
-    picture = Picture.open(io.BytesIO(page.screenshot(full_page=True))).convert("L")
-    size = [max(1, round(side * 2 / BLOCK)) for side in picture.size]
-    return np.asarray(picture.resize(size, Picture.Resampling.BOX), float) / 255
+    """Mean luminance of the whole page over blocks, (rows, columns) in [0, 1].
+
+    Blocks are counted from the top left, so that a line more at the end of the page leaves those above as they were.
+    """
+    picture = np.asarray(Picture.open(io.BytesIO(page.screenshot(full_page=True))).convert("L"), float) / 255
+    side = BLOCK // 2  # pixels, of two CSS pixels each
+    picture = np.pad(picture, [(0, -length % side) for length in picture.shape], mode="edge")
+    rows, columns = picture.shape
+    return picture.reshape(rows // side, side, columns // side, side).mean((1, 3))
 
 
 def unlikeness(found: np.ndarray, reference: np.ndarray) -> float:
