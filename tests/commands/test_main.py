@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import logging
 import os
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +23,7 @@ import numpy as np
 import pytest
 from conftest import PairFiles, Phantom
 from grids import inner_points
+from hearing import hear_all, ignore_hang_up
 from tiny import write_tiny_model
 
 import deformgan
@@ -298,6 +301,23 @@ def test_simulate_refuses_nonsense(tmp_path: Path, extra: list[str]) -> None:
     assert not (tmp_path / "cases").exists()
 
 
+@contextmanager
+def at_work(words: list[str], out: Path, hearing: Callable[[], None]) -> Iterator[subprocess.Popen[str]]:
+    """A registration that would take very long, in its middle."""
+    words[words.index("--refine-steps") + 1] = "100000"
+    command = [sys.executable, "-m", "deformgan", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)
+    try:
+        until = time.monotonic() + 60
+        while not (out.parent.is_dir() and list(out.parent.iterdir())) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [p.name[:11] for p in out.parent.iterdir()] == [".deformgan-"], "it is at work"
+        time.sleep(1)
+        yield process
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)]
 )
@@ -305,21 +325,24 @@ def test_interrupted_in_the_middle_nothing_is_left(
     pair_files: PairFiles, tmp_path: Path, weights: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "results" / "out"
-    words = arguments(pair_files, out, weights)
-    words[words.index("--refine-steps") + 1] = "100000"
-    process = subprocess.Popen([sys.executable, "-m", "deformgan", *words], stderr=subprocess.PIPE, text=True)
-    try:
-        until = time.monotonic() + 60
-        while not (out.parent.is_dir() and list(out.parent.iterdir())) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert [p.name[:11] for p in out.parent.iterdir()] == [".deformgan-"], "it is at work"
-        time.sleep(1)
+    with at_work(arguments(pair_files, out, weights), out, hear_all) as process:
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == code
     assert "Traceback" not in said
+    assert "no unfinished file is left behind" in said
+    assert not out.parent.exists()
+
+
+def test_under_nohup_it_outlives_the_terminal(pair_files: PairFiles, tmp_path: Path, weights: Path) -> None:
+    out = tmp_path / "results" / "out"
+    with at_work(arguments(pair_files, out, weights), out, ignore_hang_up) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
     assert "no unfinished file is left behind" in said
     assert not out.parent.exists()
 
@@ -469,6 +492,41 @@ def test_too_little_memory_is_no_bug(
     said = capsys.readouterr().err
     assert "not enough memory" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_whose_exception_is_lost_ends_the_command_all_the_same(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    def lose(_: object, console: Console) -> None:
+        with console.progress() as progress:
+            progress("read")
+            with suppress(BaseException):  # as in a callback of other people's code
+                signal.raise_signal(number)
+            progress("refine: step 2 of 9")
+
+    monkeypatch.setattr(COMMANDS["info"], "run", lose)
+    assert main(["info"]) == code
+    assert "no unfinished file is left behind" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_amid_an_import_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "interrupted_import.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load(_: object, console: Console) -> None:
+        importlib.import_module("interrupted_import")
+        with console.progress() as progress:
+            progress("read")
+
+    monkeypatch.setattr(COMMANDS["info"], "run", load)
+    assert main(["info"]) == 143
+    assert sys.modules.pop("interrupted_import", None) is not None, "the import went on to its end"
+    assert "ended by SIGTERM" in capsys.readouterr().err
 
 
 def test_an_ending_that_was_lost_is_raised_again_by_progress() -> None:

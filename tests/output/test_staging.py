@@ -89,6 +89,22 @@ def test_signals_wait_until_the_set_is_whole(number: signal.Signals) -> None:
     assert seen == ["done", "told"]
 
 
+def test_a_signal_that_is_ignored_hides_none_that_ends() -> None:
+    seen: list[str] = []
+    before = {signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: seen.append("told"))
+    try:
+        with undisturbed():
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+            seen.append("done")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert seen == ["done", "told"]
+
+
 @pytest.mark.parametrize("length", [200, 235, 254, 255])
 def test_long_names(tmp_path: Path, length: int) -> None:
     target = tmp_path / ("n" * (length - 4) + ".txt")

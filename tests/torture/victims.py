@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from hearing import hear_all
 from small_training import UNET, data_config, training_config, write_people
 from tiny import write_tiny_model
 
@@ -88,8 +89,14 @@ def start(home: Path, words: tuple[str, ...], *, fork: bool, first: Callable[[],
     """
     said, stream = os.pipe()
     if not fork:
+
+        def begin() -> None:
+            hear_all()
+            if first is not None:
+                first()
+
         command = [sys.executable, "-m", "deformgan", *words]
-        process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=stream, preexec_fn=first)
+        process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=stream, preexec_fn=begin)
         os.close(stream)
         return Run(process.pid, said)
     import deformgan.pipeline
@@ -102,8 +109,7 @@ def start(home: Path, words: tuple[str, ...], *, fork: bool, first: Callable[[],
         return Run(pid, said)
     code = 99
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)
+        hear_all()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(stream, 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

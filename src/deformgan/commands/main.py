@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, TextIO, Union, cast
 
 import tyro
@@ -185,20 +186,30 @@ def _terminable(console: Console) -> Iterator[None]:
         yield
         return
 
-    def terminate(number: int, _: object) -> None:
-        console.ending = Terminated(number)
-        raise console.ending
+    def terminate(number: int, frame: FrameType | None) -> None:
+        console.ending = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+        if not _imports(frame):
+            raise console.ending
 
     # one that is ignored, as SIGHUP under nohup, stays so
-    before = {one: signal.getsignal(one) for one in ENDING if one != signal.SIGINT}
-    ours = {one: handler for one, handler in before.items() if handler == signal.SIG_DFL}
+    before = {one: signal.getsignal(one) for one in ENDING}
+    ours = {one: how for one, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)}
     for one in ours:
         signal.signal(one, terminate)
     try:
         yield
     finally:
-        for one, handler in ours.items():
-            signal.signal(one, handler)
+        for one, how in ours.items():
+            signal.signal(one, how)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: an exception there is lost, with a lock that other threads then wait for."""
+    while frame is not None and frame.f_code is not _run.__code__:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _fail(console: Console, error: DeformganError, exit_code: int) -> int:

@@ -24,15 +24,15 @@ def undisturbed() -> Iterator[None]:
         return
     pending: list[int] = []
     before = {one: signal.getsignal(one) for one in ENDING}
-    for one in ENDING:
-        if before[one] is not None:  # else it is not Python's to set
-            signal.signal(one, lambda number, _: pending.append(number))
+    # what is None is not Python's to set; one that is ignored ends nothing, and must not stand before one that does
+    before = {one: handler for one, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    for one in before:
+        signal.signal(one, lambda number, _: pending.append(number))
     try:
         yield
     finally:
         for one, handler in before.items():
-            if handler is not None:
-                signal.signal(one, handler)
+            signal.signal(one, handler)
     if pending:
         signal.raise_signal(pending[0])
 
