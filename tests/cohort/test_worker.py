@@ -70,7 +70,9 @@ def test_threads_of_a_worker_are_those_asked_for(pair: Pair, tmp_path: Path, mon
     (task,) = tasks(cohort, make_plan(cohort), "tcp://x:1", "run")
     assert task.settings.memory_bytes is None, "workers elsewhere have limits of their own"
     run_task(task)
-    assert set(asked) == {3}
+    # a registration takes one for small work, and gives back what there was
+    assert asked[0] == 3
+    assert set(asked) <= {1, 3, torch.get_num_threads()}
 
 
 def test_jacobian_percentiles_are_those_of_the_whole_map(pair: Pair, tmp_path: Path) -> None:
