@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -32,6 +33,16 @@ def straight_line(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float
         raise ValueError("a line needs two different sizes")
     slope, intercept = np.polyfit(sizes, costs, 1)
     return float(slope), float(intercept)
+
+
+def timing_parser(description: str | None, model: str, results: Path) -> argparse.ArgumentParser:
+    """What the timings of a network ask for: weights, threads, rounds, and where results are kept."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=results)
+    return parser
 
 
 def machine() -> dict[str, Any]:

@@ -10,7 +10,6 @@ bandwidth as a copy of 256 MB (read and written). The best of the rounds is give
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deformgan.models.load import DEFAULT_MODEL, load_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measuring import keep, machine
+from measuring import keep, machine, timing_parser
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -74,11 +73,7 @@ def workloads(precision: str, weights: str) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser = timing_parser(__doc__, DEFAULT_MODEL, RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []

@@ -10,7 +10,6 @@ results/.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -32,7 +31,7 @@ from deformgan.preprocess.scan import read_pair
 from deformgan.refine import refine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measuring import keep, machine
+from measuring import keep, machine, timing_parser
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -71,13 +70,9 @@ def run_command(fixed: Path, moving: Path, out: Path, extra: list[str]) -> float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing_parser(__doc__, DEFAULT_MODEL, RESULTS)
     parser.add_argument("--fixed", type=Path)
     parser.add_argument("--moving", type=Path)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows: dict[str, dict[str, float]] = {}

@@ -39,8 +39,7 @@ def find_cuts(mask: np.ndarray, spacing: np.ndarray, needed: float, rounded: flo
         top = float(np.quantile(along, 1 - _STRAYS))
         edges = np.arange(top, along.min() - _LAYER * cell, -_LAYER * cell)[::-1]
         layers = np.histogram(along, edges)[0]
-        size = (top - along.min() + cell, *_sizes_across(at, normal, cell))
-        share = max(needed, rounded * _LAYER * cell / float(np.mean(size[1:])))
+        share = max(needed, rounded * _LAYER * cell / float(np.mean(_sizes_across(at, normal, cell))))
         if layers[-1] + np.count_nonzero(along > top) >= share * layers.max():
             planes.append([*(normal * spacing), -top])
     return np.array(planes).reshape(-1, 4)

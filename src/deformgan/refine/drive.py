@@ -18,7 +18,6 @@ from deformgan.spatial.native import fluid as native
 from deformgan.spatial.native.use import usable
 
 _REACH = 3.0  # sigmas
-_FLOOR = 1e-7  # of a probability, so that it has a logarithm
 
 
 class Drive:
@@ -98,22 +97,10 @@ def mutual_information(fixed: Tensor, moved: Tensor, weight: Tensor, bins: int) 
     total = joint.sum()
     if float(total) == 0:
         return torch.zeros((), device=f.device), torch.zeros_like(moved)
-    joint = _smoothed_histogram((joint / total).view(bins, bins))
-    apart = (joint.sum(1, keepdim=True) + 10 * _FLOOR) * (joint.sum(0, keepdim=True) + 10 * _FLOOR)
-    ratio = ((joint + _FLOOR) / apart).log()
-    rise = F.pad(ratio.diff(dim=1), (0, 1)).flatten().to(f.dtype)
+    information, rise = native.information_of((joint / total).view(bins, bins))
+    rise = rise.flatten().to(f.dtype)
     slope = (bins - 1) * w * ((1 - p) * rise[cell] + p * rise[cell + bins])
-    return (joint * ratio).sum() * total, slope.view_as(moved)
-
-
-def _smoothed_histogram(joint: Tensor) -> Tensor:
-    for _ in range(2):
-        for axis in (1, 0):
-            n = joint.shape[axis]
-            before = torch.cat([joint.narrow(axis, 0, 1), joint.narrow(axis, 0, n - 1)], axis)
-            after = torch.cat([joint.narrow(axis, 1, n - 1), joint.narrow(axis, n - 1, 1)], axis)
-            joint = 0.25 * before + 0.5 * joint + 0.25 * after
-    return joint
+    return information * total, slope.view_as(moved)
 
 
 def gaussian(volume: Tensor, sigma: float) -> Tensor:

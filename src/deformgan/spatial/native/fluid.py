@@ -20,7 +20,7 @@ from deformgan.spatial.native.threads import native_threads
 
 _SHARES = 4  # parts of the planes for each thread
 _PARTS = 16  # histograms that are counted side by side; a fixed number, so that threads change no bit
-_HISTOGRAM_FLOOR = 1e-7
+_HISTOGRAM_FLOOR = 1e-7  # of a probability, so that it has a logarithm
 _REACH = 3.0  # sigmas
 
 
@@ -187,14 +187,22 @@ def add_mutual_information(
     total = float(counts[0].sum())
     if total == 0:
         return 0.0
-    value, table = _information(counts[0] / total)
+    value, rise = information_of(counts[0] / total)
+    table = rise.float().contiguous()
     job.table, job.factor, job.gradient = table.data_ptr(), factor * (bins - 1), gradient.data_ptr()
     kernel("dg_look_up", None, level)(byref(job), threads)
-    return value * total
+    return float(value) * total
 
 
-def _information(joint: Tensor) -> tuple[float, Tensor]:
-    """Of a joint distribution (fixed, moved): the information, and the rise of its logarithm from bin to bin."""
+def information_of(joint: Tensor) -> tuple[Tensor, Tensor]:
+    """The mutual information of a joint distribution, smoothed twice with (1, 2, 1) / 4 along both axes, in nats.
+
+    Args:
+        joint: (bins, bins) of the fixed and the moved image, of sum 1.
+
+    Returns:
+        The information, a scalar; and how much its logarithm rises from one moved bin to the next, (bins, bins).
+    """
     for _ in range(2):
         for axis in (1, 0):
             n = joint.shape[axis]
@@ -203,9 +211,9 @@ def _information(joint: Tensor) -> tuple[float, Tensor]:
             joint = 0.25 * before + 0.5 * joint + 0.25 * after
     apart = (joint.sum(1, keepdim=True) + 10 * _HISTOGRAM_FLOOR) * (joint.sum(0, keepdim=True) + 10 * _HISTOGRAM_FLOOR)
     ratio = ((joint + _HISTOGRAM_FLOOR) / apart).log()
-    table = torch.zeros_like(joint)
-    table[:, :-1] = ratio.diff(dim=1)
-    return float((joint * ratio).sum()), table.float().contiguous()
+    rise = torch.zeros_like(joint)
+    rise[:, :-1] = ratio.diff(dim=1)
+    return (joint * ratio).sum(), rise
 
 
 def _alike(*volumes: Tensor) -> list[Tensor]:
