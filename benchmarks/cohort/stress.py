@@ -2,10 +2,10 @@
 
     python benchmarks/cohort/stress.py -o OUT [--pairs 10000] [--workers 4] [--kill-every 5] [--kill-client 2]
 
-The pairs are spheres of 16³ voxels and the weights an untrained network of that size, so that the engine and not the
-registration is what is tried; one pair in a hundred is broken (no file, half a gzip, a text). A worker is killed
-(SIGKILL) every so many seconds, once all four are at work, and another started; the command itself is killed as often
-as said and started again.
+The pairs are balls of 16³ voxels with a smaller ball on one side, and the weights an untrained network of that size, so
+that the engine and not the registration is what is tried; one pair in a hundred is broken (no file, half a gzip, a
+text). A worker is killed (SIGKILL) every so many seconds, once all four are at work, and another started; the command
+itself is killed as often as said and started again.
 Afterwards every pair is looked for in the table, in the rows and in the workers' journals: none may be lost, none done
 twice. A JSON file joins results/.
 """
@@ -52,7 +52,9 @@ def write_inputs(folder: Path, count: int) -> Path:
     affine = np.diag([10.0, 10.0, 10.0, 1.0])
     for number in range(DIFFERENT):
         radius = np.sqrt((axes**2).sum(0)) * (1 + 0.01 * number)
-        image = ((radius < 0.8) * (1 + 0.5 * (radius < 0.5)) * 100).astype(np.uint8)
+        # not the same left and right: else a mirror image would fit as well, and be looked at three times
+        aside = np.sqrt(((axes - np.array([0.4, 0.1, 0.0])[:, None, None, None]) ** 2).sum(0))
+        image = ((radius < 0.8) * (1 + (aside < 0.3)) * 100).astype(np.uint8)
         nib.Nifti1Image(image, affine).to_filename(folder / f"{number}_fixed.nii.gz")
         nib.Nifti1Image(np.roll(image, 1, 0), affine).to_filename(folder / f"{number}_moving.nii.gz")
     whole = (folder / "0_moving.nii.gz").read_bytes()

@@ -223,7 +223,7 @@ def test_joint_keeps_headers_that_are_as_good_as_what_it_finds(pair: tuple[Image
     fixed, moving = Scan.of(pair[0]), Scan.of(moved)
     np.testing.assert_array_equal(find_start(fixed, moving, "joint").fixed_to_moving, np.eye(4))
     # an affine map that was asked for by itself is found
-    assert miss_mm(find_start(fixed, moving, "affine").fixed_to_moving, truth, pair[0]) < 0.15
+    assert miss_mm(find_start(fixed, moving, "affine").fixed_to_moving, truth, pair[0]) < 0.2
 
 
 def test_joint_does_not_keep_headers_that_are_worse(pair: tuple[Image, Image]) -> None:

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.align.parameters import AFFINE, RADIUS_MM, RIGID, SIMILARITY, Maps
 from deformgan.align.placement import Subsampled
-from deformgan.align.similarity import Level, make_level, nmi_score
+from deformgan.align.similarity import Level, make_level, nmi_score, nmi_slope
 from deformgan.spatial.native.threads import one_thread
 
-RIGID, SIMILARITY, AFFINE = 6, 7, 13  # shift, rotation, one scale, a scale an axis (the first is free too), shears
-_RADIUS_MM = 70.0  # of a brain: a turn or stretch of 1/70 moves its surface by 1 mm
 _ROTATIONS = 400  # about 25° apart
 _SCALES = (0.82, 1.0, 1.22)  # tried beside the one that the foregrounds' volumes give
 _NEW = 0.05  # difference from them that makes it worth a trial
@@ -102,12 +101,12 @@ def _pursued(
     """The best of some starts after all rounds, as `search` returns it; all go on where there are no scores."""
     score = torch.zeros(len(rotations)) if score is None else score
     for one in rounds:
-        best = _distinct(_matrices(rotations, theta), score, one.keep)
+        best = _distinct(Maps(rotations, theta).matrices, score, one.keep)
         rotations, theta = rotations[best], theta[best]
         level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
         theta, score = _improved(level, rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
     best = int(score.argmax())
-    return _world(_matrices(rotations, theta)[best], centres_mm), float(score[best])
+    return _world(Maps(rotations, theta).matrices[best], centres_mm), float(score[best])
 
 
 @one_thread()
@@ -146,7 +145,7 @@ def _starts(
         some[:, :3] = offsets.repeat_interleave(len(every), 0)
         if shares > 1:  # along the fixed image's axes, as the rotation has them
             some[:, :3] = scale * (rotations @ some[:, :3, None])[:, :, 0]
-        some[:, SIMILARITY - 1] = _RADIUS_MM * float(np.log(scale))
+        some[:, SIMILARITY - 1] = RADIUS_MM * float(np.log(scale))
         all_rotations.append(rotations)
         theta.append(some)
     return torch.cat(all_rotations), torch.cat(theta)
@@ -171,20 +170,6 @@ def _rotations(count: int) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2).float()
 
 
-def _matrices(all_rotations: Tensor, theta: Tensor) -> Tensor:
-    """(B, 3, 4) of parameters in mm at the brain's surface: shift, rotation, common scale, scales, shears."""
-    unit = theta[:, 3:] / _RADIUS_MM
-    zero = torch.zeros_like(unit[:, 0])
-    x, y, z = unit[:, :3].unbind(1)
-    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).view(-1, 3, 3)
-    scales = (unit[:, 3:4] + unit[:, 4:7]).exp()
-    a, b, c = unit[:, 7:].unbind(1)
-    one = torch.ones_like(zero)
-    shear = torch.stack([one, a, b, zero, one, c, zero, zero, one], 1).view(-1, 3, 3)
-    linear = all_rotations @ torch.linalg.matrix_exp(skew) @ (shear * scales[:, None])
-    return torch.cat([linear, theta[:, :3, None]], 2)
-
-
 def _world(matrix: Tensor, centres_mm: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     out = np.eye(4)
     out[:3] = matrix.double().numpy()
@@ -206,7 +191,7 @@ def _angles(rotations: Tensor) -> Tensor:
 
 def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
     """Indices of the best candidates, best first, none within `_SAME_MM` of a better one (over a brain's surface)."""
-    flat = torch.cat([matrices[:, :, :3].flatten(1) * _RADIUS_MM / 3**0.5, matrices[:, :, 3]], 1)
+    flat = torch.cat([matrices[:, :, :3].flatten(1) * RADIUS_MM / 3**0.5, matrices[:, :, 3]], 1)
     left = score.argsort(descending=True, stable=True)[: 10 * most]
     kept = []
     while len(left) and len(kept) < most:
@@ -217,7 +202,7 @@ def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
 
 def _scored(level: Level, all_rotations: Tensor, theta: Tensor) -> Tensor:
     size = max(1, _CHUNK // len(level.points))
-    matrices = _matrices(all_rotations, theta)
+    matrices = Maps(all_rotations, theta).matrices
     return torch.cat([nmi_score(level, part) for part in matrices.split(size)])
 
 
@@ -228,14 +213,10 @@ def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, do
     size = max(1, _CHUNK // len(level.points))
     best, best_score = theta, torch.full((len(theta),), -1.0)
     for step in range(1, one.steps + 2):
-        slope, score = [], []
-        with torch.enable_grad():
-            for some, rotations in zip(theta.split(size), all_rotations.split(size), strict=True):
-                leaf = some.detach().requires_grad_()
-                now = nmi_score(level, _matrices(rotations, leaf))
-                slope.append(torch.autograd.grad(now.sum(), leaf)[0])
-                score.append(now.detach())
-        slope, score = torch.cat(slope) * free, torch.cat(score)
+        maps = Maps(all_rotations, theta)
+        parts = [nmi_slope(level, part) for part in maps.matrices.split(size)]
+        score, slope = (torch.cat(both) for both in zip(*parts, strict=True))
+        slope = maps.to_parameters(slope) * free
         better = score > best_score
         best, best_score = torch.where(better[:, None], theta, best), torch.where(better, score, best_score)
         first, second = 0.8 * first + 0.2 * slope, 0.95 * second + 0.05 * slope.square()

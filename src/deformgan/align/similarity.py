@@ -11,6 +11,8 @@ from torch import Tensor
 
 from deformgan.align.placement import Subsampled
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.native.information import shared_information
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.resample import normalising
 
 _BINS = 8  # few: a thousand points must fill their square
@@ -89,6 +91,8 @@ def nmi_score(level: Level, matrices: Tensor) -> Tensor:
     Returns:
         (B,) in [0, 1].
     """
+    if usable(level.volume, matrices[:1]):
+        return shared_information(*_sampled(level), _to_voxels(level, matrices))[0]
     linear = level.to_volume[:, :3] @ matrices[:, :, :3]
     offset = matrices[:, :, 3] @ level.to_volume[:, :3].T + level.to_volume[:, 3]
     at = level.points @ linear.transpose(1, 2) + offset[:, None]
@@ -110,6 +114,33 @@ def nmi_score(level: Level, matrices: Tensor) -> Tensor:
     alone = _entropy(joint.sum(1)) + _entropy(joint.sum(2))
     information = alone - _entropy(joint)
     return 2 * information / alone.clamp_min(1e-6) * (seen / level.needed).clamp_max(1)
+
+
+def nmi_slope(level: Level, matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """`nmi_score` (B,) and its derivative with respect to each map, (B, 3, 4)."""
+    if usable(level.volume):
+        score, slope = shared_information(*_sampled(level), _to_voxels(level, matrices))
+        return score, _linear_to_voxels(level).T @ slope
+    with torch.enable_grad():
+        leaf = matrices.detach().requires_grad_()
+        score = nmi_score(level, leaf)
+        return score.detach(), torch.autograd.grad(score.sum(), leaf)[0]
+
+
+def _sampled(level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+    return level.points, level.bins, level.volume, level.excluded, level.needed
+
+
+def _linear_to_voxels(level: Level) -> Tensor:
+    return level.to_volume[:, :3] * (torch.tensor(level.volume.shape[:1:-1]) / 2)[:, None]
+
+
+def _to_voxels(level: Level, matrices: Tensor) -> Tensor:
+    """The maps (B, 3, 4) on to voxel indices along W, H and D."""
+    half = torch.tensor(level.volume.shape[:1:-1]) / 2
+    out = _linear_to_voxels(level) @ matrices
+    out[:, :, 3] += half * (level.to_volume[:, 3] + 1) - 0.5
+    return out
 
 
 def _entropy(probability: Tensor) -> Tensor:

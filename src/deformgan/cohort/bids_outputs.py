@@ -79,11 +79,8 @@ def write_derivative(
     with staged_folder(folder, list(names.values()), force=True, last=names["record"]) as staged:
         plain = staged / _PLAIN
         plain.mkdir()
-        record = write_registration(task, plain, found)
+        record = write_registration(task, plain, found, maps_as=".h5")
         _rename(plain, staged, names)
-        found.transform.save(staged / names["warp"], found.moved.grid)
-        if task.settings.inverse:
-            found.transform.inverse().save(staged / names["inverse"], found.moving_grid)
         _write_sidecars(task, staged, names, record, _is_skull_stripped(task, found))
         report = _publish_report(plain / REPORT, page)
         shutil.rmtree(plain)
@@ -96,8 +93,9 @@ def write_derivative(
 
 def _rename(plain: Path, staged: Path, names: dict[str, str]) -> None:
     """What is there under a plain name, under its own."""
-    files = {"moved.nii.gz": "moved", "moved_labels.nii.gz": "labels", "affine.txt": "affine"}
-    for name, key in {**files, "jacobian.nii.gz": "jacobian", "uncertainty.nii.gz": "uncertainty"}.items():
+    images = {"moved": "moved", "moved_labels": "labels", "jacobian": "jacobian", "uncertainty": "uncertainty"}
+    files = {f"{name}.nii.gz": key for name, key in images.items()}
+    for name, key in {**files, "affine.txt": "affine", "warp.h5": "warp", "inverse_warp.h5": "inverse"}.items():
         if (plain / name).is_file():
             os.replace(plain / name, staged / names[key])
 

@@ -54,10 +54,10 @@ def _plain(task: Task, out: Path, found: Registration) -> tuple[dict[str, Any], 
     return record, {folder / name: checksum for name, checksum in known.items()}, report
 
 
-def write_registration(task: Task, folder: Path, found: Registration) -> dict[str, Any]:
+def write_registration(task: Task, folder: Path, found: Registration, maps_as: str = ".nii.gz") -> dict[str, Any]:
     """The files under their plain names, the page among them if it is wanted; returns the record."""
     settings = task.settings
-    record = found.write(folder, inverse=settings.inverse, jacobian=settings.jacobian)
+    record = found.write(folder, inverse=settings.inverse, jacobian=settings.jacobian, maps_as=maps_as)
     if settings.report and found.pair is not None:
         from deformgan.output.report.page import report_of
 

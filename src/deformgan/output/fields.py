@@ -36,7 +36,10 @@ def saved_grid(transform: Transform, image: Grid, full: bool) -> Grid:
 
 
 def write_field(path: Path, transform: Transform, grid: Grid) -> None:
-    """Write the complete map as an ITK displacement field on ``grid``, rounded to `STEP_MM`."""
+    """Write the complete map for ITK on ``grid``: a field rounded to `STEP_MM`, or a composite (``.h5``)."""
+    if path.suffix == ".h5":
+        transform.save(path, grid)
+        return
     itk.write_displacement(path, transform.displacement(grid, STEP_MM), grid)
 
 

@@ -120,6 +120,7 @@ class Registration:
         inverse: bool = True,
         jacobian: bool = True,
         full_grid: bool = False,
+        maps_as: str = ".nii.gz",
         progress: Progress = no_progress,
     ) -> dict[str, Any]:
         """Write the files of `save` into an existing folder, several at a time.
@@ -127,6 +128,7 @@ class Registration:
         Args:
             inverse, jacobian: Whether to write these files.
             full_grid: Write the fields on the images' voxels; default: as coarse as they keep their values.
+            maps_as: The ending of both maps' files: ``.nii.gz`` for fields, ``.h5`` for ITK's composites.
         """
         watch, quality = Stopwatch(progress), self.quality
         with watch.stage("write"), ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
@@ -142,10 +144,10 @@ class Registration:
                 fixed_grid = self.moved.grid
                 if jacobian:
                     jobs.append(pool.submit(write_jacobian, folder / "jacobian.nii.gz", self.transform, fixed_grid))
-                maps = {"warp.nii.gz": (self.transform, saved_grid(self.transform, fixed_grid, full_grid))}
+                maps = {f"warp{maps_as}": (self.transform, saved_grid(self.transform, fixed_grid, full_grid))}
                 if inverse:
                     back = compact_inverse(self.transform, self.moving_grid)
-                    maps["inverse_warp.nii.gz"] = back, saved_grid(back, self.moving_grid, full_grid)
+                    maps[f"inverse_warp{maps_as}"] = back, saved_grid(back, self.moving_grid, full_grid)
                     quality = quality.with_inverse(inverse_residual(self.transform, back, self.moved.data, fixed_grid))
                 jobs += [pool.submit(write_field, folder / name, *of) for name, of in maps.items()]
                 for job in jobs:

@@ -231,3 +231,22 @@ class ComposeJob(Structure):
         ("length", c_void_p),
         ("threads", c_int64),
     ]
+
+
+class InformationJob(Structure):
+    """See ``information_job``."""
+
+    _fields_ = [
+        ("shape", c_int64 * 3),
+        ("points", c_int64),
+        ("maps", c_int64),
+        ("at", c_void_p),
+        ("fixed", c_void_p),
+        ("volume", c_void_p),
+        ("excluded", c_void_p),
+        ("needed", c_double),
+        ("matrices", c_void_p),
+        ("scores", c_void_p),
+        ("slope", c_void_p),
+        ("scratch", c_void_p),
+    ]

@@ -5,6 +5,7 @@ A composite applies its *last* transform to a position first. Needs h5py, which 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -42,8 +43,9 @@ def write_h5(path: str | Path, parts: Sequence[Part]) -> None:
         UsageError: h5py is not installed.
     """
     h5py = _h5py()
-    # in memory first: HDF5's library does not survive a disk that fills up, and takes the process with it
-    with h5py.File("transform", "w", driver="core", backing_store=False) as file:
+    # in memory first: HDF5's library does not survive a disk that fills up, and takes the process with it. The name
+    # is its own, for two threads that write at once may not have one of the same name open
+    with h5py.File(f"transform-{uuid.uuid4().hex}", "w", driver="core", backing_store=False) as file:
         group = file.create_group(_GROUP)
         if len(parts) > 1:
             _name(group.create_group("0"), f"{_COMPOSITE}_double_3_3", h5py)
