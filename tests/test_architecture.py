@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -38,8 +38,6 @@ MAY_USE_WORKSHOP = WORKSHOP | {"commands", "__main__"}
 WORKSHOP_LAYERS = [{"simulation"}, {"datasets"}, {"evaluation"}, {"training", "demo"}]
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
-each_module = pytest.mark.parametrize("path", MODULES, ids=NAMES)
 
 COMMANDS = [
     "register",
@@ -63,6 +61,15 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
+def where(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
 def entry(path: Path) -> str:
     """First name below the package: ``losses/mind.py`` and ``losses/__init__.py`` are ``losses``."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -77,7 +84,7 @@ def imported_names(path: Path) -> Iterator[str]:
 
     ``from a.b import c`` yields ``a.b.c``: whether ``c`` is a module or a name in one is all the same to the layers.
     """
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -101,37 +108,37 @@ def layer_of(name: str) -> int:
     pytest.fail(f"deformgan.{name} has no layer: give it one in LAYERS of {Path(__file__).name}")
 
 
-def calls(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def calls(path: Path) -> list[tuple[str, int]]:
     """Every call as dotted text with its line."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node.lineno
+    return [(ast.unparse(node.func), node.lineno) for node in nodes(path) if isinstance(node, ast.Call)]
 
 
-@each_module
-def test_imports_point_one_way(path: Path) -> None:
-    if entry(path) == "__init__":
-        pytest.skip("the front page re-exports from everywhere, on first use")
-    own = layer_of(entry(path))
-    wrong = {name for name in own_entries(path) if layer_of(name) > own}
-    assert not wrong, f"{entry(path)} may not import {sorted(wrong)}: they come after it"
+def test_imports_point_one_way() -> None:
+    modules = [path for path in MODULES if entry(path) != "__init__"]  # the front page re-exports from everywhere
+    wrong = {
+        where(path): names
+        for path in modules
+        if (names := sorted(name for name in own_entries(path) if layer_of(name) > layer_of(entry(path))))
+    }
+    assert not wrong, f"these come after the modules that import them: {wrong}"
 
 
-@each_module
-def test_only_the_command_uses_the_workshop(path: Path) -> None:
-    if entry(path) not in MAY_USE_WORKSHOP:
-        assert not own_entries(path) & WORKSHOP
+def test_only_the_command_uses_the_workshop() -> None:
+    product = [path for path in MODULES if entry(path) not in MAY_USE_WORKSHOP]
+    assert not [where(path) for path in product if own_entries(path) & WORKSHOP]
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if entry(p) == "workshop" and p.parent.name != "workshop"], ids=str
-)
-def test_imports_inside_the_workshop_point_one_way(path: Path) -> None:
+def test_imports_inside_the_workshop_point_one_way() -> None:
     order = {name: number for number, layer in enumerate(WORKSHOP_LAYERS) for name in layer}
-    own = path.relative_to(PACKAGE).parts[1]
-    found = {name.split(".")[2] for name in imported_names(path) if name.startswith("deformgan.workshop.")}
-    wrong = {name for name in found if order[name] > order[own]}
-    assert not wrong, f"{own} may not import {sorted(wrong)}: they come after it"
+    wrong = {}
+    for path in MODULES:
+        if entry(path) == "workshop" and path.parent.name != "workshop":
+            own = path.relative_to(PACKAGE).parts[1]
+            found = {name.split(".")[2] for name in imported_names(path) if name.startswith("deformgan.workshop.")}
+            wrong[where(path)] = {name for name in found if order[name] > order[own]}
+    assert wrong, "the workshop has modules"
+    assert not any(wrong.values()), f"these come after the modules that import them: {wrong}"
 
 
 def test_the_root_is_seen_at_a_glance() -> None:
@@ -157,11 +164,12 @@ def test_no_import_cycles() -> None:
         visit(name, ())
 
 
-@each_module
-def test_module_is_documented_and_short(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300, "a module does one job in at most 300 lines"
-    assert not text.strip() or ast.get_docstring(tree(path)), "a module starts by saying what it is for"
+def test_modules_are_documented_and_short() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in MODULES}
+    long = [where(path) for path, text in texts.items() if len(text.splitlines()) > 300]
+    assert not long, f"a module does one job in at most 300 lines: {long}"
+    bare = [where(path) for path, text in texts.items() if text.strip() and not ast.get_docstring(tree(path))]
+    assert not bare, f"a module starts by saying what it is for: {bare}"
 
 
 # what is longer than a reader can hold in mind, and why it stays whole
@@ -172,28 +180,37 @@ LONG = {
 }
 
 
-@each_module
-def test_functions_are_short(path: Path) -> None:
-    """At most 40 lines of code: what a function does fits a screen. Its signature and docstring do not count."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
-            lines = (node.end_lineno or 0) - body[0].lineno + 1
-            assert lines <= 40 or node.name in LONG, f"{node.name} has {lines} lines: give parts of it a name"
+def lines_of_code(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """From the first statement to the last; the signature and the docstring do not count."""
+    body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+    return (node.end_lineno or 0) - body[0].lineno + 1
+
+
+def test_functions_are_short() -> None:
+    """At most 40 lines of code: what a function does fits a screen."""
+    long = [
+        f"{where(path)}: {node.name} has {lines_of_code(node)} lines"
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and lines_of_code(node) > 40
+        and node.name not in LONG
+    ]
+    assert not long, f"give parts of them a name: {long}"
 
 
 def test_the_long_functions_are_there() -> None:
-    names = {node.name for path in MODULES for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)}
+    names = {node.name for path in MODULES for node in nodes(path) if isinstance(node, ast.FunctionDef)}
     assert names >= LONG.keys(), "one that is gone, or short now, leaves this list"
 
 
-@each_module
-def test_public_things_are_documented(path: Path) -> None:
+def undocumented(path: Path) -> list[str]:
+    """Public classes, functions and methods without a docstring."""
     body = [(node, "") for node in tree(path).body]
     body += [(node, f"{cls.name}.") for cls, _ in body if isinstance(cls, ast.ClassDef) for node in cls.body]
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    bare = [
-        prefix + node.name
+    return [
+        f"{where(path)}: {prefix}{node.name}"
         for node, prefix in body
         if isinstance(node, kinds)
         and not node.name.startswith("_")
@@ -201,46 +218,54 @@ def test_public_things_are_documented(path: Path) -> None:
         and not ast.get_docstring(node)
         and not (prefix and node.name in {"forward", "backward"})  # documented by their class
     ]
+
+
+def test_public_things_are_documented() -> None:
+    bare = [name for path in MODULES for name in undocumented(path)]
     assert not bare, f"no docstring: {bare}"
 
 
-@each_module
-def test_nothing_is_printed(path: Path) -> None:
-    lines = [line for name, line in calls(path) if name == "print"]
+def test_nothing_is_printed() -> None:
+    lines = [f"{where(path)}:{line}" for path in MODULES for name, line in calls(path) if name == "print"]
     assert not lines, f"print at {lines}: results go through the command's own output, the rest to its log"
 
 
-@each_module
-def test_no_pickles(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imported_names(path)}
-    assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
-    called = dict(calls(path))
-    assert not called.keys() & {"torch.load", "torch.save", "eval", "exec"}, called
-    loads = [n for n in ast.walk(tree(path)) if isinstance(n, ast.keyword) and n.arg == "allow_pickle"]
-    assert all(isinstance(k.value, ast.Constant) and k.value.value is False for k in loads)
+def test_no_pickles() -> None:
+    for path in MODULES:
+        roots = {name.split(".")[0] for name in imported_names(path)}
+        assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}, where(path)
+        called = dict(calls(path)).keys() & {"torch.load", "torch.save", "eval", "exec"}
+        assert not called, f"{where(path)}: {called}"
+        loads = [n for n in nodes(path) if isinstance(n, ast.keyword) and n.arg == "allow_pickle"]
+        assert all(isinstance(k.value, ast.Constant) and k.value.value is False for k in loads), where(path)
 
 
-@each_module
-def test_errors_are_not_swallowed(path: Path) -> None:
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"bare except at line {node.lineno}"
+def lines_with(found: Callable[[ast.AST], bool]) -> list[str]:
+    """``file:line`` of every node of the package's modules for which ``found`` is true."""
+    return [f"{where(path)}:{node.lineno}" for path in MODULES for node in nodes(path) if found(node)]
 
 
-@each_module
-def test_no_global_state(path: Path) -> None:
-    lines = [n.lineno for n in ast.walk(tree(path)) if isinstance(n, ast.Global)]
+def test_errors_are_not_swallowed() -> None:
+    lines = lines_with(lambda node: isinstance(node, ast.ExceptHandler) and node.type is None)
+    assert not lines, f"bare except at {lines}"
+
+
+def test_no_global_state() -> None:
+    lines = lines_with(lambda node: isinstance(node, ast.Global))
     assert not lines, f"global statement at {lines}"
 
 
-@each_module
-def test_no_device_is_chosen_at_import(path: Path) -> None:
+def test_no_device_is_chosen_at_import() -> None:
     forbidden = ("torch.device", "torch.cuda", "torch.backends", "torch.set_", "torch.manual_seed")
-    statements = [n for n in tree(path).body if not isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    for statement in statements:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Call):
-                assert not ast.unparse(node.func).startswith(forbidden), f"line {node.lineno}"
+    lines = [
+        f"{where(path)}:{node.lineno}"
+        for path in MODULES
+        for statement in tree(path).body
+        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef))
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(forbidden)
+    ]
+    assert not lines, f"chosen at import: {lines}"
 
 
 def loaded_after(code: str) -> set[str]:
