@@ -14,7 +14,9 @@ import pytest
 import records
 import torch
 from hypothesis import settings
+from searches import remembered
 
+from deformgan.align import handedness, start
 from deformgan.output.registration import Registration
 
 # a runner in the background starts its children deaf to Ctrl-C, and they hand that on to the commands under test
@@ -104,6 +106,17 @@ def _records_are_as_published() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Registration, "write", checked)
         yield
+
+
+_searched: dict[Any, tuple[np.ndarray, float]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _a_pair_is_searched_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the same pair was searched before, its map is known; not so in tests that are about the search itself."""
+    if request.node.get_closest_marker("searches") is None:
+        for module in (start, handedness):
+            monkeypatch.setattr(module, "search", remembered(module.search, _searched))
 
 
 @pytest.fixture

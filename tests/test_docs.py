@@ -230,6 +230,7 @@ def test_a_registration_asks_for_no_network(inputs: Path, monkeypatch: pytest.Mo
     register(inputs / "T2.nii.gz", inputs / "T1.nii.gz", refine_steps=0)
 
 
+@pytest.mark.searches
 def test_the_same_call_gives_the_same_numbers(inputs: Path) -> None:
     first, second = (register(inputs / "T2.nii.gz", inputs / "T1.nii.gz", refine_steps=2) for _ in range(2))
     grid = first.moved.grid

@@ -27,6 +27,8 @@ from deformgan.transforms.formats.itk import write_affine
 from deformgan.transforms.transform import Transform
 from deformgan.workshop.simulation.anatomy import load_anatomy
 
+pytestmark = pytest.mark.searches
+
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Image, Image]:

@@ -19,6 +19,8 @@ from deformgan.spatial.grid import Grid
 
 QUALITY = Quality(0, 1, 1, 1, 2, 0.3, 0.4, ())
 
+pytestmark = pytest.mark.searches
+
 
 def image(data: np.ndarray, affine: np.ndarray) -> Image:
     return Image(np.asfortranarray(data), Grid(data.shape, affine), "image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from derivatives import derivatives_agree
 
 from deformgan.losses import box_sum
 from deformgan.losses.boxes import _by_pooling, _by_products
@@ -47,7 +48,7 @@ def test_half_precision_input_is_summed_in_float32() -> None:
 def test_is_its_own_adjoint_and_differentiates() -> None:
     x, y = torch.rand(2, 6, 7, 5, dtype=torch.float64)[:, None]
     assert torch.isclose((box_sum(x, 3) * y).sum(), (x * box_sum(y, 3)).sum())
-    assert torch.autograd.gradcheck(lambda v: box_sum(v, 3), x.requires_grad_(), fast_mode=True)
+    assert derivatives_agree(lambda v: box_sum(v, 3), x.requires_grad_())
 
 
 @pytest.mark.parametrize("window", [0, 4, -3])

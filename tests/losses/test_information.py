@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from derivatives import derivatives_agree
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -52,8 +53,8 @@ def test_independent_images_share_nothing() -> None:
 def test_derivatives(masked: bool) -> None:
     a, b = (image.requires_grad_() for image in pair())
     mask = torch.rand(2, 1, *SHAPE, dtype=torch.float64).mul(2).sub(0.5).clamp(0, 1) if masked else None
-    assert torch.autograd.gradcheck(lambda x, y: mutual_information(x, y, 8, 50, mask), (a, b), fast_mode=True)
-    assert torch.autograd.gradcheck(lambda y: mutual_information(a.detach(), y, 8, 50, mask), b, fast_mode=True)
+    assert derivatives_agree(lambda x, y: mutual_information(x, y, 8, 50, mask), (a, b))
+    assert derivatives_agree(lambda y: mutual_information(a.detach(), y, 8, 50, mask), b)
 
 
 def test_chunks_change_nothing() -> None:

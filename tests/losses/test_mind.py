@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from derivatives import derivatives_agree
 from torch import Tensor
 
 from deformgan.losses import mind_similarity, mind_ssc
@@ -79,7 +80,7 @@ def test_derivatives() -> None:
     def similarity(x: Tensor, y: Tensor) -> Tensor:
         return mind_similarity(x, y, dilation=1)
 
-    assert torch.autograd.gradcheck(similarity, (a, b), fast_mode=True)
+    assert derivatives_agree(similarity, (a, b))
 
 
 def test_several_channels_are_refused() -> None:

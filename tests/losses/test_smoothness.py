@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from derivatives import derivatives_agree
 from torch import Tensor
 
 from deformgan.losses import bending_energy, gradient_energy
@@ -48,7 +49,7 @@ def test_quadratics_bend_by_their_second_derivatives() -> None:
 
 @pytest.mark.parametrize("energy", [gradient_energy, bending_energy])
 def test_derivatives(energy) -> None:  # type: ignore[no-untyped-def]
-    assert torch.autograd.gradcheck(energy, random_field((4, 3, 5), 1).requires_grad_(), fast_mode=True)
+    assert derivatives_agree(energy, random_field((4, 3, 5), 1).requires_grad_())
 
 
 @pytest.mark.parametrize("energy", [gradient_energy, bending_energy])

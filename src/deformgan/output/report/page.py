@@ -6,12 +6,13 @@ import base64
 import gzip
 import hashlib
 import json
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
+from jinja2 import Environment, Template
 
 from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
@@ -78,6 +79,14 @@ def material_of(found: Registration, record: dict[str, Any], made: Synthesis | N
     )
 
 
+@cache
+def _template() -> Template:
+    """Compiled once a process: that takes a third of a second, and a worker of a cohort writes many pages."""
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        _asset("report.html.j2").decode()
+    )
+
+
 def render(record: dict[str, Any], material: Material, *, no_synthesis: str = "", viewer: bool = True) -> str:
     """The page as text; whatever comes from files is escaped."""
     script, viewer_script = _asset("report.js").decode(), _asset("viewer.js").decode() if viewer else ""
@@ -85,12 +94,9 @@ def render(record: dict[str, Any], material: Material, *, no_synthesis: str = ""
     if viewer and hashlib.sha256(library.encode()).hexdigest() != NIIVUE_SHA256:
         raise InputError("the viewer in this installation is damaged", "install deformgan again")
     sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, viewer_script, library) if text)
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        _asset("report.html.j2").decode()
-    )
     drawn = draw(material)
     names = {role: texts.file_name(record, role) for role in ("fixed", "moving")}
-    return template.render(
+    return _template().render(
         record=record,
         csp=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {sources}; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'",
