@@ -17,6 +17,7 @@ from torch import Tensor
 from deformgan.align.parameters import AFFINE, RADIUS_MM, RIGID, SIMILARITY, Maps
 from deformgan.align.placement import Subsampled
 from deformgan.align.similarity import Level, make_level, nmi_score, nmi_slope
+from deformgan.spatial.adam import adam
 from deformgan.spatial.native.threads import one_thread
 
 _ROTATIONS = 400  # about 25° apart
@@ -28,6 +29,7 @@ _PARTIAL = 1.35  # ratio of the foregrounds' volumes, at a scale, that says so
 _ELSEWHERE = 40.0  # degrees from the headers' orientation, from which on a rotation is another one
 _CLEARLY = 1.15  # times the best score of those that the improved headers' or centres' place needs to be believed
 _SAME_MM = 4.0  # between candidates that are one
+_DECAYS = (0.8, 0.95)  # of Adam's moments: there are few steps
 _CHUNK = 200_000  # samples at once, so that they stay in the cache
 
 
@@ -209,7 +211,7 @@ def _scored(level: Level, all_rotations: Tensor, theta: Tensor) -> Tensor:
 def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, dof: int) -> tuple[Tensor, Tensor]:
     """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
     free = (torch.arange(theta.shape[1]) < dof).float()
-    first, second = torch.zeros_like(theta), torch.zeros_like(theta)
+    theta, moments = theta.clone(), (torch.zeros_like(theta), torch.zeros_like(theta))
     size = max(1, _CHUNK // len(level.points))
     best, best_score = theta, torch.full((len(theta),), -1.0)
     for step in range(1, one.steps + 2):
@@ -219,7 +221,5 @@ def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, do
         slope = maps.to_parameters(slope) * free
         better = score > best_score
         best, best_score = torch.where(better[:, None], theta, best), torch.where(better, score, best_score)
-        first, second = 0.8 * first + 0.2 * slope, 0.95 * second + 0.05 * slope.square()
-        move = (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
-        theta = theta + one.rate_mm * (1 - (step - 1) / (one.steps + 1)) * move
+        adam(theta, -slope, moments, one.rate_mm * (1 - (step - 1) / (one.steps + 1)), step, _DECAYS)
     return best, best_score

@@ -14,6 +14,7 @@ from deformgan.spatial.grid import Grid
 from deformgan.spatial.native.information import shared_information
 from deformgan.spatial.native.use import usable
 from deformgan.spatial.resample import normalising
+from deformgan.spatial.warp import box_maximum
 
 _BINS = 8  # few: a thousand points must fill their square
 _NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
@@ -58,10 +59,7 @@ def make_level(
         centres_mm: The fixed and the moving image's, (3,) world mm (RAS+).
     """
     (fixed_values, fixed_share, fixed_grid), (values, share, grid) = (_averaged(t, spacing_mm) for t in (fixed, moving))
-    near = (fixed_share >= _SHELL).float()
-    for axis in range(3):
-        window = [2 * _WIDE + 1 if a == axis else 1 for a in range(3)]
-        near = F.max_pool3d(near, window, 1, [w // 2 for w in window])
+    near = box_maximum((fixed_share >= _SHELL).float(), _WIDE)
     if (excluded := _excluded(fixed, spacing_mm)) is not None and bool((left := near * (excluded == 0)).any()):
         near = left
     index = torch.nonzero(near[0, 0])

@@ -17,7 +17,7 @@ from torch import Tensor
 from deformgan.io.image import Image
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.grid import Grid
-from deformgan.spatial.warp import warp
+from deformgan.spatial.warp import box_maximum, warp
 
 _MARGIN = 2  # voxels of the field's grid by which a lesion is widened before the field is drawn across it
 _SHARE = 0.4  # of a voxel's place that makes it lesion; a voxel of twice the size then marks its eight
@@ -82,7 +82,7 @@ class Lesions:
         """
         if not self:
             return field
-        region = widened(self.along(field), _MARGIN)[0, 0] > 0
+        region = box_maximum(self.along(field), _MARGIN)[0, 0] > 0
         if not bool(region.any()) or float(region.float().mean()) > _MOST:
             return field
         values = harmonic(field[0].cpu().numpy(), region.cpu().numpy())
@@ -102,12 +102,7 @@ def valid_mask(lesion: Tensor, shape: tuple[int, ...]) -> Tensor:
         lesion: (1, 1, D, H, W) in {0, 1}.
         shape: Of the coarser grid, over the same extent.
     """
-    return 1 - widened(_most(lesion, shape), 1)
-
-
-def widened(mask: Tensor, voxels: int) -> Tensor:
-    """The maximum of (1, 1, D, H, W) over a cube."""
-    return F.max_pool3d(mask, 2 * voxels + 1, 1, voxels) if voxels else mask
+    return 1 - box_maximum(_most(lesion, shape), 1)
 
 
 def harmonic(values: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from deformgan.quality.verdict import judged
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.field import affine_field, jacobian_determinant, resize
 from deformgan.spatial.grid import Grid, Shape
-from deformgan.spatial.warp import warp
+from deformgan.spatial.warp import box_maximum, warp
 
 # of a coarse voxel, that makes it one of the foreground
 FOREGROUND_SHARE = 0.4
@@ -102,10 +102,10 @@ def examine(
     moved = warp(moving.tensor, field)
     spacing = _vector(fixed.grid.spacing)
     inside = measures.foreground(fixed.mask)
-    compared = torch.ones_like(inside) if lesions is None else measures.widened(lesions.along(field))[0, 0] == 0
+    compared = torch.ones_like(inside) if lesions is None else box_maximum(lesions.along(field), 1)[0, 0] == 0
     if not bool((compared & inside).any()):
         compared = torch.ones_like(inside)
-    around = measures.widened(inside.float()[None, None]) * compared
+    around = box_maximum(inside.float()[None, None], 1) * compared
     return Evidence(
         fixed=fixed,
         moving=moving,
@@ -218,7 +218,7 @@ def local_features(evidence: Evidence) -> dict[str, Tensor | None]:
 def error_map(evidence: Evidence, onto: Grid) -> Image:
     """Expected length of the error in mm on any grid; 0 outside the fixed foreground, widened by a voxel."""
     expected = shipped().expected_error_mm(local_features(evidence))
-    expected = expected * measures.widened(evidence.inside.float()[None, None])[0, 0]
+    expected = expected * box_maximum(evidence.inside.float()[None, None], 1)[0, 0]
     return Image(resampled(expected, evidence.fixed.grid, onto), onto)
 
 
@@ -250,6 +250,6 @@ def _similarity(evidence: Evidence, moved: Tensor) -> float:
 
 
 def _edge_agreement(evidence: Evidence, image: Tensor) -> float:
-    around = measures.widened(evidence.inside.float()[None, None]) * evidence.compared
+    around = box_maximum(evidence.inside.float()[None, None], 1) * evidence.compared
     agreement = match(evidence.fixed.tensor, image, around, 1.0, strides=()).agreement
     return _mean(agreement, evidence.inside & evidence.compared)

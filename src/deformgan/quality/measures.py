@@ -118,11 +118,6 @@ def roughness(field: Tensor, mask: Tensor) -> float:
     return float(bending_energy(box).sqrt())
 
 
-def widened(mask: Tensor, voxels: int = 1) -> Tensor:
-    """Maximum over a cube of (1, 1, D, H, W)."""
-    return F.max_pool3d(mask, 2 * voxels + 1, 1, voxels)
-
-
 def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarray, grid: Grid) -> float:
     """How far positions are off after the map and back: the 99.9th percentile of the distances in mm.
 

@@ -93,15 +93,10 @@ def refine_fluid(
     """Improve a field between two people.
 
     Args:
-        fixed, moving: (1, 1, D, H, W) in [0, 1] on working grids.
-        field: (1, 3, d, h, w), the start, in voxels of its own grid over the same extent.
-        steps: Steps in all, shared among the levels; 0 returns ``field``.
-        mask: (1, 1, D, H, W), where the similarity counts; default: where ``fixed`` is above 0.
+        fixed, moving, field, steps, mask, corrected, progress: As `deformgan.refine.optimise.refine` takes them.
         lesions: Where no similarity is taken, in either image.
-        corrected: Both images as `corrected_pair` gives them, where that has been done.
         fine: Both images on a finer grid over the same extent, for the last level, or None for none.
         settings: See there.
-        progress: Called after each step with the steps done and their number.
 
     Returns:
         (1, 3, D', H', W') in voxels of the finest level's grid.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.spatial.field import jacobian_determinant
+from deformgan.spatial.warp import box_maximum
 
 _ROUNDS = 60
 _LEAST = 0.05  # Jacobian determinant below which the surroundings are smoothed
@@ -27,7 +28,7 @@ def without_folds(field: Tensor) -> Tensor:
         folded = (jacobian_determinant(field) < _LEAST).to(field)[:, None]
         if not bool(folded.any()):
             break
-        near = F.max_pool3d(folded, 2 * _REACH + 1, 1, _REACH)
+        near = box_maximum(folded, _REACH)
         share = F.avg_pool3d(near, 3, 1, 1)
         smooth = F.avg_pool3d(F.pad(field, [1] * 6, mode="replicate"), 3, 1)
         field = torch.lerp(field, smooth, share.expand_as(field))

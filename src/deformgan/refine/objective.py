@@ -9,6 +9,7 @@ from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.refine.parameters import Parameters
 from deformgan.refine.settings import RefineSettings
+from deformgan.spatial.adam import adam
 from deformgan.spatial.control_points import REACH
 from deformgan.spatial.native.control import ControlField
 from deformgan.spatial.native.objective import ControlObjective, Penalty
@@ -54,20 +55,7 @@ class Objective:
         loss = penalty - self._similarity(warp(self._moving, field))
         return torch.autograd.grad(loss, [parameters.control, parameters.affine])
 
-    @staticmethod
-    def step(variable: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rate: float, number: int) -> None:
-        """One step of Adam, in place."""
-        adam(variable, gradient, moments, rate, number)
-
-
-@torch.no_grad()
-def adam(variable: Tensor, gradient: Tensor, moment: tuple[Tensor, Tensor], rate: float, step: int) -> None:
-    """One step of Adam (Kingma & Ba 2015). PyTorch's own imports its compiler first: a second that short runs feel."""
-    first, second = moment
-    first.lerp_(gradient, 0.1)
-    second.lerp_(gradient.square(), 0.001)
-    scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-    variable.addcdiv_(first, scale, value=-rate / (1 - 0.9**step))
+    step = staticmethod(adam)
 
 
 def folding(field: Tensor, least_jacobian: float) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.refine.settings import RefineSettings
+from deformgan.spatial.affine import nearest_affine
 from deformgan.spatial.control_points import centred_positions, from_full_voxels, linear, smoothed, to_full_voxels
 from deformgan.spatial.field import resize
 
@@ -26,10 +26,9 @@ class Parameters:
         coarse = tuple(max(4, n // settings.spacing) for n in shape)
         target = to_full_voxels(resize(field, coarse), shape)
         x = centred_positions(shape, coarse, field.device)
-        design = torch.cat([x, torch.ones_like(x[:, :1])], 1)[0].flatten(1).double()
         inside = F.adaptive_avg_pool3d(mask, coarse)  # type: ignore[arg-type]
-        weighted = design * inside.flatten().double().add(1e-6)
-        affine = torch.linalg.solve(weighted @ design.T, weighted @ target[0].flatten(1).double().T).T.float()
+        affine = nearest_affine(*(t.flatten(2).double() for t in (x, target)), inside.flatten(2).double() + 1e-6)
+        affine = affine[0].float()
         return cls(shape, affine, target - linear(affine, x), settings.smoothing)
 
     def coarse(self) -> Tensor:

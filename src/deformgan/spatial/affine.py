@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deformgan.spatial import blockwise
 from deformgan.spatial.grid import Grid
@@ -52,14 +53,14 @@ def split_affine(disp_mm: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
         A, 4×4 in world mm (a shift alone where no sound affine is near), and the rest, shaped as ``disp_mm``, Fortran
         order. Both maps are the same between the voxels too, for linear interpolation keeps affine maps.
     """
-    affine = _nearest_affine(disp_mm, grid)
+    affine = _sound_affine(disp_mm, grid)
     # A(x + r) = x + d  ⇔  r = (A⁻¹ - 1) x + A⁻¹ d, where the shift of A⁻¹ goes with x
     back = np.linalg.inv(affine)
     ramp = (back - np.eye(4)) @ grid.affine
     return affine, blockwise.resampled_whole(torch.from_numpy(disp_mm.T), grid, grid, ramp, back[:3, :3]).numpy().T
 
 
-def _nearest_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
+def _sound_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
     """The 4×4 world map nearest to ``x + disp(x)`` by least squares; a shift alone where no sound affine is near."""
     matrix = fitted_affine(disp_mm, grid)
     if np.linalg.det(matrix[:3, :3]) < _LEAST_VOLUME:
@@ -82,7 +83,23 @@ def fitted_affine(disp_mm: np.ndarray, grid: Grid) -> np.ndarray:
         return matrix
     points = grid.to_world(index.reshape(3, -1).T)
     centre = points.mean(0)  # far from it rounding would swamp the linear part
-    linear = np.linalg.lstsq(points - centre, displacement - matrix[:3, 3], rcond=None)[0].T + np.eye(3)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] += centre - linear @ centre
+    fit = nearest_affine(*(torch.from_numpy(values.T[None]) for values in (points - centre, displacement)))[0].numpy()
+    matrix[:3, :3] += fit[:, :3]
+    matrix[:3, 3] = fit[:, 3] + centre - matrix[:3, :3] @ centre
     return matrix
+
+
+def nearest_affine(positions: Tensor, values: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The map ``A x + t`` nearest to values at positions in the (weighted) least-squares sense.
+
+    Args:
+        positions, values: (B, 3, N) float64; positions far from 0 cost accuracy.
+        weight: (B, 1, N), ≥ 0, not all zero; default: every position alike.
+
+    Returns:
+        (B, 3, 4) float64.
+    """
+    design = torch.cat([positions, torch.ones_like(positions[:, :1])], 1)
+    weighted = design if weight is None else design * weight
+    normal = weighted @ design.transpose(1, 2)
+    return torch.linalg.solve(normal, weighted @ values.transpose(1, 2)).transpose(1, 2)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.spatial.affine import nearest_affine
 from deformgan.spatial.native import grids as native
 from deformgan.spatial.native.fields import axis_map
 from deformgan.spatial.native.use import usable
@@ -177,11 +178,6 @@ def fit_affine(field: Tensor, weight: Tensor | None = None) -> Tensor:
         field: (B, 3, D, H, W).
         weight: (B, 1, D, H, W), ≥ 0, not all zero; default: every voxel alike.
     """
-    batch, _, *shape = field.shape
-    x = identity_positions(tuple(shape), field.device).flatten(2).double()  # (1, 3, N)
-    ones = torch.ones_like(x[:, :1])
-    design = torch.cat([x, ones], 1).expand(batch, -1, -1)  # (B, 4, N)
-    weighted = design if weight is None else design * weight.flatten(2).double()
+    x = identity_positions(tuple(field.shape[2:]), field.device).flatten(2).double()  # (1, 3, N)
     target = x + field.flatten(2).double()
-    normal = weighted @ design.transpose(1, 2)
-    return torch.linalg.solve(normal, weighted @ target.transpose(1, 2)).transpose(1, 2).to(field.dtype)
+    return nearest_affine(x.expand_as(target), target, None if weight is None else weight.flatten(2).double()).to(field)

@@ -10,6 +10,11 @@ import numpy as np
 Shape = tuple[int, int, int]
 
 
+def box_corners(ends: Sequence[tuple[float, float]]) -> np.ndarray:
+    """The 8 corners of a box, (8, 3), from where it starts and ends along each axis."""
+    return np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A regular 3-D grid.
@@ -83,11 +88,11 @@ class Grid:
             box: Of these voxels alone, ``start ≤ i < stop`` along each axis; default: of the whole grid.
         """
         faces = [(start - 0.5, stop - 0.5) for start, stop in box or [(0, n) for n in self.shape]]
-        return self.to_world(np.stack(np.meshgrid(*faces, indexing="ij"), -1).reshape(-1, 3))
+        return self.to_world(box_corners(faces))
 
     def farthest_mm(self, other: Grid) -> float:
         """The largest distance between the same voxel of two grids of one shape: at a corner, for both are affine."""
-        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1).reshape(-1, 3)
+        corners = box_corners([(0, n - 1) for n in self.shape])
         return float(np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1).max())
 
     def moved_by(self, matrix: np.ndarray) -> Grid:
@@ -115,8 +120,7 @@ class Grid:
         Args:
             most: At most so many times finer than this one along an axis.
         """
-        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in other.shape], indexing="ij"), -1).reshape(-1, 3)
-        there = self.to_index(other.to_world(corners))
+        there = self.to_index(other.to_world(box_corners([(0, n - 1) for n in other.shape])))
         slack = 1e-3  # a grid that differs by rounding is the same grid
         low = np.minimum(np.floor(there.min(0) + slack), 0)
         high = np.maximum(np.ceil(there.max(0) - slack), np.array(self.shape) - 1)

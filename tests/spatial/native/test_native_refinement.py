@@ -9,8 +9,9 @@ from torch import Tensor
 
 from deformgan.losses import bending_energy
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.refine.objective import adam, folding
+from deformgan.refine.objective import folding
 from deformgan.spatial import native
+from deformgan.spatial.adam import adam
 from deformgan.spatial.control_points import REACH, centred_positions, linear, smoothed
 from deformgan.spatial.native import control, library, similarity
 

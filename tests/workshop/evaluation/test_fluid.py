@@ -13,14 +13,14 @@ from torch import Tensor
 from deformgan.losses import local_cross_correlation, mutual_information
 from deformgan.spatial.field import compose, identity_positions, jacobian_determinant
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.fluid import FluidSettings, _Flow, register_fluid
+from deformgan.workshop.evaluation.fluid import ViscousSettings, _Flow, register_fluid
 from deformgan.workshop.evaluation.fluid_force import SimilarityForce, information
 from deformgan.workshop.evaluation.fluid_solver import FluidSolver
 from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent
 from deformgan.workshop.simulation.artefacts import gaussian_blur
 
 SHAPE = (28, 32, 24)
-SETTINGS = FluidSettings(levels=((4, 20), (2, 20), (1, 15)))
+SETTINGS = ViscousSettings(levels=((4, 20), (2, 20), (1, 15)))
 
 
 def wave(shape: tuple[int, ...], cycles: tuple[int, ...], direction: list[float]) -> tuple[Tensor, Tensor]:
@@ -254,7 +254,7 @@ def test_another_similarity_drives_the_fluid() -> None:
         asked.append(mask is not None)
         return local_cross_correlation(fixed, moved, 5)
 
-    field = register_fluid(ball, moving, settings=FluidSettings(levels=((2, 30), (1, 30))), similarity=correlation)
+    field = register_fluid(ball, moving, settings=ViscousSettings(levels=((2, 30), (1, 30))), similarity=correlation)
     assert asked
     assert all(asked)
     before, after = ((warp(moving, f) - ball).square().mean() for f in (torch.zeros_like(shift), field))

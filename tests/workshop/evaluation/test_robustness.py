@@ -19,8 +19,8 @@ from deformgan.workshop.evaluation.robustness import (
     inversion_weight,
     inverted,
     perturbed,
-    thick_slices,
 )
+from deformgan.workshop.simulation.artefacts import thick_slices
 
 SHAPE = (36, 40, 32)
 each_sweep = pytest.mark.parametrize("sweep", SWEEPS)
@@ -133,7 +133,7 @@ def test_bias_has_mean_one_and_its_amplitude(amplitude: float) -> None:
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_thick_slices_are_means_of_slabs(factor: int) -> None:
     image = torch.rand(1, 1, 5, 6, 32, generator=torch.Generator().manual_seed(1))
-    thick = thick_slices(image, factor)
+    thick = thick_slices(image, 2, factor, profile="box")
     slabs = image.view(1, 1, 5, 6, -1, factor).mean(-1)
     # linear between the centres of the slabs, and their own value beyond the outermost
     centres = (torch.arange(slabs.shape[-1]) + 0.5) * factor - 0.5
@@ -143,7 +143,7 @@ def test_thick_slices_are_means_of_slabs(factor: int) -> None:
         expected = torch.lerp(slabs[..., below], slabs[..., below + 1], share)
         torch.testing.assert_close(thick[..., k], expected)
     constant = torch.full((1, 1, 4, 4, 30), 0.37)
-    torch.testing.assert_close(thick_slices(constant, factor), constant)
+    torch.testing.assert_close(thick_slices(constant, 2, factor, profile="box"), constant)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9, 1.0])

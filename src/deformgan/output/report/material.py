@@ -15,7 +15,7 @@ from deformgan.io.image import Image, load_labels
 from deformgan.preprocess.conform import WHITE
 from deformgan.preprocess.foreground import foreground
 from deformgan.quality.measures import spread_voxels
-from deformgan.spatial.grid import Grid
+from deformgan.spatial.grid import Grid, box_corners
 from deformgan.transforms.transform import Transform
 
 SELECTIONS = ("fixed_mask", "fixed_lesion", "moving_lesion")
@@ -73,8 +73,7 @@ class Material:
                 np.searchsorted(share, 1 - _OUTLIER_FRACTION, "left"),
             )
             ends.append((first - 0.5, min(last, mask.shape[axis] - 1) + 0.5) if counts.any() else (0, len(counts) - 1))
-        corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
-        world = self.content.grid.to_world(corners)
+        world = self.content.grid.to_world(box_corners(ends))
         low, high = world.min(0), world.max(0)
         margin = _MARGIN_MM_SHARE * float((high - low).max())
         return low - margin, high + margin

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.losses._common import check_pair
+from deformgan.refine.progress import shifted
 from deformgan.spatial.field import compose, determinant, jacobian_matrix, resize
-from deformgan.spatial.warp import warp
+from deformgan.spatial.warp import box_maximum, warp
 from deformgan.workshop.evaluation.fluid_force import Similarity, SimilarityForce, information
 from deformgan.workshop.evaluation.fluid_solver import FluidSolver
 
@@ -25,8 +26,8 @@ _ROUNDING = 1e-6  # nats; what mutual information in float32 is not certain of
 
 
 @dataclass(frozen=True)
-class FluidSettings:
-    """How the fluid flows; the default was chosen on training anatomies, see ``docs/log.md``.
+class ViscousSettings:
+    """How the viscous fluid flows; the default was chosen on training anatomies, see ``docs/log.md``.
 
     Args:
         levels: For each level, coarse to fine: the factor by which the images are reduced, and the most steps.
@@ -56,7 +57,7 @@ class FluidSettings:
     tolerance: float = 2e-4
 
 
-DEFAULT_SETTINGS = FluidSettings()
+DEFAULT_SETTINGS = ViscousSettings()
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def register_fluid(
     moving: Tensor,
     *,
     mask: Tensor | None = None,
-    settings: FluidSettings = DEFAULT_SETTINGS,
+    settings: ViscousSettings = DEFAULT_SETTINGS,
     similarity: Similarity | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -73,7 +74,7 @@ def register_fluid(
 
     Args:
         fixed, moving: (1, 1, D, H, W) in [0, 1] on one grid, background 0.
-        mask: (1, 1, D, H, W), where the images are compared; default: see `FluidSettings.margin`.
+        mask: (1, 1, D, H, W), where the images are compared; default: see `ViscousSettings.margin`.
         settings: See there.
         similarity: What drives the fluid; default: mutual information with as many bins as the settings say.
         progress: Called with the steps done and their largest number; levels that end early skip theirs.
@@ -98,7 +99,7 @@ def register_fluid(
         force = SimilarityForce(_reduced(fixed, shape), _reduced(where, shape), driven_by)
         reduced = _reduced(moving, shape)
         start = _better(force, reduced, resize(field, shape))
-        field = _flowed(start, force, reduced, steps, settings, _shifted(progress, done, total))
+        field = _flowed(start, force, reduced, steps, settings, shifted(progress, done, total))
         done += steps
         if progress is not None:
             progress(done, total)
@@ -112,7 +113,7 @@ def _reduced(image: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _compared(fixed: Tensor, margin: int) -> Tensor:
     if margin < 0:
         return torch.ones_like(fixed)
-    return F.max_pool3d((fixed > 0).float(), 2 * margin + 1, 1, margin)
+    return box_maximum((fixed > 0).float(), margin)
 
 
 def _better(force: SimilarityForce, moving: Tensor, field: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ def _flowed(
     force: SimilarityForce,
     moving: Tensor,
     steps: int,
-    settings: FluidSettings,
+    settings: ViscousSettings,
     progress: Callable[[int], None],
 ) -> Tensor:
     """One level: the displacement after at most ``steps`` steps, each of which raises the similarity."""
@@ -202,7 +203,3 @@ def _flowed(
         if len(recent) > settings.patience and recent[-1] - recent[0] < settings.tolerance * recent[-1]:
             break
     return flow.total
-
-
-def _shifted(progress: Callable[[int, int], None] | None, done: int, total: int) -> Callable[[int], None]:
-    return (lambda step: None) if progress is None else (lambda step: progress(done + step, total))

@@ -20,13 +20,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
 from deformgan.errors import UsageError
 from deformgan.workshop.evaluation.cases import TestCase
-from deformgan.workshop.simulation.artefacts import gaussian_blur, rician_noise
+from deformgan.workshop.simulation.artefacts import gaussian_blur, rician_noise, thick_slices
 from deformgan.workshop.simulation.contrasts import depth, normalise
 
 # the first level of each leaves the images as they are
@@ -119,13 +118,6 @@ def inverted(image: Tensor, mask: Tensor, share: float, generator: torch.Generat
     return torch.where(mask, torch.lerp(image, 1 - image, weight), 0)
 
 
-def thick_slices(image: Tensor, factor: float) -> Tensor:
-    """Means over slabs of ``factor`` voxels along the last axis, brought back to the grid linearly."""
-    d, h, w = image.shape[2:]
-    slabs = F.adaptive_avg_pool3d(image, (d, h, max(2, round(w / factor))))
-    return F.interpolate(slabs, size=(d, h, w), mode="trilinear", align_corners=False)
-
-
 def _smooth_random(mask: Tensor, waves: int, generator: torch.Generator) -> Tensor:
     """A random sum of cosines with up to ``waves`` half waves along each axis of a mask's box, (1, 1, D, H, W)."""
     shape = mask.shape[2:]
@@ -154,7 +146,7 @@ def _bias(image: Tensor, mask: Tensor, level: float, generator: torch.Generator)
 
 
 def _slices(image: Tensor, mask: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    return thick_slices(image, level)
+    return thick_slices(image, 2, level, profile="box")
 
 
 _EFFECTS: dict[str, Effect] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +70,21 @@ def downsample(image: Tensor, shape: tuple[int, ...]) -> Tensor:
     return F.interpolate(smooth, size=tuple(shape), mode="trilinear", align_corners=False)
 
 
-def thick_slices(image: Tensor, axis: int, thickness: float) -> Tensor:
-    """The image as if acquired in slices of ``thickness`` voxels along ``axis`` (0, 1, 2), brought back to its grid."""
+def thick_slices(
+    image: Tensor, axis: int, thickness: float, profile: Literal["gaussian", "box"] = "gaussian"
+) -> Tensor:
+    """The image as if acquired in slices of ``thickness`` voxels along ``axis`` (0, 1, 2), brought back to its grid.
+
+    Args:
+        image: (B, C, D, H, W).
+        axis: Across the slices.
+        thickness: In voxels, 1 or more; there are at least two slices.
+        profile: What a slice is a mean of: ``gaussian`` reaches a little into its neighbours, ``box`` does not.
+    """
     coarse = list(image.shape[2:])
     coarse[axis] = max(2, round(coarse[axis] / thickness))
-    return F.interpolate(downsample(image, tuple(coarse)), size=image.shape[2:], mode="trilinear", align_corners=False)
+    slices = downsample(image, tuple(coarse)) if profile == "gaussian" else F.adaptive_avg_pool3d(image, coarse)  # type: ignore[arg-type]
+    return F.interpolate(slices, size=image.shape[2:], mode="trilinear", align_corners=False)
 
 
 def rician_noise(image: Tensor, sigma: float, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from deformgan.workshop.simulation.head_scans import LabelMap, Scan, draw_scan
 from deformgan.workshop.simulation.structures import STRUCTURES
 from deformgan.workshop.training.anatomy_config import AnatomyConfig
 from deformgan.workshop.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint
-from deformgan.workshop.training.record import Record
+from deformgan.workshop.training.record import Progress, Record
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ _VALIDATION = [("t1", False), ("t2", False), ("flair", False), ("random", False)
 _VALIDATION += [("t1", True), ("t2", True), ("random", True)]  # contrast, and whether the skull is stripped
 _LEAST_BLOCKS = 4.0  # of a structure, that it is judged by
 _EVERY = 20  # steps between two rows of the record
-
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def train_anatomy(config: AnatomyConfig, out: Path, progress: Progress | None = None) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,10 @@ from deformgan.workshop.training.data import PairDataset
 from deformgan.workshop.training.gate import gate, require, transformation_loss
 from deformgan.workshop.training.pairs import KeptPairs
 from deformgan.workshop.training.part import StartedPairs
-from deformgan.workshop.training.record import Record
+from deformgan.workshop.training.record import Progress, Record
 from deformgan.workshop.training.run import Pairs, Run
 
 _STAGE_SEEDS = 7919  # between the seeds of two stages
-
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progress | None = None) -> Path:

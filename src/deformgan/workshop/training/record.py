@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from deformgan.io.atomic import open_to_append
 
 logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, dict[str, float]], None]  # the step, their number, the latest metrics
 
 
 class Record:
