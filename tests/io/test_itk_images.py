@@ -58,17 +58,21 @@ def test_images_in_memory(tmp_path: Path) -> None:
     assert load_labels(_image("int16")).data.dtype == np.int16
 
 
-def test_a_dicom_series(tmp_path: Path) -> None:
-    image, folder = _image("int16"), tmp_path / "series"
+def _write_series(
+    folder: Path, places: list[tuple[float, float, float]] | None = None, kind: str = "ORIGINAL"
+) -> object:
+    """The slices of `_image` as one DICOM series, where they are or at ``places`` (LPS mm)."""
+    image = _image("int16")
     folder.mkdir()
     direction = np.reshape(image.GetDirection(), (3, 3))
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for k in range(image.GetDepth()):
         one = image[:, :, k]
-        place = image.TransformIndexToPhysicalPoint((0, 0, k))
+        place = places[k] if places else image.TransformIndexToPhysicalPoint((0, 0, k))
         tags = {
             "0008|0060": "MR",
+            "0008|0008": kind,
             "0020|000e": "1.2.826.0.1.3680043.2.1125.1",
             "0020|000d": "1.2.826.0.1.3680043.2.1125.2",
             "0020|0032": "\\".join(f"{v:.10g}" for v in place),
@@ -81,11 +85,58 @@ def test_a_dicom_series(tmp_path: Path) -> None:
             one.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{k:03}.dcm"))
         writer.Execute(one)
-    found = load_image(folder)
+    return image
+
+
+def test_a_dicom_series(tmp_path: Path) -> None:
+    image = _write_series(tmp_path / "series")
+    found = load_image(tmp_path / "series")
     np.testing.assert_array_equal(found.data, sitk.GetArrayFromImage(image).T)
     ours = load_image(image).grid
     corners = np.array([[0, 0, 0], [4, 5, 6]])
     np.testing.assert_allclose(found.grid.to_world(corners), ours.to_world(corners), atol=1e-3)
+    assert load_grid(tmp_path / "series") == found.grid
+
+
+def _places(moved: dict[int, float], aslant: float = 0.0) -> list[tuple[float, float, float]]:
+    """Of the slices of `_image`: some of them moved along the stack, in slices, or all aslant, mm a slice."""
+    image = _image("int16")
+    down = np.reshape(image.GetDirection(), (3, 3))[:, 1]
+    return [
+        tuple(np.array(image.TransformContinuousIndexToPhysicalPoint((0, 0, k + moved.get(k, 0)))) + k * aslant * down)
+        for k in range(7)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("places", "kind", "says"),
+    [
+        (_places({4: -1.0}), "ORIGINAL", "several slices in one place.*dcm2niix"),
+        (_places({5: 1.0, 6: 1.0}), "ORIGINAL", "uneven distances, from 3.5 to 7 mm.*a slice is missing"),
+        (_places({}, aslant=0.8), "ORIGINAL", "tilted gantry.*dcm2niix"),
+        (None, "ORIGINAL\\PRIMARY\\MOSAIC", "mosaics.*dcm2niix"),
+    ],
+    ids=["two moments", "a slice is missing", "gantry", "mosaic"],
+)
+def test_slices_that_make_no_volume(tmp_path: Path, places: list | None, kind: str, says: str) -> None:
+    """SimpleITK stacks them all the same, at even distances."""
+    _write_series(tmp_path / "series", places, kind)
+    for read in (load_image, load_grid):
+        with pytest.raises(InputError, match=says):
+            read(tmp_path / "series")
+
+
+def test_two_series_in_a_folder(tmp_path: Path) -> None:
+    _write_series(tmp_path / "series")
+    other = tmp_path / "series" / "other.dcm"
+    one = sitk.ReadImage(str(tmp_path / "series" / "000.dcm"))
+    one.SetMetaData("0020|000e", "1.2.826.0.1.3680043.2.1125.9")
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(other))
+    writer.Execute(one)
+    with pytest.raises(InputError, match=r"2 DICOM series.*one series"):
+        load_image(tmp_path / "series")
 
 
 def test_apply_takes_them(tmp_path: Path) -> None:

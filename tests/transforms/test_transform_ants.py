@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ants
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +16,8 @@ from deformgan.output.fields import saved_grid, write_field
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.compact import compact, compact_inverse
 from deformgan.transforms.transform import Transform, load_transform
+
+ants = pytest.importorskip("ants")
 
 TO_LPS = np.array([-1.0, -1.0, 1.0])
 

@@ -13,27 +13,16 @@ from typing import Any
 import numpy as np
 
 from deformgan.errors import InputError, UsageError
+from deformgan.io import dicom
 from deformgan.io.untrusted import MAX_VOXELS, require_memory
 
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
-_DICOM_ENDINGS = (".dcm", ".ima")
 _LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def is_itk_format(path: Path) -> bool:
     """Whether a file's name, or what lies in a folder, is for SimpleITK to read."""
-    return path.name.lower().endswith(ENDINGS) or (os.path.isdir(path) and _holds_dicom(path))
-
-
-def _holds_dicom(folder: Path) -> bool:
-    for one in sorted(os.scandir(folder), key=lambda one: one.name)[:64]:
-        if one.name.lower().endswith(_DICOM_ENDINGS):
-            return True
-        if one.is_file() and one.stat().st_size > 132:
-            with open(one.path, "rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return True
-    return False
+    return path.name.lower().endswith(ENDINGS) or (os.path.isdir(path) and dicom.holds_dicom(path))
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +34,10 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     reader, _ = _reader(path)
     try:
-        return from_simpleitk(reader.Execute(), str(path))
+        image = reader.Execute()
+        if os.path.isdir(path):
+            dicom.require_volume(reader, path)
+        return from_simpleitk(image, str(path))
     except RuntimeError as error:
         raise _unreadable(path, error) from error
 
@@ -70,7 +62,7 @@ def _reader(path: Path) -> tuple[Any, Any]:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         if os.path.isdir(path):
-            return _series(path, sitk), sitk
+            return dicom.series_reader(path, sitk), sitk
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
@@ -81,16 +73,6 @@ def _reader(path: Path) -> tuple[Any, Any]:
         raise InputError(f"{path}: its header claims the impossible shape {tuple(reader.GetSize())}", "copy it again")
     require_memory(path, 8 * count)
     return reader, sitk
-
-
-def _series(folder: Path, sitk: Any) -> Any:
-    reader = sitk.ImageSeriesReader()
-    ids = reader.GetGDCMSeriesIDs(str(folder))
-    if len(ids) != 1:
-        what = f"{len(ids)} DICOM series" if ids else "no DICOM series that makes an image"
-        raise InputError(f"{folder} holds {what}", "give a folder with the slices of one series")
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), ids[0]))
-    return reader
 
 
 def from_simpleitk(image: Any, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -97,5 +97,8 @@ def _heard(logger: logging.Logger) -> Iterator[list[str]]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError) and error.filename:
+        missing = Path(error.filename).name
+        return InputError(f"{path} is one of two files, and {missing} is not beside it", "copy .hdr and .img together")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InputError(f"{path} cannot be read as an image: {reason}", "convert it to .nii.gz")

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from deformgan.errors import InputError
+from deformgan.io import other_formats
 from deformgan.spatial.native.cgroups import memory_bytes
 
 MAX_VOXELS = 2**31
@@ -30,7 +31,6 @@ GZIP_MAX_RATIO = 1032  # deflate cannot pack more than this: a larger claim is a
 _MOST_WHOLE = 2**63
 _CHUNK_BYTES = 4 << 20
 _HEADER_HINT = "copy the file again, or repair its header"
-_DICOM_HINT = "convert the series first: dcm2niix -z y FOLDER"
 _MOST_EXTENSIONS = 1 << 28  # bytes between header and voxels
 _READ_ERRORS = (OSError, EOFError, ValueError, OverflowError)
 
@@ -150,7 +150,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, int]]:
         raise InputError(f"{path} {what}", "check the path")
     if os.path.isdir(path):
         dicom = any(name.lower().endswith((".dcm", ".ima")) for name in os.listdir(path))
-        hint = _DICOM_HINT if dicom else "name a .nii or .nii.gz file"
+        hint = other_formats.DICOM if dicom else "name a .nii or .nii.gz file"
         raise InputError(f"{path} is a folder{' of DICOM files' if dicom else ''}, not an image", hint)
     try:
         with open_plain(path) as raw:
@@ -260,7 +260,7 @@ def _read_header(path: Path, stream: Any) -> Any:
     size = length.get(int.from_bytes(start, "little")) or length.get(int.from_bytes(start, "big"))
     block = start + stream.read((size or 348) - 4)
     dicom = block[128:132] == b"DICM"
-    hint = _DICOM_HINT if dicom else "give a .nii or .nii.gz volume"
+    hint = other_formats.DICOM if dicom else other_formats.hint(path)
     not_an_image = InputError(f"{path} is {'a DICOM file, ' if dicom else ''}not a NIfTI image", hint)
     if size is None:
         raise not_an_image

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import ants
 import h5py
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ def _judged(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:
 
 
 def test_binary_affine_is_what_ants_simpleitk_scipy_and_nitransforms_read(tmp_path: Path) -> None:
+    ants = pytest.importorskip("ants")
     path = tmp_path / "x0GenericAffine.mat"
     Transform(AFFINE).save(path)
     points = inner_points(PLAIN)
@@ -46,6 +46,7 @@ def test_binary_affine_is_what_ants_simpleitk_scipy_and_nitransforms_read(tmp_pa
 
 @pytest.mark.parametrize("precision", ["double", "float"])
 def test_we_read_the_binary_affine_of_ants(tmp_path: Path, precision: str) -> None:
+    ants = pytest.importorskip("ants")
     theirs = ants.create_ants_transform(
         transform_type="AffineTransform",
         precision=precision,
@@ -104,6 +105,7 @@ def test_simpleitk_and_nitransforms_read_our_composite(tmp_path: Path, fixed: ob
 
 
 def test_ants_moves_an_image_by_our_composite(tmp_path: Path) -> None:
+    ants = pytest.importorskip("ants")
     transform, image = some_transform(), some_image(THICK)
     transform.save(tmp_path / "c.h5", SLANTED)
     some_image(SLANTED).save(tmp_path / "onto.nii.gz")

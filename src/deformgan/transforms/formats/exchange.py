@@ -22,7 +22,19 @@ REGISTRY: tuple[Format, ...] = (
 )
 FORMATS = tuple(dict.fromkeys(asked for one in REGISTRY for asked in one.asked_as))
 _ENDINGS = tuple(dict.fromkeys(ending for one in REGISTRY for ending in one.writes))
+_WITH_SIMPLEITK = "make a file of ITK of it: python -c \"import SimpleITK as sitk; sitk.{1}(sitk.{0}, '{2}')\""
+_AFNI = (
+    'make a file of ITK of it: python -c "from nitransforms import linear; '
+    "linear.load({0!r}, fmt='afni', reference='FIXED.nii.gz', moving='MOVING.nii.gz')"
+    ".to_filename('affine.tfm', fmt='itk')\""
+)
 _M3Z = "convert it first: mri_warp_convert --inm3z {0} --outmgzwarp warp.mgz"
+_OTHERS = (
+    ((".nrrd", ".nhdr", ".mha", ".mhd"), _WITH_SIMPLEITK.format("ReadImage({0!r})", "WriteImage", "warp.nii.gz")),
+    ((".xfm",), _WITH_SIMPLEITK.format("ReadTransform({0!r})", "WriteTransform", "affine.tfm")),
+    ((".afni", ".1d", ".afni-array"), _AFNI),
+    ((".x5",), "write it as ITK's with the tool that made it: .tfm, or a 5-D .nii.gz field"),
+)
 _ANTS_AFFINE = "genericaffine.mat"  # how ANTs calls its own, which says whose a .mat is
 
 
@@ -40,6 +52,13 @@ def read(
         InputError: the file is missing, damaged or of no known format.
     """
     return detect(path, file_format).read(path, Geometry(Path(path), fixed, moving))
+
+
+def _other(path: str | Path) -> str:
+    """The next thing to try with a file of an ending that is not read."""
+    name = Path(path).name.lower()
+    known = f"known endings: {', '.join(_ENDINGS)}"
+    return next((say.format(str(path)) for endings, say in _OTHERS if name.endswith(endings)), known)
 
 
 def needs(path: str | Path, file_format: str | None = None) -> frozenset[str]:
@@ -69,7 +88,7 @@ def detect(path: str | Path, file_format: str | None = None) -> Format:
     for one in possible:
         if one.claims(found):
             return one
-    raise InputError(f"{path} is no transform file by its ending", f"known endings: {', '.join(_ENDINGS)}")
+    raise InputError(f"{path} is no transform file by its ending", _other(path))
 
 
 def write(

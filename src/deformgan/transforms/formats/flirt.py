@@ -72,7 +72,7 @@ FORMAT = Format(
     write=lambda path, transform, of: write_flirt(
         path, matrix_alone(path, transform), of.need("fixed"), of.need("moving")
     ),
-    reads=(".mat", ".txt", ".tfm"),
+    reads=(".mat", ".txt", ".tfm", ".fsl"),
     writes=(".mat",),
     asked_as=("fsl",),
     by_itself=False,

@@ -12,6 +12,11 @@ from deformgan.transforms.formats.checks import checked_matrix
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 WRITTEN_AS = "AffineTransform_double_3_3"
 COMPOSITE = "CompositeTransform"
+_AS_FIELD = (
+    "make a field of it on the fixed image's grid: python -c \"import SimpleITK as sitk; "
+    "field = sitk.TransformToDisplacementFieldFilter(); field.SetReferenceImage(sitk.ReadImage('FIXED.nii.gz')); "
+    "sitk.WriteImage(field.Execute(sitk.ReadTransform({0!r})), 'warp.nii.gz')\""
+)
 # kind → numbers it has, and whether a centre goes with them
 _KINDS = {
     "AffineTransform": (12, True),
@@ -29,6 +34,13 @@ _KINDS = {
     "ScaleLogarithmicTransform": (3, True),
     "TranslationTransform": (3, False),
     "IdentityTransform": (0, False),
+    "CenteredAffineTransform": (15, False),
+    "CenteredEuler3DTransform": (9, False),
+}
+# kinds that have their centre among the parameters → the same without, and where it stands
+_CENTRE_WITHIN = {
+    "CenteredAffineTransform": ("AffineTransform", 9),
+    "CenteredEuler3DTransform": ("Euler3DTransform", 3),
 }
 
 
@@ -49,6 +61,9 @@ def to_matrix(kind: str, parameters: np.ndarray, fixed: np.ndarray, path: str | 
         raise InputError(f"{path} is damaged: {numbers.size} parameters in a {kind}", "write it again")
     if not np.isfinite([*numbers, *fixed]).all():
         raise InputError(f"{path} is damaged: its parameters are not finite", "write it again")
+    if name in _CENTRE_WITHIN:
+        name, at = _CENTRE_WITHIN[name]
+        numbers, fixed, centred = np.delete(numbers, [at, at + 1, at + 2]), numbers[at : at + 3], True
     lps = np.eye(4)
     lps[:3, :3], lps[:3, 3] = _linear_and_shift(name, numbers, fixed, path)
     if centred:  # y = M (x - c) + c + t
@@ -116,7 +131,9 @@ def checked_kind(kind: str, path: str | Path) -> str:
     """
     name, _, rest = kind.partition("_")
     if name not in _KINDS or rest not in ("double_3_3", "float_3_3"):
-        raise InputError(f"{path} holds a {kind}, not a 3-D affine", f"supported: {', '.join(_KINDS)}")
+        three = rest in ("double_3_3", "float_3_3", "3_3")
+        hint = _AS_FIELD.format(str(path)) if three else "give a transform of three dimensions"
+        raise InputError(f"{path} holds a {kind}, not a 3-D affine", hint)
     return name
 
 

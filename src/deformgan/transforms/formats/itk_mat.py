@@ -15,7 +15,7 @@ from deformgan.errors import InputError
 from deformgan.io.atomic import atomic
 from deformgan.transforms.formats.base import Format, matrix_alone
 from deformgan.transforms.formats.checks import read_bytes
-from deformgan.transforms.formats.itk_linear import WRITTEN_AS, in_order, to_parameters
+from deformgan.transforms.formats.itk_linear import WRITTEN_AS, checked_kind, in_order, to_parameters
 
 _MOST_NUMBERS = 64  # in a matrix; an affine has 12
 _MOST_NAME = 128
@@ -41,7 +41,7 @@ def read_mat(path: str | Path) -> np.ndarray:
     at = 0
     try:
         while at < len(data):
-            name, values, at = _read_block(data, at)
+            name, values, at = _read_block(data, at, path)
             if name == _FIXED and parts:
                 parts[-1] = (*parts[-1][:2], values)
             else:
@@ -56,7 +56,7 @@ def _block(name: str, values: np.ndarray) -> bytes:
     return start + name.encode("ascii") + b"\0" + values.astype("<f8").tobytes()
 
 
-def _read_block(data: bytes, at: int) -> tuple[str, np.ndarray, int]:
+def _read_block(data: bytes, at: int, path: str | Path) -> tuple[str, np.ndarray, int]:
     """Name, numbers and the position after one matrix."""
     order = "<" if struct.unpack_from("<i", data, at)[0] in (0, 10) else ">"
     kind, rows, columns, imaginary, length = struct.unpack_from(f"{order}5i", data, at)
@@ -64,14 +64,16 @@ def _read_block(data: bytes, at: int) -> tuple[str, np.ndarray, int]:
     kinds = {0: "<f8", 10: "<f4"} if order == "<" else {1000: ">f8", 1010: ">f4"}
     if kind not in kinds or imaginary or not 0 < length <= _MOST_NAME:
         raise ValueError("an unknown block")
+    begin = at + 20 + length
+    name = data[at + 20 : begin].rstrip(b"\0").decode("ascii", "replace")
     if rows < 0 or columns < 0 or rows * columns > _MOST_NUMBERS:
+        if name.endswith("_3_3"):
+            checked_kind(name, path)  # says what to do with fields and splines
         raise ValueError(f"a matrix of {rows}×{columns}")
     dtype = np.dtype(kinds[kind])
-    begin = at + 20 + length
     end = begin + rows * columns * dtype.itemsize
     if end > len(data):
         raise ValueError("the numbers end early")
-    name = data[at + 20 : begin].rstrip(b"\0").decode("ascii", "replace")
     return name, np.frombuffer(data[begin:end], dtype).astype(np.float64), end
 
 
