@@ -89,6 +89,17 @@ def test_columns_are_read_and_carried_along(name: str, delimiter: str, tmp_path:
     assert second.files["fixed_mask"] == str(tmp_path / "m.nii")
 
 
+@pytest.mark.parametrize("column", ["moving_points", "points", "Points"])
+def test_the_column_of_points_may_have_its_former_name(column: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(f"fixed,moving,{column}\na,b,p.csv\n")
+    (pair,) = read_table(tmp_path / "pairs.csv")
+    assert pair.files["moving_points"] == str(tmp_path / "p.csv")
+    assert not pair.more
+    (tmp_path / "pairs.csv").write_text("fixed,moving,moving_points,points\na,b,p.csv,q.csv\n")
+    with pytest.raises(TableError, match="two columns are named 'moving_points'"):
+        read_table(tmp_path / "pairs.csv")
+
+
 def test_names_are_made_where_there_are_none(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("fixed,moving\na,b\nc,d\n")
     assert [pair.name for pair in read_table(tmp_path / "pairs.csv")] == ["pair-000001", "pair-000002"]

@@ -10,18 +10,18 @@ from typing import Any
 
 from deformgan.align.options import Options
 
-# columns of a table that name files, and the argument of `deformgan.register` that each is
-ROLES = {
-    "fixed": "fixed",
-    "moving": "moving",
-    "moving_labels": "moving_labels",
-    "points": "moving_points",
-    "fixed_mask": "fixed_mask",
-    "moving_mask": "moving_mask",
-    "fixed_lesion": "fixed_lesion",
-    "moving_lesion": "moving_lesion",
-    "init": "init",
-}
+# columns of a table that name files: each is the argument of `deformgan.register` of that name
+ROLES = (
+    "fixed",
+    "moving",
+    "moving_labels",
+    "moving_points",
+    "fixed_mask",
+    "moving_mask",
+    "fixed_lesion",
+    "moving_lesion",
+    "init",
+)
 
 
 @dataclass(frozen=True)

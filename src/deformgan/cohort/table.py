@@ -16,6 +16,7 @@ from deformgan.io.untrusted import read_small
 
 NAME = "id"
 NEEDED = ("fixed", "moving")
+FORMER_NAMES = {"points": "moving_points"}
 MOST_BYTES = 2**31
 _OTHERS = {
     b"PK": "an Excel workbook",
@@ -103,9 +104,10 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _column(cell: str) -> str:
-    """The name of a column; one of ours may be written in capitals."""
+    """The name of a column; one of ours may be written in capitals, or as it was called before."""
     name = cell.strip()
-    return name.lower() if name.lower() in (NAME, *ROLES) else name
+    ours = FORMER_NAMES.get(name.lower(), name.lower())
+    return ours if ours in (NAME, *ROLES) else name
 
 
 def _header_mistakes(header: list[str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deformgan import __version__
 from deformgan.cohort.locks import claim
-from deformgan.cohort.pair import ROLES, Row, Settings, Task
+from deformgan.cohort.pair import Row, Settings, Task
 from deformgan.cohort.plan import describe, judge_row
 from deformgan.cohort.store import Store
 from deformgan.errors import EXIT_BUG, DeformganError, InputError, is_out_of_memory
@@ -99,9 +99,8 @@ def _registered(task: Task) -> Any:
     from deformgan.align.options import Options
     from deformgan.pipeline import register
 
-    settings, files = task.settings, dict(task.pair.files)
+    settings, given = task.settings, dict[str, Any](task.pair.files)
     torch.set_num_threads(settings.threads)
-    given: dict[str, Any] = {ROLES[role]: path for role, path in files.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are in the record
         found = register(
@@ -148,8 +147,7 @@ def _arguments(task: Task) -> dict[str, Any]:
     """What ``deformgan register`` would have to be told to do the same alone, for the report shows it as a command."""
     settings = task.settings
     unwanted = {f"no_{name}": not getattr(settings, name) for name in ("inverse", "jacobian", "report")}
-    files = {ROLES[role]: path for role, path in task.pair.files.items()}
-    given = {"command": "register", **files, "out": task.pair.name, "model": settings.weights}
+    given = {"command": "register", **task.pair.files, "out": task.pair.name, "model": settings.weights}
     return given | settings.options_as_dict() | unwanted | {"threads": settings.threads}
 
 

@@ -96,7 +96,7 @@ class Again:
 class Cohort:
     """Register many pairs; the same command again goes on where it stopped.
 
-    SOURCE is a CSV or TSV file with columns fixed and moving (and id, moving_labels, points, fixed_mask, moving_mask, fixed_lesion, moving_lesion, init where wanted), or a BIDS data set. The output folder gets a folder for each pair, and group_registration.tsv and .html: which pairs to look at. deformgan cohort status DIR: how far it is. deformgan cohort merge DIR: the table and the page of what is there.
+    SOURCE is a CSV or TSV file with columns fixed and moving (and id, moving_labels, moving_points, fixed_mask, moving_mask, fixed_lesion, moving_lesion, init where wanted), or a BIDS data set. The output folder gets a folder for each pair, and group_registration.tsv and .html: which pairs to look at. deformgan cohort status DIR: how far it is. deformgan cohort merge DIR: the table and the page of what is there.
     """  # noqa: E501 — the help page wraps its paragraphs itself
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")]
