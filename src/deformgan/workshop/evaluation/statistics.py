@@ -126,12 +126,13 @@ def corrected(family: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def median_interval(differences: np.ndarray, seed: int, share: float = 0.95) -> tuple[float | None, float | None]:
     """Percentile bootstrap interval of the median; None where there are fewer than two differences."""
+    from scipy.stats import bootstrap
+
     if len(differences) < 2:
         return None, None
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(differences), size=(RESAMPLES, len(differences)))
-    low, high = np.quantile(np.median(differences[drawn], axis=1), [(1 - share) / 2, (1 + share) / 2])
-    return float(low), float(high)
+    how = {"confidence_level": share, "n_resamples": RESAMPLES, "method": "percentile"}
+    interval = bootstrap((differences,), np.median, **how, random_state=np.random.default_rng(seed)).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def _within(rows: Sequence[Row], cell: Cell) -> Iterator[Row]:
