@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize
-from scipy.special import expit
-from scipy.stats import rankdata, spearmanr
+from scipy.optimize import isotonic_regression
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score, roc_curve
 
 Array = np.ndarray
 
@@ -22,25 +23,16 @@ def standardised(values: Array) -> tuple[Array, Array, Array]:
 def fit_logistic(values: Array, failed: Array, names: Sequence[str], penalty: float = 1.0) -> dict[str, Any]:
     """Both classes weigh alike; ``penalty`` times half the squared weights is added to the negative log-likelihood."""
     x, mean, scale = standardised(values)
-    weight = np.where(failed, 0.5 / max(failed.mean(), 1e-9), 0.5 / max(1 - failed.mean(), 1e-9))
-    sign = np.where(failed, 1.0, -1.0)
-
-    def loss(theta: Array) -> tuple[float, Array]:
-        margin = sign * (x @ theta[1:] + theta[0])
-        slope = -weight * sign * expit(-margin)
-        value = (weight * np.logaddexp(0, -margin)).sum() + 0.5 * penalty * (theta[1:] ** 2).sum()
-        return value, np.concatenate([[slope.sum()], x.T @ slope + penalty * theta[1:]])
-
-    theta = minimize(loss, np.zeros(1 + x.shape[1]), jac=True, method="L-BFGS-B").x
+    model = LogisticRegression(C=1 / penalty, class_weight="balanced", tol=1e-8, max_iter=10_000).fit(x, failed)
+    theta = np.concatenate([model.intercept_, model.coef_[0]])
     return model_entry(names, mean, scale, theta)
 
 
 def fit_linear(values: Array, target: Array, names: Sequence[str], penalty: float = 1.0) -> dict[str, Any]:
     """Ridge regression."""
     x, mean, scale = standardised(values)
-    design = np.concatenate([np.ones((len(x), 1)), x], 1)
-    ridge = penalty * np.diag([0.0] + [1.0] * x.shape[1])
-    return model_entry(names, mean, scale, np.linalg.solve(design.T @ design + ridge, design.T @ target))
+    model = Ridge(alpha=penalty, solver="cholesky").fit(x, target)
+    return model_entry(names, mean, scale, np.array([model.intercept_, *model.coef_]))
 
 
 def model_entry(names: Sequence[str], mean: Array, scale: Array, theta: Array) -> dict[str, Any]:
@@ -60,17 +52,12 @@ def fit_monotone(score: Array, target: Array, knots: int = 24) -> list[tuple[flo
 
 def area(score: Array, failed: Array) -> float:
     """Under the ROC curve: how often a failure scores above a success."""
-    ranks, n, m = rankdata(score), int(failed.sum()), int((~failed).sum())
-    return float((ranks[failed].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+    return float(roc_auc_score(failed, score)) if failed.any() and not failed.all() else float("nan")
 
 
 def roc(score: Array, failed: Array) -> tuple[Array, Array]:
     """False and true positive rates, from (0, 0) to (1, 1)."""
-    order = np.argsort(-score, kind="stable")
-    hits, misses = np.cumsum(failed[order]), np.cumsum(~failed[order])
-    last = np.append(np.diff(score[order]) != 0, True)  # equal scores are one step
-    rates = (np.concatenate([[0], c[last]]) / max(c[-1], 1) for c in (misses, hits))
-    false, true = rates
+    false, true, _ = roc_curve(failed, score, drop_intermediate=False)
     return false, true
 
 
