@@ -8,13 +8,16 @@ and is left out of the notebook.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 PAGES = (TUTORIALS / "register.md", TUTORIALS / "cohort.md")
@@ -23,36 +26,19 @@ PICTURE = re.compile(r"^!\[[^\]]*\]\((images/[^)]+)\)\n", re.MULTILINE)
 MARKER = re.compile(r"^<!--.*?-->\n", re.MULTILINE)
 
 
-def cells(page: str) -> list[tuple[str, str]]:
-    """Kind (``code`` or ``markdown``) and source of each cell, in order."""
-    found, end = [], 0
-    for block in [*BLOCK.finditer(page), None]:
-        text = page[end : block.start() if block else len(page)]
-        text = MARKER.sub("", PICTURE.sub("", text)).strip()
-        if text:
-            found.append(("markdown", text))
-        if block:
-            found.append(("code", block.group(1).strip()))
-            end = block.end()
-    return found
-
-
-def notebook(page: str) -> dict[str, Any]:
-    """The notebook (nbformat 4.5), its cells without outputs."""
-    made = []
-    for number, (kind, source) in enumerate(cells(page)):
-        cell: dict[str, Any] = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}}
-        if kind == "code":
-            cell |= {"execution_count": None, "outputs": []}
-        made.append(cell | {"source": source.splitlines(keepends=True)})
+def notebook(page: str) -> NotebookNode:
+    """The notebook, its cells without outputs and numbered, so that one page always gives one file."""
+    made = jupytext.reads(MARKER.sub("", PICTURE.sub("", page)), "md")
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    return {"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    made.metadata = NotebookNode(kernelspec=kernel, language_info={"name": "python"})
+    for number, cell in enumerate(made.cells):
+        cell.id, cell.metadata = f"cell-{number}", NotebookNode()
+    return made
 
 
 def as_text(page: str) -> str:
     """The notebook as its file holds it."""
-    return json.dumps(notebook(page), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return nbformat.writes(notebook(page)) + "\n"
 
 
 def draw(page: str) -> None:
