@@ -131,7 +131,7 @@ def median_interval(differences: np.ndarray, seed: int, share: float = 0.95) -> 
     if len(differences) < 2:
         return None, None
     how = {"confidence_level": share, "n_resamples": RESAMPLES, "method": "percentile"}
-    interval = bootstrap((differences,), np.median, **how, random_state=np.random.default_rng(seed)).confidence_interval
+    interval = bootstrap((differences,), np.median, **how, rng=seed).confidence_interval
     return float(interval.low), float(interval.high)
 
 
