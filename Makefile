@@ -28,7 +28,7 @@ SOURCES = $$(if [ "$(TORCH)" = cpu ] && ! $(BIN)/python -m pip config list | gre
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
 	@echo "make test   style, types and tests with coverage"
-	@echo "make avx2   networks, refinement and registration once more, as on a processor without AVX-512"
+	@echo "make avx2   the tests whose numbers depend on the processor once more, as on one without AVX-512"
 	@echo "make TORCH=cuda …   PyTorch's CUDA build where no GPU is seen (TORCH=cpu: the CPU's where one is)"
 	@echo "make browser  a Chromium for the report's tests, which are skipped without one"
 	@echo "make bench-speed, bench-scaling, bench-roofline   time and memory, on a quiet machine; see benchmarks/"
@@ -56,7 +56,7 @@ unit: $(VENV)/.stamp-dev $(KERNELS)
 # what most laptops have: AVX2 and nothing after it
 avx2: $(VENV)/.stamp-dev $(KERNELS)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q \
-		-n $(JOBS) --dist worksteal tests/networks tests/refine tests/test_pipeline.py
+		-n $(JOBS) --dist worksteal -m processor tests/networks tests/refine tests/test_pipeline.py
 
 # the system's Chromium, which the tests look for first, else Playwright's own in the user's cache
 browser: $(VENV)/.stamp-dev

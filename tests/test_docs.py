@@ -18,13 +18,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from anatomies import coarse_anatomy
 from conftest import make_phantom, write_nifti
 from documents import NAMES, PAGES, REPOSITORY, Block, blocks, commands, mentions, our_lines
+from tiny import write_tiny_model
 
 from deformgan.commands.arguments import RENAMED
 from deformgan.commands.console import Console
 from deformgan.commands.main import COMMANDS, _parse, main
 from deformgan.errors import UsageError
+from deformgan.models.load import load_model
 from deformgan.pipeline import register
 from deformgan.refine import Refined, refine_pair
 from deformgan.transforms.formats import itk
@@ -129,9 +132,15 @@ def test_every_block_runs(
         return refine_pair(*images, **more | {"subject": "same", "steps": min(2, more["steps"])})
 
     monkeypatch.setattr(pipeline, "refine_pair", few_steps)
+    monkeypatch.setattr(demo, "load_anatomy", coarse_anatomy)
     monkeypatch.setattr(demo, "SHAPE", (46, 52, 44))
     monkeypatch.setattr(demo, "SPACING_MM", 4.5)
     monkeypatch.setattr(demo, "DEFORMATION", demo.DEFORMATION.scaled(1 / 3))
+    monkeypatch.setattr(demo, "draw", lambda *_: None)  # test_demo.py looks at its pictures
+    if page.stem == "run-without-pytorch":
+        # the shipped network's graph takes a minute; test_onnx_export.py has one of its kind
+        small = load_model(write_tiny_model(tmp_path / "t1-t2"))
+        monkeypatch.setattr("deformgan.models.load.load_model", lambda _: small)
     folder = tmp_path / "page"
     shutil.copytree(inputs, folder)
     names: dict[str, Any] = {"__name__": "__main__"}

@@ -42,6 +42,7 @@ def registration(pair_files: PairFiles, model: Model) -> Registration:
     )
 
 
+@pytest.mark.processor
 def test_an_untrained_network_still_centres_the_content(registration: Registration, phantom: Phantom) -> None:
     # the moving image is the fixed one's contrast shifted by two voxels of 4 mm along x: its content's centre says so
     np.testing.assert_allclose(registration.transform.affine[:3, 3], [8, 0, 0], atol=0.7)
@@ -67,6 +68,7 @@ def test_the_moved_image_lies_on_the_fixed_grid(registration: Registration, phan
     np.testing.assert_allclose(registration.moved.grid.affine, phantom.affine, atol=1e-5)
 
 
+@pytest.mark.processor
 def test_paths_nibabel_images_and_images_are_alike(pair_files: PairFiles, model: Model) -> None:
     def moved(fixed: object, moving: object) -> np.ndarray:
         return deformgan.register(fixed, moving, model=model, refine_steps=0).moved.data
@@ -143,6 +145,7 @@ def test_the_callers_random_state_is_left_alone(pair_files: PairFiles, model: Mo
     torch.testing.assert_close(torch.rand(3), expected)
 
 
+@pytest.mark.processor
 def test_refinement_improves_the_agreement(pair_files: PairFiles) -> None:
     fixed, moving = pair_files.fixed, pair_files.moving
     stages: list[str] = []

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from deformgan.networks.blocks import ConvBlock, UpBlock, channels_last, normalisation
 
+pytestmark = pytest.mark.processor
+
 
 def is_channels_last(x: torch.Tensor) -> bool:
     c, _, h, w = x.shape[1:]

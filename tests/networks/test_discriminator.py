@@ -8,6 +8,8 @@ from torch import nn
 
 from deformgan.networks.discriminator import Discriminator
 
+pytestmark = pytest.mark.processor
+
 NARROW = (16, 16, 16, 16, 16)
 
 

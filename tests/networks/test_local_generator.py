@@ -8,6 +8,8 @@ import torch
 from deformgan.networks import build
 from deformgan.networks.local_generator import LocalGenerator, low_pass
 
+pytestmark = pytest.mark.processor
+
 
 def seen(network: LocalGenerator, size: int = 25) -> torch.Tensor:
     """The voxels that the middle one of the output depends on."""

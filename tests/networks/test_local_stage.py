@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.losses.gradient import image_gradient, ngf_similarity
 from deformgan.networks.local_stage import EPSILON, EdgeStage, FixedSide, MovingSide, edge_agreement, unit_gradients
+
+pytestmark = pytest.mark.processor
 
 
 def image(seed: int, shape: tuple[int, ...] = (16, 16, 16)) -> Tensor:

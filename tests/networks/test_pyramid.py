@@ -15,6 +15,8 @@ from deformgan.networks.pyramid import Encoder, GlobalMatching, PyramidNetwork
 from deformgan.spatial.field import compose, resize
 from deformgan.spatial.warp import warp
 
+pytestmark = pytest.mark.processor
+
 WIDTHS = (8, 8, 16)
 
 

@@ -12,6 +12,8 @@ from deformgan.networks.generator import Generator
 from deformgan.networks.unet import TransformationUNet, UNet
 from deformgan.spatial.field import identity_positions, integrate, jacobian_determinant, resize
 
+pytestmark = pytest.mark.processor
+
 NARROW = (4, 6, 8)
 
 

@@ -33,6 +33,7 @@ def waves(height: float) -> Tensor:
     return height * inside * torch.sin(x.roll(1, 1) / 5)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("inverted", [False, True])
 def test_a_known_deformation_is_found(inverted: bool) -> None:
     """Also where bright and dark change places."""
@@ -82,6 +83,7 @@ def test_an_empty_pair_stays_where_it_is() -> None:
     assert float(refine_fluid(empty, empty, torch.zeros(1, 3, *SHAPE), 6).abs().max()) == 0
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("measure", ["correlation", "information"])
 def test_derivatives_are_right(measure: str) -> None:
     """Against central differences of the sum itself."""
@@ -107,6 +109,7 @@ def test_derivatives_are_right(measure: str) -> None:
         assert float(slope[(0, 0, *at)]) == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.processor
 def test_compiled_and_pytorch_drive_alike() -> None:
     settings = FluidSettings()
     fixed, moved, weight = texture(1), texture(2), texture(3)

@@ -61,6 +61,7 @@ def similarity(fixed: Tensor, moving: Tensor, field: Tensor) -> float:
     return float(GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=mask)(warp(m, field)))
 
 
+@pytest.mark.processor
 @CHECKED
 def test_a_small_deformation_is_found(seed: int) -> None:
     fixed, moving, _, mask = case(seed)
@@ -87,6 +88,7 @@ def test_without_steps_the_start_comes_back() -> None:
     assert refine(fixed, moving, start, 0) is start
 
 
+@pytest.mark.processor
 @CHECKED
 @pytest.mark.parametrize("settings", [DEFAULT_SETTINGS, WILD], ids=["default", "wild"])
 @pytest.mark.parametrize("steps", [1, 4])
@@ -106,6 +108,7 @@ def test_a_wild_run_gives_the_start_back() -> None:
     assert torch.equal(refine(fixed, moving, truth, 4, settings=WILD), resize(truth, HALF))
 
 
+@pytest.mark.processor
 def test_folds_are_repaired_where_they_are() -> None:
     """An empty moving image looks the same through every field."""
     half = [F.avg_pool3d(image, 2) for image in (case()[0], case()[3])]
@@ -213,6 +216,7 @@ def test_the_start_may_be_on_any_grid_over_the_extent() -> None:
         assert error(found) < 0.5
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("factor", [2, 4])
 @pytest.mark.parametrize("side", [40, 39])
 def test_mirrored_images_have_the_mirrored_field(side: int, factor: int) -> None:

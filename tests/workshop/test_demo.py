@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from anatomies import coarse_anatomy
 
 from deformgan.commands.main import main
 from deformgan.errors import UsageError
@@ -52,6 +53,7 @@ class _StandIn:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo's case at a third of its resolution."""
+    monkeypatch.setattr(demo, "load_anatomy", coarse_anatomy)
     monkeypatch.setattr(demo, "SHAPE", (46, 52, 44))
     monkeypatch.setattr(demo, "SPACING_MM", 4.5)
     monkeypatch.setattr(demo, "DEFORMATION", demo.DEFORMATION.scaled(1 / 3))
@@ -71,6 +73,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch, **options: Any) -> _StandIn:
 
 def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in, stages = _stand_in(monkeypatch), []
+    monkeypatch.setattr(demo, "draw", lambda *_: None)
     record = demo.run_demo(tmp_path / "out", model="some", refine_steps=7, device="cpu", seed=2, progress=stages.append)
     before, after = record["before"], record["after"]
     for key in ("error_mean_vox", "error_p95_vox", "error_max_vox"):
