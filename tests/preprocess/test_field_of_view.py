@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformgan.io.image import Image
+from deformgan.io.image import Image, load_image
 from deformgan.preprocess.conform import conform
 from deformgan.preprocess.field_of_view import FieldOfView, common, continued
 from deformgan.preprocess.foreground import find_content
@@ -103,6 +103,25 @@ def test_conform_says_where_there_is_data() -> None:
     assert found.seen is not None
     planes = found.seen[0, 0].amax((0, 1))
     assert float(planes.sum()) * found.grid.spacing[2] == pytest.approx(25, abs=1.5)
+
+
+def test_nan_is_no_data() -> None:
+    """A slab with NaN around it is seen as the slab alone, also where the content's own values lie around 0."""
+    image = ball()
+    inside = image.data > 0
+    around_0 = np.where(inside, (image.data - image.data[inside].mean()) / image.data[inside].std(), 0)
+    for data in (image.data, around_0.astype(np.float32)):
+        slab, part = np.where(inside, data, np.nan), data[:, :, 30:55]
+        slab[:, :, :30] = slab[:, :, 55:] = np.nan
+        with pytest.warns(UserWarning, match="NaN outside its content"):
+            found = conform(load_image((slab, image.grid.affine)))
+        beginning = np.eye(4)
+        beginning[2, 3] = 30
+        alone = conform(load_image((np.asfortranarray(part), image.grid.affine @ beginning)))
+        assert found.seen is not None
+        assert alone.seen is not None
+        assert float(found.seen.sum()) == float(alone.seen.sum())
+        torch.testing.assert_close(found.mask.sum(), alone.mask.sum())
 
 
 def test_common_and_excluded_regions() -> None:
