@@ -119,15 +119,15 @@ def synthesise(
     return normalise(image.clamp_(min=0), (labels > 0)[None, None])
 
 
-def normalise(image: Tensor, mask: Tensor, percentile: float = 99.8) -> Tensor:
+def normalise(image: Tensor, mask: Tensor, percentile: float = 99.8, most: int = 200_000) -> Tensor:
     """``image`` within ``mask``, divided by a percentile of its values there and clipped to [0, 1]; 0 outside.
 
-    The percentile is taken over at most about 200 000 voxels, evenly spread.
+    The percentile is taken over about ``most`` voxels, evenly spread, where there are many more.
     """
     inside = image[mask]
     if inside.numel() == 0:
         return torch.zeros_like(image)
-    sample = inside[:: max(1, inside.numel() // 200_000)]
+    sample = inside[:: max(1, inside.numel() // most)]
     top = sample.kthvalue(max(1, round(sample.numel() * percentile / 100))).values
     return (image * mask / top.clamp(min=1e-6)).clamp_(0, 1)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deformgan.workshop.simulation.artefacts import gaussian_blur, rician_noise, thick_slices
-from deformgan.workshop.simulation.contrasts import MODALITIES, coarse_noise, label_means
+from deformgan.workshop.simulation.contrasts import MODALITIES, coarse_noise, label_means, normalise
 from deformgan.workshop.simulation.structures import MIRRORED, STRUCTURES, structure_of_ids
 
 REACH_MM = 12  # from the brain's border, up to which the distance is known
@@ -198,19 +198,9 @@ def _image(
     thickness = 1 + (config.slices - 1) * _draw(generator)
     if _chance(generator, 0.5) and thickness > config.spacing:
         image = thick_slices(image, int(3 * _draw(generator)), thickness / config.spacing)
-    image = _scaled(image).pow_(math.exp(0.5 * float(_signed(generator))))
+    image = normalise(image, image > 0, 99.5, 50_000).pow_(math.exp(0.5 * float(_signed(generator))))
     image = rician_noise(image, 0.06 * _draw(generator) ** 2, generator)
     return (image * (0.5 + 0.75 * _draw(generator))).clamp_(0, 1)[0, 0]
-
-
-def _scaled(image: Tensor, quantile: float = 0.995) -> Tensor:
-    """The image divided by a quantile of what is above 0 in it, clipped to [0, 1]."""
-    values = image[image > 0]
-    if values.numel() == 0:
-        return image
-    values = values[:: max(1, values.numel() // 50_000)]
-    top = values.kthvalue(max(1, round(values.numel() * quantile))).values
-    return (image / top.clamp(min=1e-6)).clamp_(0, 1)
 
 
 def _means(ids: Tensor, modality: str | None, generator: torch.Generator) -> Tensor:
