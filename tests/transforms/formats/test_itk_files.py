@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 
 import h5py
@@ -205,6 +206,17 @@ def _store_out(file: h5py.File) -> None:
     file["TransformGroup/2"].create_dataset("TransformParameters", (12,), np.float64, external=[("other.bin", 0, 96)])
 
 
+def _chunk(content: bytes, filter_mask: int = 0) -> object:
+    """Twelve numbers in one chunk, said to be deflated, that holds this."""
+
+    def damage(file: h5py.File) -> None:
+        del file[PARAMETERS]
+        data = file.create_dataset(PARAMETERS, (12,), np.float64, chunks=(12,), compression="gzip")
+        data.id.write_direct_chunk((0,), content, filter_mask)
+
+    return damage
+
+
 TYPE, PARAMETERS, FIXED = (f"TransformGroup/2/Transform{name}" for name in ("Type", "Parameters", "FixedParameters"))
 DAMAGES = {
     "no group": (lambda file: file.__delitem__("TransformGroup"), "no ITK transforms"),
@@ -220,6 +232,9 @@ DAMAGES = {
     "huge shape": (lambda file: file[FIXED].__setitem__(slice(0, 3), 1e9), "geometry"),
     "flat": (lambda file: file[FIXED].__setitem__(6, 0), "singular"),
     "claims much": (_claim_much, "claims more"),
+    "a chunk that unpacks to more": (_chunk(zlib.compress(bytes(9600))), "more than it claims"),
+    "a chunk that is not deflated": (_chunk(b"x" * 40), "is damaged"),
+    "a chunk left unpacked, and too few": (_chunk(bytes(96), filter_mask=1), "12 numbers"),
     "external link": (_link_out, "links to another place"),
     "external storage": (_store_out, "another file"),
 }
