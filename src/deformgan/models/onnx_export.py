@@ -68,6 +68,24 @@ def export_onnx(model: Model, path: str | Path, *, shape: Shape | None = None, f
     module = module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(0)
     pair = tuple(torch.rand(1, 1, *shape, generator=generator) for _ in range(2))
+    graph, expected = _traced(module, pair)
+    if fp16:
+        _halve_weights(graph)
+    metadata = _metadata(model, shape, tuple(expected.shape[2:]), fp16)
+    _annotate(graph, metadata)
+    with atomic(path) as partial:
+        partial.write_bytes(graph.SerializeToString())
+        difference = _difference(partial, pair, expected)
+        if not fp16 and not difference <= TOLERANCE_VOXELS:
+            raise InputError(
+                f"under ONNX Runtime the network is {difference:.2g} voxels off",
+                "install the versions of torch, onnxscript and onnxruntime in constraints.txt",
+            )
+    return {**metadata, "max_difference_voxels": difference}
+
+
+def _traced(module: nn.Module, pair: tuple[Tensor, ...]) -> tuple[Any, Tensor]:
+    """The graph of a module, and what PyTorch says of the pair."""
     with _one_quiet_thread(), torch.no_grad():
         # first of all: tables that the network keeps are to hold numbers, not the exporter's symbols
         with without_kernels():
@@ -82,20 +100,7 @@ def export_onnx(model: Model, path: str | Path, *, shape: Shape | None = None, f
             verbose=False,
         )
     assert program is not None
-    graph = program.model_proto
-    if fp16:
-        _halve_weights(graph)
-    metadata = _metadata(model, shape, tuple(expected.shape[2:]), fp16)
-    _annotate(graph, metadata)
-    with atomic(path) as partial:
-        partial.write_bytes(graph.SerializeToString())
-        difference = _difference(partial, pair, expected)
-        if not fp16 and not difference <= TOLERANCE_VOXELS:
-            raise InputError(
-                f"under ONNX Runtime the network is {difference:.2g} voxels off",
-                "install the versions of torch, onnxscript and onnxruntime in constraints.txt",
-            )
-    return {**metadata, "max_difference_voxels": difference}
+    return program.model_proto, expected
 
 
 def _checked(model: Model, path: Path, shape: Shape | None) -> Shape:

@@ -58,22 +58,7 @@ class PairDataset(Dataset):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         subject, names = self._draw_subject(generator)
         augmentation = self.augmentation
-        weights = torch.tensor(augmentation.weights)
-        regime = int(torch.multinomial(weights, 1, generator=generator))
-        config = list(augmentation.regimes.values())[regime]
-
-        # fields are drawn at a quarter of the working grid: they are smooth, and this is where the time goes
-        coarse = tuple(n // 4 for n in self.data.shape)
-        mask = F.interpolate(subject.mask.float() / 255, size=coarse, mode="trilinear", align_corners=False)
-        common = {"mask": mask, "keep_inside": False}  # content that leaves the volume is cut off, as in real scans
-        anatomy = sample_deformation(
-            coarse, augmentation.anatomy.scaled(0.25), generator, **common, polish=0, steps=4
-        ).forward
-        common["mask"] = warp(mask, anatomy)
-        pair = sample_deformation(coarse, config.scaled(0.25), generator, **common, polish=2, steps=5)
-        anatomy, forward, inverse = (resize(f, self.shape) for f in (anatomy, pair.forward, pair.inverse))
-        inverse = polished_inverse(forward, inverse, 1)  # between coarse voxels the two are some tenths of a voxel off
-
+        regime, (anatomy, forward, inverse) = self._draw_fields(subject, generator)
         flip = float(torch.rand(1, generator=generator)) < augmentation.flip
         to_moving = compose(anatomy, inverse)
         fixed = _sampled(subject.volumes[names[0]], anatomy, self.scale)
@@ -95,6 +80,26 @@ class PairDataset(Dataset):
             item["lesion"] = _sampled(subject.lesion, anatomy, self.scale)[0]
             item["moving_lesion"] = _sampled(subject.lesion, to_moving, self.scale)[0]
         return _mirrored(item) if flip else item
+
+    def _draw_fields(self, subject: Subject, generator: torch.Generator) -> tuple[int, list[Tensor]]:
+        """The regime's number; the fields of another head, from fixed to moving and back, (1, 3, D, H, W) in voxels."""
+        augmentation = self.augmentation
+        weights = torch.tensor(augmentation.weights)
+        regime = int(torch.multinomial(weights, 1, generator=generator))
+        config = list(augmentation.regimes.values())[regime]
+
+        # fields are drawn at a quarter of the working grid: they are smooth, and this is where the time goes
+        coarse = tuple(n // 4 for n in self.data.shape)
+        mask = F.interpolate(subject.mask.float() / 255, size=coarse, mode="trilinear", align_corners=False)
+        common = {"mask": mask, "keep_inside": False}  # content that leaves the volume is cut off, as in real scans
+        anatomy = sample_deformation(
+            coarse, augmentation.anatomy.scaled(0.25), generator, **common, polish=0, steps=4
+        ).forward
+        common["mask"] = warp(mask, anatomy)
+        pair = sample_deformation(coarse, config.scaled(0.25), generator, **common, polish=2, steps=5)
+        anatomy, forward, inverse = (resize(f, self.shape) for f in (anatomy, pair.forward, pair.inverse))
+        # between coarse voxels the two are some tenths of a voxel off
+        return regime, [anatomy, forward, polished_inverse(forward, inverse, 1)]
 
     def _draw_subject(self, generator: torch.Generator) -> tuple[Subject, list[str]]:
         synthetic = float(torch.rand(1, generator=generator)) < self.data.synthetic
