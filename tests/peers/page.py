@@ -24,7 +24,8 @@ and a test compares its rows with what comes out today, for the tools that are i
 - **refused**: an error of our own that says what to do; the list is below.
 - **wrong**: anything else.
 
-fslpy and surfa need not be installed: a few files that they wrote, of nothing but numbers, lie in `tests/peers/kept`.
+SimpleITK and ANTs carry no files of their own. fslpy and surfa need not be installed: a few files that
+they wrote, of nothing but numbers, lie in `tests/peers/kept`.
 What is read and written is in [use the result in other tools](../how-to/use-in-other-tools.md) and in
 [files and formats](files.md#read).
 
