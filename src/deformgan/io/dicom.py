@@ -44,7 +44,7 @@ def series_reader(folder: Path, sitk: Any) -> Any:
     first.SetFileName(names[0])
     first.ReadImageInformation()
     # a frame may be a slice, or a moment, or a weighting: SimpleITK does not say which
-    if int(_tag(first, _FRAMES) or 1) > 1:
+    if _tag(first, _FRAMES).strip() not in ("", "0", "1"):
         raise InputError(f"{names[0]} holds several frames in one DICOM file", _CONVERT.format(folder))
     reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()
@@ -95,4 +95,8 @@ def _place(reader: Any, number: int) -> tuple[list[float], list[float]] | None:
 
 
 def _tag(reader: Any, tag: str, *number: int) -> str:
-    return reader.GetMetaData(*number, tag) if reader.HasMetaDataKey(*number, tag) else ""
+    """An entry as text; nothing where there is none or it is no text."""
+    try:
+        return reader.GetMetaData(*number, tag) if reader.HasMetaDataKey(*number, tag) else ""
+    except UnicodeDecodeError:
+        return ""
