@@ -18,6 +18,11 @@ _AGREEMENT = {
     "failure_probability": ("Probability of a failure", "{:.2f}", "By a model fitted on results with a known error."),
     "foreground_dice": ("Overlap of the contents", "{:.3f}", "1 where the outlines cover each other."),
     "surface_distance_mm": ("Distance of their surfaces", "{:.1f} mm", "Good when small; unlike croppings raise it."),
+    "mirror_ratio": (
+        "Mirror image",
+        "{:.2f} × as good",
+        "The agreement of the mirrored moving image; above 1 left and right may be exchanged.",
+    ),
     "coverage_percent": ("Covered", "{:.1f} %", "Of the fixed content, what finds its source in the moving image."),
 }
 _MAP = {
