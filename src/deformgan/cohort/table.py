@@ -12,6 +12,7 @@ from pathlib import Path
 from deformgan.cohort.group import RESERVED
 from deformgan.cohort.pair import ROLES, Pair
 from deformgan.errors import InputError, UsageError
+from deformgan.io.templates import located
 from deformgan.io.untrusted import read_small
 
 NAME = "id"
@@ -171,6 +172,6 @@ def nothing_there(pairs: Sequence[Pair], most: int = 100) -> str | None:
 
 
 def _pair(folder: Path, row: dict[str, str]) -> Pair:
-    files = {role: str(folder / row[role]) for role in ROLES if row.get(role)}
+    files = {role: str(folder / located(row[role])) for role in ROLES if row.get(role)}
     more = {column: cell for column, cell in row.items() if column not in ROLES and column != NAME}
     return Pair(row.get(NAME, ""), files, more)

@@ -16,6 +16,7 @@ from deformgan.io.itk_images import from_ants, from_simpleitk, is_itk_format, re
 from deformgan.io.label_maps import is_whole
 from deformgan.io.nibabel_formats import is_nibabel_format, nibabel_voxels, open_nibabel
 from deformgan.io.nifti_header import header_affine
+from deformgan.io.templates import located
 from deformgan.io.untrusted import MAX_VOXELS, read_nifti, read_nifti_header
 from deformgan.io.values import MOST, as_labels, finite, rounded, scaled
 from deformgan.spatial.grid import Grid
@@ -83,8 +84,8 @@ def load_image(source: ImageLike, name: str | None = None, *, volume: int | None
 
     Args:
         source: A path (NIfTI, ``.mgz``, ``.mgh``, a pair of ``.hdr`` and ``.img``; with SimpleITK ``.nrrd``, ``.mha``,
-            ``.mhd`` or a folder of one DICOM series), an image of nibabel, SimpleITK or ANTs, an array with its 4×4
-            affine, or an `Image`.
+            ``.mhd`` or a folder of one DICOM series), a template's name (`io.templates`), an image of nibabel,
+            SimpleITK or ANTs, an array with its 4×4 affine, or an `Image`.
         name: What messages call it; default: its path.
         volume: Which one to take of a 4-D file.
 
@@ -152,7 +153,7 @@ def load_grid(path: str | Path) -> Grid:
     Raises:
         InputError: missing, not an image, or with a singular affine.
     """
-    name = str(path)
+    name, path = str(path), located(path)
     if is_nibabel_format(Path(path)):
         image = open_nibabel(Path(path))
         header, shape, affine = None, image.shape, image.affine
@@ -174,7 +175,7 @@ def _read(source: ImageLike, name: str | None, volume: int | None = None) -> Ima
         return source
     if isinstance(source, str | os.PathLike):
         name = name or os.fspath(source)
-        data, header, affine = _read_path(Path(source), name, volume)
+        data, header, affine = _read_path(Path(located(source)), name, volume)
     elif hasattr(source, "dataobj") and hasattr(source, "header"):
         name = name or "image"
         data, header, affine = _raw_nibabel(source)

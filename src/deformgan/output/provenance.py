@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from deformgan import __version__
+from deformgan.io.templates import located
 from deformgan.spatial.native.threads import available_cpus
 
 SCHEMA = 1  # raised when a field of the record changes its meaning or goes
@@ -67,7 +68,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def describe_input(source: object) -> dict[str, Any]:
     """``{"path", "sha256"}`` of a path, or of an image or points that know their file; both None for data in memory."""
     get_filename = getattr(source, "get_filename", None)
-    path = get_filename() if callable(get_filename) else getattr(source, "path", source)
+    path = located(get_filename() if callable(get_filename) else getattr(source, "path", source))
     if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
         return {"path": None, "sha256": None}
     return {"path": os.fspath(path), "sha256": sha256(path)}
