@@ -89,6 +89,9 @@ class Lesions:
         return torch.from_numpy(values)[None].to(field)
 
 
+NO_LESIONS = Lesions()
+
+
 def _either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.preprocess.bias_field import correct_bias_field
-from deformgan.preprocess.lesions import Lesions
+from deformgan.preprocess.lesions import NO_LESIONS, Lesions
 from deformgan.refine.drive import Drive, force, gaussian
 from deformgan.refine.folds import without_folds
 from deformgan.refine.progress import shifted
@@ -84,7 +84,7 @@ def refine_fluid(
     steps: int,
     *,
     mask: Tensor | None = None,
-    lesions: Lesions | None = None,
+    lesions: Lesions = NO_LESIONS,
     corrected: Sequence[Tensor] | None = None,
     fine: tuple[Tensor, Tensor] | None = None,
     settings: FluidSettings = DEFAULT_FLUID,
@@ -106,7 +106,7 @@ def refine_fluid(
     field, done = field.float(), 0
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
     images = corrected_pair(fixed, moving) if corrected is None else corrected
-    for level in _levels(images, mask, lesions or Lesions(), fine, steps, settings):
+    for level in _levels(images, mask, lesions, fine, steps, settings):
         field = resize(field, level.shape)
         field = level.leave(field, _flow(level.enter(field), level, settings, shifted(progress, done, steps)))
         done += level.steps

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deformgan.align.options import DEFAULT_STEPS
 from deformgan.losses.gradient import GradientSimilarity
-from deformgan.preprocess.lesions import Lesions
+from deformgan.preprocess.lesions import NO_LESIONS, Lesions
 from deformgan.refine.folds import count_folds, without_folds
 from deformgan.refine.objective import make_objective
 from deformgan.refine.parameters import Parameters
@@ -38,7 +38,7 @@ def refine(
     steps: int = DEFAULT_STEPS,
     *,
     mask: Tensor | None = None,
-    lesions: Lesions | None = None,
+    lesions: Lesions = NO_LESIONS,
     corrected: Sequence[Tensor] | None = None,
     settings: RefineSettings = DEFAULT_SETTINGS,
     progress: Callable[[int, int], None] | None = None,
@@ -62,7 +62,6 @@ def refine(
     if steps <= 0:
         return field
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
-    lesions = Lesions() if lesions is None else lesions
     with torch.inference_mode(False), torch.enable_grad():
         corrected = corrected_pair(fixed.detach(), moving.detach()) if corrected is None else corrected
         images = [*(image.detach().clone() for image in corrected), box_maximum(mask, settings.margin).detach().clone()]

@@ -15,7 +15,7 @@ from torch import Tensor
 from deformgan.align.options import DEFAULT_STEPS, Subject
 from deformgan.losses.gradient import GradientSimilarity
 from deformgan.losses.joint_histogram import normalised_mutual_information
-from deformgan.preprocess.lesions import Lesions
+from deformgan.preprocess.lesions import NO_LESIONS, Lesions
 from deformgan.refine.fluid import refine_fluid
 from deformgan.refine.optimise import refine
 from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS, FLUID_SHARE
@@ -53,7 +53,7 @@ def refine_pair(
     predicted: Tensor,
     *,
     mask: Tensor,
-    lesions: Lesions | None = None,
+    lesions: Lesions = NO_LESIONS,
     steps: int = DEFAULT_STEPS,
     subject: Subject = "auto",
     smoothness: float = 1.0,
@@ -76,7 +76,6 @@ def refine_pair(
     """
     if steps == 0:
         return Refined(predicted, subject, 0)
-    lesions = lesions or Lesions()
     view = _View(fixed, moving, mask, lesions)
     start = view.better_start(predicted)
     if subject != "other":

@@ -27,8 +27,8 @@ class Parameters:
         target = to_full_voxels(resize(field, coarse), shape)
         x = centred_positions(shape, coarse, field.device)
         inside = F.adaptive_avg_pool3d(mask, coarse)  # type: ignore[arg-type]
-        affine = nearest_affine(*(t.flatten(2).double() for t in (x, target)), inside.flatten(2).double() + 1e-6)
-        affine = affine[0].float()
+        positions, values, weight = (t.flatten(2).double() for t in (x, target, inside))
+        affine = nearest_affine(positions, values, weight + 1e-6)[0].float()
         return cls(shape, affine, target - linear(affine, x), settings.smoothing)
 
     def coarse(self) -> Tensor:
