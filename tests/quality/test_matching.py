@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from deformgan.preprocess.conform import Conformed
 from deformgan.quality import measures
 from deformgan.quality.assess import Evidence, error_map, examine, judge, local_features
 from deformgan.quality.calibration import Calibration, Linear, shipped
-from deformgan.quality.matching import EPSILON, WINDOW, match
+from deformgan.quality.matching import EPSILON, STRIDES, WINDOW, match
 from deformgan.quality.result import Quality
 from deformgan.quality.verdict import COMPLAINTS
 from deformgan.spatial.field import affine_field
@@ -58,7 +59,10 @@ def test_where_there_are_no_edges_nothing_holds_the_field() -> None:
     found = match(flat, flat, everywhere(flat), 3.0)
     assert found.pinning.abs().max() == 0
     assert found.agreement.abs().max() == 0
-    assert found.shift_mm.min() > 6  # every shift is as likely
+    # every shift is as likely, none among them
+    lengths = [stride * 3.0 * math.hypot(*step) for stride in STRIDES for step in product((-1, 0, 1), repeat=3)]
+    mean = sum(lengths) / (len(lengths) - len(STRIDES) + 1)
+    torch.testing.assert_close(found.shift_mm, torch.full((20, 20, 20), mean))
 
 
 def test_a_field_and_its_inverse_are_consistent() -> None:

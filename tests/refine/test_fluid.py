@@ -10,6 +10,8 @@ from torch import Tensor
 from deformgan.preprocess.lesions import Lesions
 from deformgan.refine import FluidSettings, refine_fluid
 from deformgan.refine.drive import Drive, force, gaussian, local_correlation, mutual_information
+from deformgan.refine.fluid import _Level
+from deformgan.refine.weights import Weight
 from deformgan.spatial.field import compose, identity_positions, invert, jacobian_determinant, resize
 from deformgan.spatial.warp import warp
 
@@ -67,6 +69,23 @@ def test_nothing_is_compared_where_something_is_excluded() -> None:
     found = refine_fluid(image, other, torch.zeros(1, 3, *SHAPE), 30, lesions=Lesions(away, away))
     assert float(found[:, :, :18].abs().mean()) < 0.15
     assert float(refine_fluid(image, other, 0 * found, 30)[:, :, 28:].abs().mean()) > 0.3
+
+
+def test_a_field_enters_the_box_around_what_counts_and_leaves_it_as_it_was() -> None:
+    image, counts = texture(), torch.zeros(1, 1, *SHAPE)
+    counts[:, :, 10:20, 12:30, 15:21] = 1
+    level = _Level.of(image, image, Weight(counts, None), 1)
+    assert [(s.start, s.stop) for s in level.box] == [(6, 24), (8, 34), (11, 25)]
+    field = waves(2.0)
+    part = level.enter(field)
+    inside = (slice(None), slice(None), *level.box)
+    # from a voxel of the box it leads to where it led from the same voxel of the whole grid
+    own = identity_positions(tuple(part.shape[2:]))
+    torch.testing.assert_close(own + part, (identity_positions(SHAPE) + field)[inside])
+    torch.testing.assert_close(level.leave(field, part), field)
+    changed = level.leave(field, part + 1) - field
+    torch.testing.assert_close(changed[inside], torch.ones_like(part))
+    assert changed.count_nonzero() == part.numel()
 
 
 def test_progress_counts_every_step_once() -> None:

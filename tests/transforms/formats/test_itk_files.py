@@ -249,6 +249,18 @@ def test_damaged_composites(tmp_path: Path, damage: object, says: str) -> None:
         itk_h5.read_h5(tmp_path / "c.h5")
 
 
+def test_a_type_may_be_a_text_of_fixed_length(tmp_path: Path) -> None:
+    """As other writers of HDF5 keep texts; ITK's are of variable length."""
+    some_transform().save(tmp_path / "c.h5")
+    points = inner_points(PLAIN)
+    expected = load_transform(tmp_path / "c.h5").map_points(points)
+    with h5py.File(tmp_path / "c.h5", "r+") as file:
+        name = file[TYPE][0]
+        del file[TYPE]
+        file.create_dataset(TYPE, data=np.array([name], dtype="S64"))
+    np.testing.assert_array_equal(load_transform(tmp_path / "c.h5").map_points(points), expected)
+
+
 def test_truncated_or_other_hdf5(tmp_path: Path) -> None:
     some_transform().save(tmp_path / "c.h5")
     data = (tmp_path / "c.h5").read_bytes()
