@@ -85,6 +85,7 @@ def test_overlap_and_surfaces_of_shifted_cubes() -> None:
     shift = torch.zeros(1, 3, 10, 10, 10)
     shift[:, 0] = 4
     assert measures.coverage(shift, whole, whole) == pytest.approx(0.6)
+    assert measures.coverage(shift, ~whole, whole) == 0, "nothing inside covers nothing"
 
 
 def test_roughness_is_that_of_a_parabola() -> None:
