@@ -54,6 +54,13 @@ def test_agreement_is_the_squared_normalised_gradient_product(generator: torch.G
     assert float(ours) == pytest.approx(float(ngf_similarity(a, b, EPSILON, squared=True) / weight), rel=1e-4)
 
 
+def test_only_shifts_of_one_voxel_say_what_holds_the_field(generator: torch.Generator) -> None:
+    image = smooth_noise(generator)
+    near, far = (match(image, image, everywhere(image), 3.0, strides=(stride,)) for stride in (1, 2))
+    assert torch.equal(far.pinning, far.agreement)
+    assert bool((near.pinning < near.agreement).all())
+
+
 def test_where_there_are_no_edges_nothing_holds_the_field() -> None:
     flat = torch.full((1, 1, 20, 20, 20), 0.5)
     found = match(flat, flat, everywhere(flat), 3.0)
