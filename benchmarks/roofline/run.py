@@ -2,10 +2,12 @@
 
     python benchmarks/roofline/run.py [--threads 2] [--rounds 5] [--results DIR]
 
-Multiplications and additions are counted by PyTorch as the network runs (two for each product), so the time of
-everything that is no convolution or product (sampling, activations, copies) counts against it. Ceilings are measured in
-the same run: a 2048² matrix product and a 3³ convolution of 32 channels on 64³ voxels, in fp32 and bf16, and memory
-bandwidth as a copy of 256 MB (read and written). The best of the rounds is given. A JSON file joins results/.
+Multiplications and additions are counted by PyTorch as the network runs without our kernels (two for each product), so
+the time of everything that is no convolution or product (sampling, activations, copies) counts against it. Our kernels
+compute 3³ convolutions with 64 products in place of 216, so T may come above a convolution of PyTorch's. Ceilings are
+measured in the same run: a 2048² matrix product and a 3³ convolution of 32 channels on 64³ voxels, in fp32 and bf16,
+and memory bandwidth as a copy of 256 MB (read and written). The best of the rounds is given. A JSON file joins
+results/.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from deformgan.models.load import DEFAULT_MODEL, load_model
+from deformgan.spatial.native.use import without_kernels
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep, machine, timing_parser
@@ -43,8 +46,8 @@ def best(call: Callable[[], object], rounds: int) -> float:
 
 
 def counted(call: Callable[[], object]) -> int:
-    """Floating-point operations of the convolutions and products in ``call``."""
-    with FlopCounterMode(display=False) as counter:
+    """Floating-point operations of the convolutions and products in ``call``, as their definition has them."""
+    with without_kernels(), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 

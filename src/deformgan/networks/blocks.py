@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deformgan.spatial.native import convolution as native
+from deformgan.spatial.native.use import usable
+
+_LANES = 8  # input channels from which on the kernels are faster than oneDNN
 _UNFOLDED = 20480  # rows of an input; PyTorch gives only larger ones to oneDNN
 SLOPE = 0.2  # of every leaky ReLU
 GROUP_CHANNELS = 16  # of the "group" normalisation; so many that even a single voxel has a variance
@@ -55,14 +59,51 @@ class _GroupNorm(nn.GroupNorm):
 
 
 class Convolution(nn.Conv3d):
-    """`nn.Conv3d` whose gradients can be trusted in bf16 at any size."""
+    """`nn.Conv3d` that is fast where no gradient is wanted, and whose gradients can be trusted in bf16 at any size."""
+
+    _packed: tuple[Tensor, int, int, Tensor] | None = None  # of which weights, and these as the kernels take them
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in the base class
+        if self._compiled(input):
+            return native.convolve(input, self._for_kernels(), self.bias)  # type: ignore[arg-type]
         if max(input.shape[2:]) > 2:
             return self._by_onednn(input) if self._small(input) else super().forward(input)
         # oneDNN's bf16 weight gradient of a 2³ volume is uninitialised memory (PyTorch 2.13, AVX512-BF16 without AMX)
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
+
+    def activated(self, x: Tensor, slope: float = 1.0, added: Tensor | None = None, planar: bool = False) -> Tensor:
+        """The convolution, a leaky ReLU of this slope, and what is added to it, in one go where that can be.
+
+        Args:
+            x: (B, inputs, D, H, W).
+            slope: 1 for no activation.
+            added: Of the result's shape.
+            planar: Whether the result had better lie channel by channel.
+        """
+        if self._compiled(x):
+            how = {"slope": slope, "added": added, "planar": planar}
+            return native.convolve(x, self._for_kernels(), self.bias, **how)  # type: ignore[arg-type]
+        x = self(x)
+        x = x if slope == 1 else F.leaky_relu(x, slope)
+        return x if added is None else x + added
+
+    def _compiled(self, x: Tensor) -> bool:
+        """Whether the kernels compute it: 3³ weights, stride 1, single precision, and channels that fill a vector."""
+        plain = self.kernel_size == (3, 3, 3) and self.stride == self.dilation == self.padding == (1, 1, 1)
+        if not plain or self.groups != 1 or self.padding_mode != "zeros" or self.in_channels < _LANES:
+            return False
+        if self.bias is None or self.weight.is_inference() or torch.is_autocast_enabled("cpu") or not x.numel():
+            return False
+        return usable(x[:1], self.weight[:1], self.bias[:1])
+
+    def _for_kernels(self) -> Tensor:
+        """The weights, prepared once for as long as they stay what they are."""
+        weight = self.weight
+        of = (weight, weight._version, weight.data_ptr())
+        if self._packed is None or self._packed[0] is not weight or self._packed[1:3] != of[1:]:
+            self._packed = (*of, native.pack(weight))
+        return self._packed[3]
 
     def _small(self, x: Tensor) -> bool:
         """Whether PyTorch would unfold the input into a matrix though oneDNN takes half the time (PyTorch 2.13)."""
@@ -74,6 +115,19 @@ class Convolution(nn.Conv3d):
     def _by_onednn(self, x: Tensor) -> Tensor:
         how = self.padding, self.stride, self.dilation, self.groups
         return torch.mkldnn_convolution(channels_last(x), self.weight, self.bias, *how)  # type: ignore[attr-defined]
+
+
+class Layers(nn.Sequential):
+    """`nn.Sequential` in which a convolution takes the leaky ReLU behind it along."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in the base class
+        layers, x = list(self), input
+        for before, layer, after in zip([None, *layers], layers, [*layers[1:], None], strict=False):
+            if isinstance(layer, Convolution) and isinstance(after, nn.LeakyReLU):
+                x = layer.activated(x, after.negative_slope)
+            elif not (isinstance(layer, nn.LeakyReLU) and isinstance(before, Convolution)):
+                x = layer(x)
+        return x
 
 
 class ConvBlock(nn.Sequential):

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan.losses.gradient import image_gradient
-from deformgan.networks.blocks import Convolution, channels_last
+from deformgan.networks.blocks import Convolution, Layers, channels_last
 from deformgan.networks.correlation import local_correlation, shifted_products
 from deformgan.spatial.field import compose, integrate, resize
+from deformgan.spatial.native import convolution as features
 from deformgan.spatial.native import edges as native
 from deformgan.spatial.native import sampling
 from deformgan.spatial.native.use import usable
@@ -23,6 +24,7 @@ from deformgan.spatial.warp import warp
 
 SHIFTS = 27
 EPSILON = 0.03  # gradient (intensity in [0, 1] per voxel) below which an edge counts as noise
+_SLOPE = 0.1  # of every leaky ReLU
 
 
 def unit_gradients(image: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -49,7 +51,7 @@ def edge_agreement(fixed: Tensor, moved: Tensor, factor: int, out: Tensor | None
     return out if factor == 1 else F.avg_pool3d(out, factor)
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Conv3d:
+def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> Convolution:
     return Convolution(inputs, outputs, kernel, stride, kernel // 2)
 
 
@@ -68,17 +70,17 @@ class EdgeStage(nn.Module):
         self.project = _conv(features, correlated, kernel=1)
         self._channels = [features, features, SHIFTS, SHIFTS, SHIFTS, 1, 3]
         self.enter = _conv(sum(self._channels), width, kernel=1)
-        self.body = nn.Sequential(_conv(width, width), nn.LeakyReLU(0.1))
-        self.down = nn.Sequential(
+        self.body = Layers(_conv(width, width), nn.LeakyReLU(_SLOPE))
+        self.down = Layers(
             _conv(width, deep_width, 2),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(_SLOPE),
             _conv(deep_width, deep_width),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(_SLOPE),
             _conv(deep_width, deep_width),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(_SLOPE),
             _conv(deep_width, width, kernel=1),
         )
-        self.merge = nn.Sequential(_conv(width, width), nn.LeakyReLU(0.1))
+        self.merge = Layers(_conv(width, width), nn.LeakyReLU(_SLOPE))
         self.head = _conv(width, 3)
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -86,17 +88,29 @@ class EdgeStage(nn.Module):
     def forward(self, fixed: FixedSide, moving: MovingSide, field: Tensor) -> Tensor:
         """Both images prepared, and the field so far at 1/4 → the field after this stage."""
         in_one_go = usable(fixed.features, moving.features, fixed.edges, field) and not torch.is_grad_enabled()
-        evidence = self._evidence_in_place(fixed, moving, field) if in_one_go else self._evidence(fixed, moving, field)
+        velocity = (self._velocity_in_one_go if in_one_go else self._velocity)(fixed, moving, field)
+        return compose(field, integrate(velocity, 3))
+
+    def _velocity(self, fixed: FixedSide, moving: MovingSide, field: Tensor) -> Tensor:
+        evidence = self._evidence(fixed, moving, field)
         # as a matrix product, which takes the evidence as it lies; a convolution would turn all of it channels last
         weight = self.enter.weight.flatten(1).to(evidence.dtype)
         x = (weight @ evidence.flatten(2)).unflatten(2, evidence.shape[2:]).to(self.enter.weight.dtype)
-        x = F.leaky_relu(channels_last(x + self.enter.bias.view(-1, 1, 1, 1)), 0.1)  # type: ignore[union-attr]
+        x = F.leaky_relu(channels_last(x + self.enter.bias.view(-1, 1, 1, 1)), _SLOPE)  # type: ignore[union-attr]
         x = x + self.body(x)
         deep = F.interpolate(self.down(x), size=tuple(x.shape[2:]), mode="trilinear", align_corners=False)
         x = x + self.merge(x + deep.to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):  # bf16 would round a velocity of some voxels to 1/64 of it
-            velocity = self.head(x.float())
-        return compose(field, integrate(velocity, 3))
+            return self.head(x.float())
+
+    def _velocity_in_one_go(self, fixed: FixedSide, moving: MovingSide, field: Tensor) -> Tensor:
+        """`_velocity` by the compiled kernels."""
+        evidence = self._evidence_in_place(fixed, moving, field)
+        x = features.mix(evidence, self.enter.weight, self.enter.bias, _SLOPE)  # type: ignore[arg-type]
+        x = self.body[0].activated(x, _SLOPE, added=x)  # type: ignore[operator]
+        joined = features.add_enlarged(x, self.down(x))
+        x = self.merge[0].activated(joined, _SLOPE, added=x)  # type: ignore[operator]
+        return self.head.activated(x, planar=True)
 
     def _evidence(self, fixed: FixedSide, moving: MovingSide, field: Tensor) -> Tensor:
         dtype = fixed.features.dtype

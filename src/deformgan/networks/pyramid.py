@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan.networks.base import TransformationNetwork, reduced
-from deformgan.networks.blocks import Convolution
+from deformgan.networks.blocks import Convolution, Layers
 from deformgan.networks.local_stage import EdgeStage, FixedSide, MovingSide
 from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.spatial.field import compose, identity_positions, integrate, resize
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
     def __init__(self, widths: tuple[int, int, int]) -> None:
         super().__init__()
         quarter, eighth, sixteenth = widths
-        self.level4 = nn.Sequential(_conv(1, quarter, 2), nn.LeakyReLU(0.1), _conv(quarter, quarter), nn.LeakyReLU(0.1))
+        self.level4 = Layers(_conv(1, quarter, 2), nn.LeakyReLU(0.1), _conv(quarter, quarter), nn.LeakyReLU(0.1))
         self.level8 = nn.Sequential(_Block(quarter, eighth, 2), _Block(eighth, eighth))
         self.level16 = nn.Sequential(
             _Block(eighth + 3, sixteenth, 2), _Block(sixteenth, sixteenth), _conv(sixteenth, eighth, kernel=1)

@@ -18,7 +18,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 NAME = "_kernels.dll" if sys.platform == "win32" else "_kernels.so"
-_KERNELS = ("similarity", "control", "sampling", "edges", "fluid", "correlation", "compose", "grids", "information")
+_KERNELS = (
+    *("similarity", "control", "sampling", "edges", "fluid", "correlation", "compose", "grids", "information"),
+    *("convolution", "mixing"),
+)
 _ONCE = ("pool", "cpu")
 _FLAGS = "-std=c11 -O3 -fvisibility=hidden -fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 _LEVELS = {"_base": [], "_v3": ["-march=x86-64-v3"], "_v4": ["-march=x86-64-v4"]}
