@@ -10,8 +10,8 @@ typedef struct {
     const float *bias;    /* outputs, filled up to a multiple of 16 */
     float slope;          /* what a result below 0 is multiplied with; 1 leaves it */
     float *out;           /* (count, outputs) */
-    int64_t chunk;        /* voxels of one part, a multiple of 24 */
-    float *scratch;       /* for each part 24 (inputs + 16) floats */
+    int64_t chunk;        /* voxels of one part, a multiple of VOXELS */
+    float *scratch;       /* for each part VOXELS (inputs + 16) floats */
     int64_t threads;
 } mixing_job;
 
