@@ -201,18 +201,20 @@ def test_a_series_counts_in_millimetres_as_its_affine_does(files: Path, phantom:
     np.testing.assert_allclose(out.affine, phantom.affine)
 
 
-@pytest.mark.parametrize("kind", ["bvec", "vectors"])
+@pytest.mark.parametrize("kind", ["bvec", "vector", "tensor", "spherical harmonics"])
 def test_directions_that_are_not_turned_are_told(
     files: Path, phantom: Phantom, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    count = 2 if kind == "bvec" else 3
+    count = {"bvec": 2, "vector": 3, "tensor": 6, "spherical harmonics": 15}[kind]
     write_nifti(files / "dwi.nii.gz", np.stack([phantom.t1] * count, -1), phantom.affine)
     if kind == "bvec":
         (files / "dwi.bvec").write_text("0 1\n0 0\n0 0\n")
     c, s = np.cos(np.deg2rad(12)), np.sin(np.deg2rad(12))
     write_affine(files / "turn.txt", np.array([[c, -s, 0, 1], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
     assert apply(files, "-t", str(files / "turn.txt"), str(files / "dwi.nii.gz"), str(files / "out.nii.gz")) == 0
-    assert "directions are not rotated with the image; the map as a whole rotates by 12.0°" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert kind in said
+    assert "directions are not rotated with the image; the map as a whole rotates by 12.0°" in said
 
 
 def test_a_chain_of_fields_is_resampled_once(files: Path, phantom: Phantom) -> None:

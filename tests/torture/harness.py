@@ -24,6 +24,8 @@ from torture.victims import Victim, prepare, start
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL)
 _AS_USERS_DO = 12  # one in so many is started as a process of its own
+_MOST_TRIES = 3  # for each signal that is to be in time
+_PAUSE = 0.005  # seconds
 _RARE = 20  # what cannot be forked gets one turn in so many
 
 
@@ -62,12 +64,14 @@ class Count:
 
 
 def torture(home: Path, times: int, seed: int = 0, *, all_of_them: bool = True) -> Count:
-    """Send ``times`` signals, the commands and the signals in turn, at random moments of their run."""
+    """Send ``times`` signals to commands at work, in turn, at random moments of their run; late ones do not count."""
     chance, count, victims = random.Random(seed), Count(), prepare(home, all_of_them=all_of_them)
     usual: dict[tuple[str, bool], float] = {}
     often = [name for name, one in victims.items() if one.forks]
     rare = [name for name in victims if name not in often]
-    for number in range(times):
+    for number in range(_MOST_TRIES * times):
+        if count.runs >= times:
+            break
         name = rare[number // _RARE % len(rare)] if rare and number % _RARE == _RARE - 1 else often[number % len(often)]
         victim = victims[name]
         fork = victim.forks and number % _AS_USERS_DO != _AS_USERS_DO - 1
@@ -75,8 +79,9 @@ def torture(home: Path, times: int, seed: int = 0, *, all_of_them: bool = True) 
             runs = [_whole_run(home, victim, count, fork=fork, force=False) for _ in range(2)]
             usual[name, fork] = min(runs)  # the first may have imports to do
         sent = SIGNALS[(number // len(often)) % len(SIGNALS)]
-        moment = chance.uniform(0, 1.1 * usual[name, fork])
-        _one(home, name, victim, sent, moment, count, fork=fork, force=chance.random() < 0.5)
+        moment = chance.uniform(0, usual[name, fork])
+        took = _one(home, name, victim, sent, moment, count, fork=fork, force=chance.random() < 0.5)
+        usual[name, fork] = usual[name, fork] if took is None else min(usual[name, fork], took)
     return count
 
 
@@ -98,7 +103,8 @@ def _whole_run(home: Path, victim: Victim, count: Count, *, fork: bool, force: b
 
 def _one(
     home: Path, name: str, victim: Victim, sent: signal.Signals, wait: float, count: Count, *, fork: bool, force: bool
-) -> None:
+) -> float | None:
+    """One signal, and a look at what is left; the seconds that the command took, where it was over before."""
     work = home / "work"
     if not force or victim.resumes or _there(work) != set(victim.names):
         shutil.rmtree(work, ignore_errors=True)
@@ -106,8 +112,10 @@ def _one(
         if force and not victim.resumes:
             _whole_run(home, victim, count, fork=fork, force=False)
     run = start(home, victim.again(force), fork=fork)
-    time.sleep(wait)
-    late = run.is_over()
+    since = time.monotonic()
+    while not (late := run.is_over()) and (past := time.monotonic() - since) < wait:
+        time.sleep(min(_PAUSE, wait - past))
+    took = time.monotonic() - since if late else None
     run.send(sent)
     code, said = run.end()
     count.late += late
@@ -123,6 +131,7 @@ def _one(
     _look(work, victim, what, count, killed=sent == signal.SIGKILL, force=force)
     if sent == signal.SIGKILL or code in (0, 4) or victim.resumes:
         _whole_run(home, victim, count, fork=fork, force=bool(_there(work)))
+    return took
 
 
 def _look(work: Path, victim: Victim, what: str, count: Count, *, killed: bool, force: bool) -> None:

@@ -185,15 +185,20 @@ class Apply:
         return how, [told]
 
 
+# volumes that stand for something with a direction: spherical harmonics of order 4, 6 and 8 among them
+_ORIENTED = {3: "a vector", 6: "a tensor", **dict.fromkeys((15, 28, 45), "the spherical harmonics of a function")}
+
+
 def _directions(transform: Transform | Chain, source: Path, count: int, onto: Grid) -> list[str]:
     """What is to be told of a series that may hold directions: voxels are moved, directions are not rotated."""
     import numpy as np
 
     stem = source.name.removesuffix(".gz").removesuffix(".nii")
     beside = source.with_name(f"{stem}.bvec")
-    if not beside.exists() and count != 3:
+    if not beside.exists() and count not in _ORIENTED:
         return []
-    what = f"has gradient directions in {beside.name}" if beside.exists() else "may hold a vector a voxel (3 volumes)"
+    held = f"has gradient directions in {beside.name}"
+    what = held if beside.exists() else f"may hold {_ORIENTED[count]} a voxel ({count} volumes)"
     u, _, v = np.linalg.svd(transform.nearest_affine(onto).affine[:3, :3])
     angle = np.degrees(np.arccos(np.clip((np.trace(u @ v) - 1) / 2, -1, 1)))
     return [f"{source} {what}: directions are not rotated with the image; the map as a whole rotates by {angle:.1f}°"]
