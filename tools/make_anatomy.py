@@ -14,14 +14,15 @@ from __future__ import annotations
 import gzip
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-TEMPLATE = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
+from deformgan.io.templates import located
+
+TEMPLATE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 # the template encloses about 1.9 litres, a usual intracranial volume is below 1.5
 SCALE = 0.92
 SPACING_MM = 1.0
@@ -84,10 +85,7 @@ class Templates:
 
 def read_templates() -> Templates:
     """The templates of the installed `nilearn`, without importing it."""
-    spec = find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise SystemExit("nilearn is not installed: pip install nilearn")
-    folder = Path(spec.origin).parent
+    folder = located("MNI152").parent
     images = [nib.load(folder / TEMPLATE.format(kind)) for kind in ("t1", "gm", "wm")]
     t1, grey, white = (np.asarray(image.dataobj, np.float32) / 255 for image in images)
     return Templates(t1, grey, white, images[0].affine)

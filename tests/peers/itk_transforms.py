@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from grids import CASES, PLAIN, inner_points
+from itk_kinds import CENTRE, KINDS, SHIFT
 
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform, load_transform
@@ -19,26 +20,12 @@ from peers.outcome import TO_LPS, Case, same_points
 
 _FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5", ".xfm")
 _FIELD_FILES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_CENTRE = (10.0, -20.0, 5.0)
-_VERSOR, _SHIFT, _SCALE = [0.1, -0.2, 0.15], [3.0, 4.0, -5.0], [1.1, 0.9, 1.2]
-_LINEAR = {
-    "AffineTransform": [1.1, 0.1, 0, -0.1, 0.9, 0.05, 0.02, 0, 1.05, *_SHIFT],
-    "Euler3DTransform": [0.3, -0.2, 0.15, *_SHIFT],
-    "VersorTransform": _VERSOR,
-    "VersorRigid3DTransform": [*_VERSOR, *_SHIFT],
-    "Similarity3DTransform": [*_VERSOR, *_SHIFT, 1.3],
-    "ScaleVersor3DTransform": [*_VERSOR, *_SHIFT, *_SCALE],
-    "ScaleSkewVersor3DTransform": [*_VERSOR, *_SHIFT, *_SCALE, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
-    "ComposeScaleSkewVersor3DTransform": [*_VERSOR, *_SHIFT, *_SCALE, 0.01, 0.02, 0.03],
-    "ScaleTransform": _SCALE,
-    "TranslationTransform": _SHIFT,
-}
 _OF_ANTS = {
-    **{kind: _LINEAR[kind] for kind in ("AffineTransform", "Euler3DTransform", "Similarity3DTransform")},
-    "QuaternionRigidTransform": [0.2, -0.4, 0.3, 0.8426149773, *_SHIFT],
-    "Rigid3DTransform": [0, -1, 0, 1, 0, 0, 0, 0, 1, *_SHIFT],
-    "CenteredAffineTransform": [1.1, 0.1, 0, -0.1, 0.9, 0.05, 0.02, 0, 1.05, *_CENTRE, *_SHIFT],
-    "CenteredEuler3DTransform": [0.3, -0.2, 0.15, *_CENTRE, *_SHIFT],
+    **{kind: KINDS[kind] for kind in ("AffineTransform", "Euler3DTransform", "Similarity3DTransform")},
+    "QuaternionRigidTransform": [0.2, -0.4, 0.3, 0.8426149773, *SHIFT],
+    "Rigid3DTransform": [0, -1, 0, 1, 0, 0, 0, 0, 1, *SHIFT],
+    "CenteredAffineTransform": [1.1, 0.1, 0, -0.1, 0.9, 0.05, 0.02, 0, 1.05, *CENTRE, *SHIFT],
+    "CenteredEuler3DTransform": [0.3, -0.2, 0.15, *CENTRE, *SHIFT],
 }
 _OF_DIMENSION = ("AffineTransform", "ScaleTransform", "TranslationTransform")
 
@@ -85,8 +72,8 @@ def _linear(name: str) -> Any:
 
     one = getattr(sitk, name)(*([3] if name in _OF_DIMENSION else []))
     if hasattr(one, "SetCenter"):
-        one.SetCenter(_CENTRE)
-    one.SetParameters(_LINEAR[name])
+        one.SetCenter(CENTRE)
+    one.SetParameters(KINDS[name])
     return one
 
 
@@ -124,7 +111,7 @@ def _made() -> dict[str, Callable[[], Any]]:
     def spline() -> Any:
         return sitk.BSplineTransformInitializer(sitk.Image((8, 8, 8), sitk.sitkFloat32), [3, 3, 3])
 
-    kinds: dict[str, Callable[[], Any]] = {name: partial(_linear, name) for name in _LINEAR}
+    kinds: dict[str, Callable[[], Any]] = {name: partial(_linear, name) for name in KINDS}
     kinds["Euler3DTransform, ZYX"] = zyx
     kinds["identity"] = lambda: sitk.Transform(3, sitk.sitkIdentity)
     kinds["composite of matrices"] = partial(composite, "Euler3DTransform", "ScaleTransform", "AffineTransform")
@@ -198,7 +185,7 @@ def _ants_writes(kind: str, precision: str, name: str, folder: Path) -> None:
     import ants
 
     theirs = ants.new_ants_transform(precision=precision, dimension=3, transform_type=kind)
-    theirs.set_fixed_parameters(np.array(_CENTRE))
+    theirs.set_fixed_parameters(np.array(CENTRE))
     theirs.set_parameters(np.array(_OF_ANTS[kind]))
     ants.write_transform(theirs, str(folder / name))
     ours = load_transform(folder / name)

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from deformgan.align.placement import Subsampled
 from deformgan.spatial.grid import Grid
-from deformgan.spatial.native.information import shared_information
+from deformgan.spatial.native.information import BINS, shared_information
 from deformgan.spatial.native.use import usable
 from deformgan.spatial.resample import normalising
 from deformgan.spatial.warp import box_maximum
 
-_BINS = 8  # few: a thousand points must fill their square
 _NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
 _WIDE = 3  # coarse voxels of background around the foreground that are compared too: empty must meet empty
 _SHELL = 0.5  # of a coarse voxel, that makes it foreground; the background beside it is compared too
@@ -66,7 +65,7 @@ def make_level(
     # not every so-many-th: in step with the rows of the grid these leave planes out
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most]]
     points = torch.from_numpy(fixed_grid.to_world(index.numpy()) - centres_mm[0]).float()
-    bins = (fixed_values[0, 0][index.unbind(1)] * (_BINS - 1)).round().long()
+    bins = (fixed_values[0, 0][index.unbind(1)] * (BINS - 1)).round().long()
     matrix = normalising(grid.shape) @ grid.world_to_index
     matrix[:, 3] = matrix @ np.append(centres_mm[1], 1)
     volumes = [
@@ -102,13 +101,13 @@ def nmi_score(level: Level, matrices: Tensor) -> Tensor:
         inside = inside * (1 - excluded[:, 0, 0, 0])
     volume = level.volume.expand(count, -1, -1, -1, -1)
     moved = F.grid_sample(volume, at[:, None, None], padding_mode="border", align_corners=False)[:, 0, 0, 0]
-    value = moved * (_BINS - 1)
-    low = value.detach().floor().clamp(0, _BINS - 2)
+    value = moved * (BINS - 1)
+    low = value.detach().floor().clamp(0, BINS - 2)
     part = (value - low) * inside
-    cell = level.bins * _BINS + low.long()
-    joint = torch.zeros(count, _BINS * _BINS).scatter_add(1, cell, inside - part).scatter_add(1, cell + 1, part)
+    cell = level.bins * BINS + low.long()
+    joint = torch.zeros(count, BINS * BINS).scatter_add(1, cell, inside - part).scatter_add(1, cell + 1, part)
     seen = inside.sum(1)
-    joint = (joint / seen.clamp_min(1)[:, None]).view(count, _BINS, _BINS)
+    joint = (joint / seen.clamp_min(1)[:, None]).view(count, BINS, BINS)
     alone = _entropy(joint.sum(1)) + _entropy(joint.sum(2))
     information = alone - _entropy(joint)
     return 2 * information / alone.clamp_min(1e-6) * (seen / level.needed).clamp_max(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from grids import PLAIN, inner_points
+from itk_kinds import CENTRE, KINDS, SHIFT, VERSOR
 
 from deformgan.errors import InputError
 from deformgan.transforms.transform import load_transform
@@ -15,8 +16,6 @@ sitk = pytest.importorskip("SimpleITK")
 pytest.importorskip("h5py")
 
 TO_LPS = np.array([-1, -1, 1])
-CENTRE = (10.0, -20.0, 5.0)
-VERSOR, SHIFT, SCALE = [0.1, -0.2, 0.15], [3.0, 4.0, -5.0], [1.1, 0.9, 1.2]
 
 
 def _made(name: str, numbers: list[float]) -> object:
@@ -27,18 +26,6 @@ def _made(name: str, numbers: list[float]) -> object:
     return one
 
 
-KINDS = {
-    "AffineTransform": [1.1, 0.1, 0, -0.1, 0.9, 0.05, 0.02, 0, 1.05, *SHIFT],
-    "Euler3DTransform": [0.3, -0.2, 0.15, *SHIFT],
-    "VersorTransform": VERSOR,
-    "VersorRigid3DTransform": [*VERSOR, *SHIFT],
-    "Similarity3DTransform": [*VERSOR, *SHIFT, 1.3],
-    "ScaleVersor3DTransform": [*VERSOR, *SHIFT, *SCALE],
-    "ScaleSkewVersor3DTransform": [*VERSOR, *SHIFT, *SCALE, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
-    "ComposeScaleSkewVersor3DTransform": [*VERSOR, *SHIFT, *SCALE, 0.01, 0.02, 0.03],
-    "ScaleTransform": SCALE,
-    "TranslationTransform": SHIFT,
-}
 ENDINGS = [".tfm", ".txt", ".mat", ".h5"]
 
 

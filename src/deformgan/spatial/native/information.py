@@ -13,7 +13,7 @@ from torch import Tensor
 from deformgan.spatial.native.library import kernel
 from deformgan.spatial.native.structures import InformationJob
 
-_BINS = 8  # as in c/information.c
+BINS = 8  # few: a thousand points must fill their square; as in c/information.c
 _KEPT = 5  # numbers for each point
 
 
@@ -46,8 +46,8 @@ def shared_information(
     fits = points.shape == (len(bins), 3) and matrices.shape[1:] == (3, 4)
     if not fits or (excluded is not None and excluded.shape != volume.shape):
         raise ValueError("points, bins, volumes and maps do not fit together")
-    if len(bins) and not 0 <= int(bins.min()) <= int(bins.max()) < _BINS:
-        raise ValueError(f"bins are 0 to {_BINS - 1}")
+    if len(bins) and not 0 <= int(bins.min()) <= int(bins.max()) < BINS:
+        raise ValueError(f"bins are 0 to {BINS - 1}")
     points, bins, volume, matrices = (t.detach().contiguous() for t in (points, bins, volume, matrices))
     excluded = None if excluded is None else excluded.contiguous()
     scores, slope = torch.empty(len(matrices)), torch.empty(len(matrices), 3, 4)
