@@ -18,6 +18,7 @@ from deformgan.spatial.native.structures import SimilarityJob
 from deformgan.spatial.native.threads import native_threads
 
 _BORDER = 2  # voxels of 0 around the moving image: outside it, value and derivative are 0
+_COLLECTED = 10  # floats a voxel of a row, behind the lines of each plane's component: similarity.c has the same
 _LEAST_PLANES = 8  # in one part of the work: the planes around it are sampled twice
 
 
@@ -65,7 +66,7 @@ class FieldSimilarity:
         }
         for name, tensor in self._memory.items():
             setattr(job, name, tensor.data_ptr())
-        self._lines = torch.empty(coarse[0] * rows)
+        self._lines = torch.empty(coarse[0] * (rows + 3 * _COLLECTED * shape[2]))
         job.field.lines = self._lines.data_ptr()
         self.weigh(weight)
 

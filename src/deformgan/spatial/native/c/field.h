@@ -12,6 +12,11 @@ typedef struct {
     const int32_t *first, *last;
 } axis_map;
 
+/* How much of sample x of the fine axis is the coarse axis's sample k. */
+static inline float field_share(const axis_map *axis, int64_t x, int64_t k) {
+    return (axis->below[x] == k ? 1 - axis->t[x] : 0) + (axis->above[x] == k ? axis->t[x] : 0);
+}
+
 typedef struct {
     int64_t shape[3];    /* D, H, W of the fine grid */
     int64_t coarse[3];   /* d, h, w */

@@ -8,8 +8,8 @@
  * Planes are computed alike whichever thread does it, and sums are taken in the order of the planes: the result is
  * the same bits for any number of threads.
  */
+#include "eights.h"
 #include "field.h"
-#include "rows.h"
 
 typedef struct {
     coarse_field field;      /* from the fixed image's grid to the moving image with two voxels of 0 around */
@@ -26,7 +26,8 @@ typedef struct {
     int64_t threads;
 } similarity_job;
 
-enum { RING = 3 }; /* planes that are kept of each kind */
+enum { RING = 3 };       /* planes that are kept of each kind */
+enum { COLLECTED = 10 }; /* floats a voxel of a row behind the field's lines, to collect the derivative with */
 
 /* One part's working memory. Planes of weights have room before and after, for the neighbours of the border. */
 typedef struct {
@@ -58,50 +59,21 @@ static int slot(int64_t z) { return (int)((z + RING) % RING); }
 
 static void widen(void *context, int64_t index) { field_widen(&((const similarity_job *)context)->field, index); }
 
-enum { STRIP = 64 }; /* voxels whose neighbours are brought together before anything is computed of them */
-
-/* The moving image and its derivatives by z, y and x at so many places. */
-static void sample_strip(const float *moving, int64_t row, int64_t plane, const int32_t *at, const float *fz,
-                         const float *fy, const float *fx, int64_t n, float found[4][STRIP]) {
-    float pairs[4][2 * STRIP]; /* each voxel with the next, in four rows */
-    for (int64_t x = 0; x < n; x++) {
-        const float *p = moving + at[x], *q = p + plane;
-        memcpy(pairs[0] + 2 * x, p, 2 * sizeof(float));
-        memcpy(pairs[1] + 2 * x, p + row, 2 * sizeof(float));
-        memcpy(pairs[2] + 2 * x, q, 2 * sizeof(float));
-        memcpy(pairs[3] + 2 * x, q + row, 2 * sizeof(float));
-    }
-    for (int64_t x = 0; x < n; x++) {
-        float p000 = pairs[0][2 * x], d00 = pairs[0][2 * x + 1] - p000;
-        float p010 = pairs[1][2 * x], d01 = pairs[1][2 * x + 1] - p010;
-        float p100 = pairs[2][2 * x], d10 = pairs[2][2 * x + 1] - p100;
-        float p110 = pairs[3][2 * x], d11 = pairs[3][2 * x + 1] - p110;
-        float l00 = p000 + fx[x] * d00, l01 = p010 + fx[x] * d01, l10 = p100 + fx[x] * d10, l11 = p110 + fx[x] * d11;
-        float e0 = l01 - l00, e1 = l11 - l10;
-        float m0 = l00 + fy[x] * e0, m1 = l10 + fy[x] * e1;
-        float s0 = d00 + fy[x] * (d01 - d00), s1 = d10 + fy[x] * (d11 - d10);
-        found[0][x] = m0 + fz[x] * (m1 - m0);
-        found[1][x] = m1 - m0;
-        found[2][x] = e0 + fz[x] * (e1 - e0);
-        found[3][x] = s0 + fz[x] * (s1 - s0);
-    }
-}
-
-/* The moving image and its derivatives at row (z, y), voxels from .. to - 1. */
-static void sample_row(const similarity_job *job, field_plane low, int64_t z, int64_t y, int64_t from, int64_t to,
-                       float *restrict image, float *const along[3], float *restrict work) {
-    int64_t W = job->field.shape[2], n = to - from;
-    int64_t row = job->field.target[2], plane = job->field.target[1] * row;
+/* The moving image and its derivatives at row (z, y), n voxels from `from` on. */
+static void sample_row(const similarity_job *job, field_plane low, int64_t z, int64_t y, int64_t from, int64_t n,
+                       float *image, float *const along[3], float *restrict work) {
+    int64_t W = job->field.shape[2], row = job->field.target[2], plane = job->field.target[1] * row, x = 0;
     float *restrict fz = work, *restrict fy = work + W, *restrict fx = work + 2 * W;
     int32_t *restrict at = (int32_t *)(work + 3 * W);
     field_locate(&job->field, low, z, y, from, n, at, fz, fy, fx);
-    for (int64_t start = 0; start < n; start += STRIP) {
-        int64_t count = dg_min(STRIP, n - start), to_row = y * W + from + start;
-        float found[4][STRIP];
-        sample_strip(job->moving, row, plane, at + start, fz + start, fy + start, fx + start, count, found);
-        memcpy(image + to_row, found[0], (size_t)count * sizeof(float));
-        for (int c = 0; c < 3; c++) memcpy(along[c] + to_row, found[c + 1], (size_t)count * sizeof(float));
+    int64_t start = y * W + from;
+    float *found[4] = {image + start, along[0] + start, along[1] + start, along[2] + start};
+    for (; x + EIGHT <= n; x += EIGHT) {
+        sample_eight(job->moving, row, plane, at + x, *(const dg_eight *)(fz + x), *(const dg_eight *)(fy + x),
+                     *(const dg_eight *)(fx + x), found);
+        for (int k = 0; k < 4; k++) found[k] += EIGHT;
     }
+    if (x < n) sample_rest(job->moving, row, plane, at + x, fz + x, fy + x, fx + x, n - x, found);
 }
 
 /* Of eight voxels whose differences are given: the sum of agreements is added to, the weights are stored. */
@@ -125,7 +97,7 @@ static double compare_row(const similarity_job *job, const float *const images[3
                           float *const weights[3]) {
     int64_t W = job->field.shape[2], volume = job->field.shape[0] * job->field.shape[1] * W;
     const int32_t *span = job->spans + 2 * (z * job->field.shape[1] + y);
-    int64_t row = y * W + span[0], n = span[1] - span[0], x = 0;
+    int64_t row = y * W + span[0], n = in_eights(span[1] - span[0], span[0], W), x = 0; /* beyond, directions are 0 */
     const float *n0 = job->directions + z * job->field.shape[1] * W + row, *n1 = n0 + volume, *n2 = n1 + volume;
     const float *before = images[0] + row, *here = images[1] + row, *after = images[2] + row;
     float *w0 = weights[0] + row, *w1 = weights[1] + row, *w2 = weights[2] + row, floor = job->floor;
@@ -145,26 +117,36 @@ static double compare_row(const similarity_job *job, const float *const images[3
     return total;
 }
 
+/* a += (1 - t) * rising * slope and b += t * rising * slope, n floats, which may be the same where t is 0. */
+static inline void give_row(const float *rising, const float *slope, float t, float *a, float *b, int64_t n) {
+    int64_t x = 0;
+    for (; x + EIGHT <= n; x += EIGHT) {
+        dg_eight given = *(const dg_eight *)(rising + x) * *(const dg_eight *)(slope + x);
+        *(dg_eight *)(a + x) += (1 - t) * given;
+        *(dg_eight *)(b + x) += t * given;
+    }
+    for (; x < n; x++) {
+        float given = rising[x] * slope[x];
+        a[x] += (1 - t) * given;
+        b[x] += t * given;
+    }
+}
+
 /* The derivative at row y of one plane, added to the two coarse rows around it.
  * The transpose of a central difference is the same difference of the weights, negated. */
-static void give_back(const similarity_job *job, const part_memory *part, int64_t z, int64_t y, float *restrict rows) {
+static void give_back(const similarity_job *job, const part_memory *part, int64_t z, int64_t y, float *rows) {
     const axis_map *axis = &job->field.axes[1];
     int64_t W = job->field.shape[2], size = job->field.coarse[1] * W;
     const int32_t *reach = job->reach + 2 * (z * job->field.shape[1] + y);
-    int64_t from = reach[0], n = reach[1] - from, row = y * W + from;
+    int64_t from = reach[0], n = in_eights(reach[1] - from, from, W), row = y * W + from;
     float *const *here = part->weights[slot(z)];
     const float *before = part->weights[slot(z - 1)][0] + row, *after = part->weights[slot(z + 1)][0] + row;
     const float *up = here[1] + row - W, *down = here[1] + row + W, *side = here[2] + row;
     float *restrict work = part->work;
     for (int64_t x = 0; x < n; x++) work[x] = before[x] - after[x] + (up[x] - down[x]) + (side[x - 1] - side[x + 1]);
-    float t = axis->t[y];
-    for (int64_t c = 0; c < 3; c++) {
-        const float *restrict slope = part->along[slot(z)][c] + row;
-        float *a = rows + c * size + axis->below[y] * W + from, *b = rows + c * size + axis->above[y] * W + from;
-        for (int64_t x = 0; x < n; x++) work[W + x] = work[x] * slope[x];
-        for (int64_t x = 0; x < n; x++) a[x] += (1 - t) * work[W + x];
-        for (int64_t x = 0; x < n; x++) b[x] += t * work[W + x];
-    }
+    for (int64_t c = 0; c < 3; c++)
+        give_row(work, part->along[slot(z)][c] + row, axis->t[y], rows + c * size + axis->below[y] * W + from,
+                 rows + c * size + axis->above[y] * W + from, n);
 }
 
 /* Plane z: the moving image where the comparison looks. */
@@ -174,8 +156,8 @@ static void sample_plane(const similarity_job *job, const part_memory *part, int
     for (int64_t y = 0; y < H; y++) {
         const int32_t *reach = job->reach + 2 * (z * H + y);
         if (reach[1] > reach[0])
-            sample_row(job, low, z, y, reach[0], reach[1], part->image[slot(z)], part->along[slot(z)],
-                       part->work);
+            sample_row(job, low, z, y, reach[0], in_eights(reach[1] - reach[0], reach[0], job->field.shape[2]),
+                       part->image[slot(z)], part->along[slot(z)], part->work);
     }
 }
 
@@ -215,26 +197,45 @@ static void similarity_part(void *context, int64_t index) {
     }
 }
 
+/* Sums along up to eight rows of W floats: out[i] of each gets its share of what lies around coarse sample i.
+ *
+ * shares: of each i in turn, of all samples it goes to; columns: working memory, (W, 8). */
+static void collect_rows(const axis_map *axis, const float *rows, int64_t count, int64_t W, int64_t w, float scale,
+                         const float *shares, float *columns, float *out) {
+    if (count < EIGHT) memset(columns, 0, (size_t)(EIGHT * W) * sizeof(float));
+    for (int64_t y = 0; y < count; y++)
+        for (int64_t x = 0; x < W; x++) columns[EIGHT * x + y] = rows[y * W + x];
+    for (int64_t i = 0; i < w; i++) {
+        dg_eight total = {0};
+        for (int64_t x = axis->first[i]; x < axis->last[i]; x++)
+            total += *(const dg_eight *)(columns + EIGHT * x) * *shares++;
+        for (int64_t y = 0; y < count; y++) out[y * w + i] = scale * total[y];
+    }
+}
+
 /* One coarse plane of one component: its share of the rows of all planes, then of each row's voxels. */
 static void collect(void *context, int64_t index) {
     const similarity_job *job = context;
     int64_t component = index / job->field.coarse[0], k = index % job->field.coarse[0];
     int64_t h = job->field.coarse[1], w = job->field.coarse[2], W = job->field.shape[2], size = h * W;
     const axis_map *slow = &job->field.axes[0], *fast = &job->field.axes[2];
-    float *restrict sum = job->field.lines + index * size, *out = job->gradient + index * h * w;
-    memset(sum, 0, (size_t)size * sizeof(float));
+    float *sum = job->field.lines + index * size, *out = job->gradient + index * h * w;
+    float *columns = job->field.lines + 3 * job->field.coarse[0] * size + index * COLLECTED * W;
+    float *shares = columns + EIGHT * W, *share = shares, planes[DG_ROWS], scale = 2 * job->field.scale[component];
+    const float *rows[DG_ROWS];
+    int filled = 0, begun = 0;
     for (int64_t z = slow->first[k]; z < slow->last[k]; z++) {
-        const float *restrict rows = job->rows + (3 * z + component) * size;
-        float share = (slow->below[z] == k ? 1 - slow->t[z] : 0) + (slow->above[z] == k ? slow->t[z] : 0);
-        for (int64_t i = 0; i < size; i++) sum[i] += share * rows[i];
+        rows[filled] = job->rows + (3 * z + component) * size;
+        planes[filled] = field_share(slow, z, k);
+        if (++filled < DG_ROWS && z + 1 < slow->last[k]) continue;
+        dg_sum_rows(sum, rows, planes, filled, begun, size);
+        begun = 1, filled = 0;
     }
-    for (int64_t y = 0; y < h; y++, sum += W)
-        for (int64_t i = 0; i < w; i++) {
-            float total = 0;
-            for (int64_t x = fast->first[i]; x < fast->last[i]; x++)
-                total += sum[x] * ((fast->below[x] == i ? 1 - fast->t[x] : 0) + (fast->above[x] == i ? fast->t[x] : 0));
-            out[y * w + i] = 2 * job->field.scale[component] * total;
-        }
+    if (!begun) memset(sum, 0, (size_t)size * sizeof(float));
+    for (int64_t i = 0; i < w; i++)
+        for (int64_t x = fast->first[i]; x < fast->last[i]; x++) *share++ = field_share(fast, x, i);
+    for (int64_t y = 0; y < h; y += EIGHT)
+        collect_rows(fast, sum + y * W, dg_min(EIGHT, h - y), W, w, scale, shares, columns, out + y * w);
 }
 
 /* Sum over the voxels of the squared agreement; its gradient goes to job->gradient. */
