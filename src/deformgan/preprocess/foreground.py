@@ -9,7 +9,7 @@ import numpy as np
 
 from deformgan.io.image import Image
 from deformgan.preprocess.field_of_view import FieldOfView, find_field_of_view
-from deformgan.preprocess.rims import borders
+from deformgan.preprocess.rims import borders, counts_on_faces
 from deformgan.spatial.grid import Grid
 
 OUTLIER_FRACTION = 1e-3  # share of the foreground that may stick out at each end of each axis
@@ -91,8 +91,7 @@ def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
 
 
 def _most_common_on_faces(sample: np.ndarray) -> float:
-    faces = [np.take(sample, end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    values, counts = counts_on_faces(sample)
     return values[counts.argmax()]
 
 

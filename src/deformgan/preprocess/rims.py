@@ -56,9 +56,14 @@ def _rim_and_air(sample: np.ndarray, spacing: np.ndarray, blurred: int) -> tuple
 
 def _values_on_faces(sample: np.ndarray) -> np.ndarray:
     """Each value that takes a good part of the six faces."""
-    faces = [np.take(sample, end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    values, counts = counts_on_faces(sample)
     return values[counts > _ON_FACES * counts.sum()]
+
+
+def counts_on_faces(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values on the six faces of (D, H, W), ascending, and how often each is there."""
+    faces = [np.moveaxis(sample, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)]
+    return np.unique(np.concatenate(faces), return_counts=True)
 
 
 def _beside(sample: np.ndarray, rim: np.ndarray, blurred: int) -> tuple[np.ndarray, float]:

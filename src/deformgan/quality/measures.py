@@ -139,10 +139,11 @@ def spread_voxels(content: np.ndarray, count: int) -> np.ndarray:
 
     Slice by slice: a list of all of them would be larger than the image.
     """
-    step = max(1, np.count_nonzero(content) // count)
+    slices = [content[:, :, k].T for k in range(content.shape[2])]  # the first axis runs fastest
+    step = max(1, sum(np.count_nonzero(one != 0) for one in slices) // count)  # NumPy counts booleans quickest
     found, skip = [], 0
-    for k in range(content.shape[2]):
-        here = np.flatnonzero(content[:, :, k].T)  # the first axis runs fastest
+    for k, one in enumerate(slices):
+        here = np.flatnonzero(one != 0)
         chosen = here[skip::step]
         j, i = np.divmod(chosen, content.shape[0])
         found.append(np.stack([i, j, np.full(len(i), k)], -1))

@@ -7,7 +7,7 @@ move is smoothed like a viscous fluid moves (Christensen et al. 1996; Avants et 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +20,11 @@ from deformgan.refine.drive import Drive, force, gaussian
 from deformgan.refine.folds import without_folds
 from deformgan.refine.progress import shifted
 from deformgan.refine.settings import DEFAULT_FLUID, FluidSettings
-from deformgan.refine.weights import CELL, Weight, corrected_pair, reduced
+from deformgan.refine.weights import CELL, Compared, Weight
 from deformgan.spatial.field import resize
 from deformgan.spatial.native.fluid import FluidSteps
 from deformgan.spatial.native.use import usable
-from deformgan.spatial.warp import box_maximum, warp
+from deformgan.spatial.warp import warp
 
 _BORDER = 4  # voxels around what counts that are moved too
 _REWEIGHED = 5  # steps after which the moving image's weights are looked up anew
@@ -85,7 +85,7 @@ def refine_fluid(
     *,
     mask: Tensor | None = None,
     lesions: Lesions = NO_LESIONS,
-    corrected: Sequence[Tensor] | None = None,
+    compared: Compared | None = None,
     fine: tuple[Tensor, Tensor] | None = None,
     settings: FluidSettings = DEFAULT_FLUID,
     progress: Callable[[int, int], None] | None = None,
@@ -93,7 +93,7 @@ def refine_fluid(
     """Improve a field between two people.
 
     Args:
-        fixed, moving, field, steps, mask, corrected, progress: As `deformgan.refine.optimise.refine` takes them.
+        fixed, moving, field, steps, mask, compared, progress: As `deformgan.refine.optimise.refine` takes them.
         lesions: Where no similarity is taken, in either image.
         fine: Both images on a finer grid over the same extent, for the last level, or None for none.
         settings: See there.
@@ -105,8 +105,8 @@ def refine_fluid(
         return field
     field, done = field.float(), 0
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
-    images = corrected_pair(fixed, moving) if corrected is None else corrected
-    for level in _levels(images, mask, lesions, fine, steps, settings):
+    compared = Compared(fixed, moving, mask) if compared is None else compared
+    for level in _levels(compared, lesions, fine, steps, settings):
         field = resize(field, level.shape)
         field = level.leave(field, _flow(level.enter(field), level, settings, shifted(progress, done, steps)))
         done += level.steps
@@ -143,27 +143,26 @@ def _step(field: Tensor, level: _Level, drive: Drive, settings: FluidSettings, l
 
 
 def _levels(
-    images: Sequence[Tensor],
-    mask: Tensor,
+    compared: Compared,
     lesions: Lesions,
     fine: tuple[Tensor, Tensor] | None,
     steps: int,
     settings: FluidSettings,
 ) -> Iterator[_Level]:
     """Coarse to fine; a level without steps is left out."""
-    wide = box_maximum(mask, settings.margin)
+    wide = compared.mask(1, settings.margin)
     fine_share = settings.fine_share if fine is not None else 0.0
     whole, left = sum(share for _, share in settings.levels) + fine_share, steps
     for number, (factor, share) in enumerate(settings.levels):
         last = fine is None and number == len(settings.levels) - 1
         todo = left if last else min(left, round(steps * share / whole))
         left -= todo
-        f, m, inside = (reduced(image, factor) for image in (*images, wide))
         if todo:
-            yield _Level.of(f, m, Weight.of(inside, lesions), todo)
+            inside = compared.mask(factor, settings.margin)
+            yield _Level.of(*compared.images(factor), Weight.of(inside, lesions), todo)
     if fine is not None and left:
         shape = fine[0].shape[2:]
-        cell = round(CELL * shape[0] / mask.shape[2])
-        f, m = (correct_bias_field(image.to(mask), cell) for image in fine)
+        cell = round(CELL * shape[0] / wide.shape[2])
+        f, m = (correct_bias_field(image.to(wide), cell) for image in fine)
         inside = F.interpolate(wide, size=shape)
         yield _Level.of(f, m, Weight.of(inside, lesions), left)

@@ -8,7 +8,7 @@ and costs an affine map nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from deformgan.refine.objective import make_objective
 from deformgan.refine.parameters import Parameters
 from deformgan.refine.progress import shifted
 from deformgan.refine.settings import DEFAULT_SETTINGS, RefineSettings
-from deformgan.refine.weights import Weight, corrected_pair, reduced
+from deformgan.refine.weights import Compared, Weight
 from deformgan.spatial.field import resize
-from deformgan.spatial.warp import box_maximum, warp
+from deformgan.spatial.warp import warp
 
 _FULL_RATE_STEPS = 40
 # a moving lesion's place is looked up anew after so many steps; with a gradient of its own it would be shrunk by it
@@ -39,7 +39,7 @@ def refine(
     *,
     mask: Tensor | None = None,
     lesions: Lesions = NO_LESIONS,
-    corrected: Sequence[Tensor] | None = None,
+    compared: Compared | None = None,
     settings: RefineSettings = DEFAULT_SETTINGS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -51,7 +51,7 @@ def refine(
         steps: Steps in all, shared among the levels; 0 returns ``field``.
         mask: (1, 1, D, H, W), where the similarity counts; default: where ``fixed`` is above 0.
         lesions: Where no similarity is taken, in either image, nor within reach of a difference across their borders.
-        corrected: Both images as `corrected_pair` gives them, where that has been done.
+        compared: Images and mask as they are compared, where they are at hand; else made of ``fixed`` and so on.
         settings: See there.
         progress: Called after each step with the steps done and their number.
 
@@ -63,22 +63,21 @@ def refine(
         return field
     mask = (fixed > 0).to(fixed) if mask is None else mask.to(fixed)
     with torch.inference_mode(False), torch.enable_grad():
-        corrected = corrected_pair(fixed.detach(), moving.detach()) if corrected is None else corrected
-        images = [*(image.detach().clone() for image in corrected), box_maximum(mask, settings.margin).detach().clone()]
-        parameters = Parameters.fit(field.detach().clone().float(), images[2], settings)
+        compared = Compared(fixed, moving, mask) if compared is None else compared
+        parameters = Parameters.fit(field.detach().clone().float(), compared.mask(1, settings.margin), settings)
         done = 0
         for number, (factor, share) in enumerate(settings.levels):
             last = number == len(settings.levels) - 1
             todo = steps - done if last else round(share * steps)
             relaxation = settings.relaxation if number == 0 else 1.0
-            f, m, inside = (reduced(image, factor) for image in images)
-            weight = Weight.of(inside, lesions)
+            f, m = compared.images(factor)
+            weight = Weight.of(compared.mask(factor, settings.margin), lesions)
             _optimise(parameters, f, m, weight, todo, settings, relaxation, shifted(progress, done, steps))
             done += todo
     half = tuple(n // 2 for n in fixed.shape[2:])
     with torch.no_grad():
         refined, start = parameters.field(half), resize(field.float(), half)
-        f, m, inside = (reduced(image, 2) for image in images)
+        (f, m), inside = compared.images(2), compared.mask(2, settings.margin)
         weight = Weight.of(inside, lesions)
         # both are compared where both may be
         counted = torch.minimum(weight.at(refined), weight.at(start))

@@ -19,7 +19,7 @@ from deformgan.preprocess.lesions import NO_LESIONS, Lesions
 from deformgan.refine.fluid import refine_fluid
 from deformgan.refine.optimise import refine
 from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS, FLUID_SHARE
-from deformgan.refine.weights import Weight, corrected_pair, reduced
+from deformgan.refine.weights import Compared, Weight
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 
@@ -84,7 +84,7 @@ def refine_pair(
             return Refined(same, "same", steps)
     how = replace(DEFAULT_FLUID, field_sigma=DEFAULT_FLUID.field_sigma * smoothness**0.5)
     many = max(1, round(FLUID_SHARE * steps))
-    given = {"mask": mask, "lesions": lesions, "corrected": view.corrected}
+    given = {"mask": mask, "lesions": lesions, "compared": view.compared}
     fluid = refine_fluid(fixed, moving, start, many, **given, fine=fine(), settings=how, progress=progress)
     kept = fluid if view.edges(fluid) >= view.edges(start) else start
     return Refined(kept, "other", many)
@@ -95,7 +95,7 @@ def _same(
 ) -> Tensor:
     """With control points; where little moves, as stiffly as the images allow, and not at all where that is as good."""
     loose = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
-    given = {"mask": view.mask, "lesions": view.lesions, "corrected": view.corrected, "progress": progress}
+    given = {"mask": view.mask, "lesions": view.lesions, "compared": view.compared, "progress": progress}
     field = refine(view.fixed, view.moving, start, steps, settings=loose, **given)
     if view.size(field) > _LITTLE:
         return field
@@ -115,15 +115,18 @@ class _View:
     def __init__(self, fixed: Tensor, moving: Tensor, mask: Tensor, lesions: Lesions) -> None:
         self.fixed, self.moving, self.mask, self.lesions = fixed, moving, mask.to(fixed), lesions
         self.half = tuple(n // 2 for n in fixed.shape[2:])
-        self.corrected = corrected_pair(fixed, moving)
+        self.compared = Compared(fixed, moving, self.mask)
         self._weight = Weight.of(self.mask, lesions)
+        self._edges: tuple[Tensor, GradientSimilarity] | None = None
 
     def edges(self, field: Tensor) -> float:
         """Squared product of normalised gradients on the working grid, in [0, 1]."""
         field = self._at_full(field)
-        f, m = self.corrected
-        similarity = GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=self._weight.at(field))
-        return float(similarity(warp(m, field)))
+        f, m = self.compared.images()
+        weight = self._weight.at(field)
+        if self._edges is None or self._edges[0] is not weight:  # without a moving lesion it is always the same
+            self._edges = weight, GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)
+        return float(self._edges[1](warp(m, field)))
 
     def information(self, field: Tensor) -> float:
         """Normalised mutual information on the working grid, in [0, 1]."""
@@ -144,14 +147,14 @@ class _View:
 
     def is_other(self, field: Tensor) -> bool:
         """Whether a few fluid steps by intensities alone improve the match of edges as they do between people."""
-        given = {"mask": self.mask, "lesions": self.lesions, "corrected": self.corrected}
+        given = {"mask": self.mask, "lesions": self.lesions, "compared": self.compared}
         probe = refine_fluid(self.fixed, self.moving, field, _PROBE_STEPS, **given, settings=_PROBE)
         return self._coarse_edges(probe) > (1 + _OTHER) * self._coarse_edges(field)
 
     def _coarse_edges(self, field: Tensor) -> float:
-        f, m, inside = (reduced(image, 2) for image in (*self.corrected, self.mask))
+        f, m = self.compared.images(2)
         field = resize(field, tuple(f.shape[2:]))
-        weight = Weight.of(inside, self.lesions).at(field)
+        weight = Weight.of(self.compared.mask(2), self.lesions).at(field)
         return float(GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)(warp(m, field)))
 
     def _at_full(self, field: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.preprocess.bias_field import correct_bias_field
 from deformgan.preprocess.lesions import Lesions, valid_mask
-from deformgan.spatial.warp import warp
+from deformgan.spatial.warp import box_maximum, warp
 
 CELL = 4  # voxels of the working grid, of the cells on which the bias field is estimated
 
@@ -24,6 +25,37 @@ def reduced(image: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return image
     return F.adaptive_avg_pool3d(image, [max(2, n // factor) for n in image.shape[2:]])  # type: ignore[arg-type]
+
+
+class Compared:
+    """A pair as refinement compares it, and where; what a level is made of is made once, however often it is asked for.
+
+    Args:
+        fixed, moving: (1, 1, D, H, W) on working grids.
+        mask: The same, where the similarity counts.
+    """
+
+    def __init__(self, fixed: Tensor, moving: Tensor, mask: Tensor) -> None:
+        with torch.inference_mode(False):  # a tensor that is made in it has no gradient
+            self._images = [image.clone() for image in corrected_pair(fixed.detach(), moving.detach())]
+            self._mask = mask.detach().clone()
+        self._made: dict[tuple[int, ...], list[Tensor]] = {}
+
+    def images(self, factor: int = 1) -> list[Tensor]:
+        """Fixed and moving image, `reduced`."""
+        if (factor,) not in self._made:
+            self._made[factor,] = [reduced(image, factor) for image in self._images]
+        return self._made[factor,]
+
+    def mask(self, factor: int = 1, margin: int = 0) -> Tensor:
+        """The mask, widened by so many voxels of the working grid and `reduced`."""
+        if (factor, margin) not in self._made:
+            if factor == 1:
+                wide = box_maximum(self._mask, margin) if margin else self._mask
+            else:
+                wide = self.mask(1, margin)
+            self._made[factor, margin] = [reduced(wide, factor)]
+        return self._made[factor, margin][0]
 
 
 @dataclass(frozen=True, eq=False)
