@@ -39,23 +39,24 @@ class Compared:
         with torch.inference_mode(False):  # a tensor that is made in it has no gradient
             self._images = [image.clone() for image in corrected_pair(fixed.detach(), moving.detach())]
             self._mask = mask.detach().clone()
-        self._made: dict[tuple[int, ...], list[Tensor]] = {}
+        self._reduced: dict[int, tuple[Tensor, Tensor]] = {}
+        self._masks: dict[tuple[int, int], Tensor] = {}
 
-    def images(self, factor: int = 1) -> list[Tensor]:
+    def images(self, factor: int = 1) -> tuple[Tensor, Tensor]:
         """Fixed and moving image, `reduced`."""
-        if (factor,) not in self._made:
-            self._made[factor,] = [reduced(image, factor) for image in self._images]
-        return self._made[factor,]
+        if factor not in self._reduced:
+            fixed, moving = (reduced(image, factor) for image in self._images)
+            self._reduced[factor] = fixed, moving
+        return self._reduced[factor]
 
     def mask(self, factor: int = 1, margin: int = 0) -> Tensor:
         """The mask, widened by so many voxels of the working grid and `reduced`."""
-        if (factor, margin) not in self._made:
-            if factor == 1:
-                wide = box_maximum(self._mask, margin) if margin else self._mask
-            else:
-                wide = self.mask(1, margin)
-            self._made[factor, margin] = [reduced(wide, factor)]
-        return self._made[factor, margin][0]
+        if factor == 1 and margin == 0:
+            return self._mask
+        if (factor, margin) not in self._masks:
+            made = box_maximum(self._mask, margin) if factor == 1 else reduced(self.mask(1, margin), factor)
+            self._masks[factor, margin] = made
+        return self._masks[factor, margin]
 
 
 @dataclass(frozen=True, eq=False)
