@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from deformgan.align.options import Options
-from deformgan.commands.console import Console, verdict
+from deformgan.commands.console import Console, UnansweredError, verdict
 from deformgan.commands.options import Force, Json, Messages, ModelName, OutFolder, Threads, given
 from deformgan.commands.startup import quick_imports, read_ahead
-from deformgan.errors import QualityError
-from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_folder
+from deformgan.errors import DeformganError, QualityError
+from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_addition, staged_folder
+
+if TYPE_CHECKING:
+    from deformgan.output.registration import Registration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,28 +63,35 @@ class Register:
     compute: Threads = field(default_factory=Threads)
 
     def run(self, console: Console) -> None:
-        """Register, write the folder, answer.
+        """Register, write the folder, answer, draw the page.
 
         Raises:
             QualityError: The folder was written, but the quality check failed.
         """
         with staged_folder(self.out, OUTPUTS, force=self.force, last=RECORD) as folder:
-            record = self._register(console, folder)
-        quality = record["quality"]
-        report = self.out / REPORT if (self.out / REPORT).exists() else None
-        console.result(
-            _line(quality, record["timings"]["total"], self.out, report), verdict({"out": str(self.out), **record})
-        )
+            result, record = self._register(console, folder)
+        quality, unanswered = record["quality"], None
+        report = None if self.no_report or result.pair is None else self.out / REPORT
+        try:
+            console.result(
+                _line(quality, record["timings"]["total"], self.out, report), verdict({"out": str(self.out), **record})
+            )
+        except UnansweredError as error:
+            unanswered = error
         for doubt in quality.get("doubts", ()):
             console.note(f"look: {doubt}")
         if quality["verdict"] == "look" and quality["causes"]:
             console.note(f"likely cause: {quality['causes'][0]}")
+        if report is not None:
+            _add_report(console, self.out, result, record)
+        if unanswered is not None:
+            raise unanswered
         if not quality["passed"]:
             causes = quality["causes"][:2]
             hint = f"likely cause: {'; or '.join(causes)}" if causes else "look at the report"
             raise QualityError("; ".join(quality["reasons"]), f"{hint}; the results in {self.out} were kept")
 
-    def _register(self, console: Console, folder: Path) -> dict[str, Any]:
+    def _register(self, console: Console, folder: Path) -> tuple[Registration, dict[str, Any]]:
         with read_ahead(self.fixed, self.moving) as images, quick_imports():
             from deformgan.pipeline import register
 
@@ -102,19 +113,41 @@ class Register:
                 progress=progress,
             )
             result = replace(result, provenance={**result.provenance, "arguments": given(self)})
-            record = result.write(
+            return result, result.write(
                 folder,
                 inverse=not self.no_inverse,
                 jacobian=not self.no_jacobian,
                 full_grid=self.full_grid,
                 progress=progress,
             )
-            if not self.no_report and result.pair is not None:
-                from deformgan.output.report.page import report_of
 
-                progress("report")
-                report_of(result, record, folder / REPORT)
-            return record
+
+def _add_report(console: Console, out: Path, result: Registration, record: dict[str, Any]) -> None:
+    """The page joins the results, which are whole without it: whatever happens here spoils none of them."""
+    from deformgan.output.registration import record_text
+
+    def is_current() -> bool:
+        with suppress(OSError):
+            if (out / RECORD).read_text(encoding="utf-8") == record_text(record):
+                return True
+        console.note(f"{out} holds other results by now: the page of these is dropped")
+        return False
+
+    again = f"`deformgan report {out}` writes it"
+    try:
+        with console.progress() as progress, staged_addition(out, REPORT, is_current) as path:
+            progress("report")
+            from deformgan.output.report.page import report_of
+
+            progress("report")  # a signal that came during the import is heeded here
+            report_of(result, record, path)
+            progress("report")
+    except Exception as error:  # a bug of the page too: the answer was given, and it is true
+        kind = "" if isinstance(error, DeformganError) else f"{type(error).__name__}: "
+        console.note(f"warning: {out / REPORT} is missing: {kind}{error}; {again}", error=True)
+    except BaseException:
+        console.note(f"the results in {out} are whole, but for {REPORT}: {again}")
+        raise
 
 
 def _line(quality: dict[str, Any], seconds: float, out: Path, report: Path | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -71,6 +71,33 @@ def staged_folder(
             for folder in reversed(made):
                 with suppress(OSError):  # somebody has put something there meanwhile: it is theirs now
                     folder.rmdir()
+
+
+@contextmanager
+def staged_addition(out: Path, name: str, is_current: Callable[[], bool]) -> Iterator[Path]:
+    """Yield a hidden path; what is written there joins the set of results in ``out`` when the block ends.
+
+    On any error, Ctrl-C included, ``out`` is as it was.
+
+    Args:
+        out: A folder of results, whole already.
+        name: Of the file that joins them; one that is there is replaced.
+        is_current: Asked at the end, while no other run can move results in; where they have been replaced meanwhile,
+            the file is dropped, for it tells of others.
+
+    Raises:
+        InputError: Nothing can be written there.
+    """
+    with ExitStack() as stack:
+        try:
+            staging = stack.enter_context(hidden_folder(out))
+        except OSError as error:
+            raise unwritable(out, error) from error
+        stack.enter_context(_named_as_asked(staging, out))
+        yield staging / name
+        with undisturbed(), one_at_a_time(out):
+            if is_current():
+                os.replace(staging / name, out / name)
 
 
 @contextmanager

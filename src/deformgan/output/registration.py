@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
 
+def record_text(record: dict[str, Any]) -> str:
+    """What registration.json holds, word for word."""
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+
 @dataclass(frozen=True, eq=False)
 class Registration:
     """What `deformgan.register` found.
@@ -159,7 +164,7 @@ class Registration:
             "fields": {name: describe_field(*of) for name, of in maps.items()}
         }
         with atomic(folder / RECORD) as partial:
-            partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            partial.write_text(record_text(record), encoding="utf-8")
         return record
 
     def _record(self, folder: Path, quality: Quality, seconds: dict[str, float]) -> dict[str, Any]:
