@@ -350,7 +350,7 @@ def test_under_nohup_it_outlives_the_terminal(pair_files: PairFiles, tmp_path: P
 def test_interrupted_while_writing_old_results_survive(
     pair_files: PairFiles, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deformgan.transforms.transform import Transform
+    from deformgan.output import registration
 
     out = tmp_path / "out"
     assert main(arguments(pair_files, out, weights)) == 0
@@ -359,7 +359,7 @@ def test_interrupted_while_writing_old_results_survive(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Transform, "jacobian", interrupt)
+    monkeypatch.setattr(registration, "inverse_residual", interrupt)
     assert main(arguments(pair_files, out, weights, "--force")) == 130
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
