@@ -14,7 +14,7 @@ from tiny import write_tiny_model
 
 import deformgan
 import deformgan.align.search as search_module
-from deformgan.align.placement import Subsampled, subsample, subsampled_pair
+from deformgan.align.placement import Subsampled, adult_sized, subsample, subsampled_pair
 from deformgan.align.search import search
 from deformgan.align.similarity import make_level, nmi_score
 from deformgan.align.start import find_start
@@ -101,6 +101,23 @@ def test_a_small_brain_is_found_as_well(pair: tuple[Image, Image], size: float) 
     moved, truth = rotated(moving, Rotation.from_euler("xyz", (40, -30, 25), degrees=True), 1.1, (9, 5, -4))
     start = find_start(Scan.of(fixed), Scan.of(moved), "joint")
     assert miss_mm(start.fixed_to_moving, truth, fixed) < 2 * size
+
+
+def test_the_size_of_a_small_brain_is_to_an_adults_as_their_lengths() -> None:
+    """An adult's has 1.2 l; the larger of a pair counts, and from 0.15 l on it may be a part of an adult's."""
+
+    def brain(litres: float) -> Subsampled:
+        grid = Grid((10, 10, 10), np.diag([(litres * 1e6 / 1000) ** (1 / 3)] * 3 + [1.0]))
+        return Subsampled(torch.ones(grid.shape), torch.ones(grid.shape, dtype=torch.bool), grid)
+
+    centres = np.array([6.0, 0, 3]), np.array([0.0, 9, 0])
+    (one, other, enlarged), size = adult_sized(brain(0.0012), brain(0.0006), centres)
+    assert size == pytest.approx(0.1)
+    np.testing.assert_allclose(enlarged, np.array(centres) / 0.1)
+    litres = [1000 * np.linalg.det(t.grid.affine) / 1e6 for t in (one, other)]
+    np.testing.assert_allclose(litres, [1.2, 0.6])
+    assert adult_sized(brain(0.149), brain(0.1), centres)[1] == pytest.approx((0.149 / 1.2) ** (1 / 3))
+    assert adult_sized(brain(0.1), brain(0.151), centres)[1] == 1
 
 
 def test_a_slab_in_padding_finds_its_place(pair: tuple[Image, Image]) -> None:
@@ -243,7 +260,7 @@ def test_images_apart_are_brought_together_by_their_contents_centres(pair: tuple
     apart = aside.copy()
     apart[:3, 3] += (0, 25, 0)
     moving = Image(pair[1].data, pair[1].grid.moved_by(apart))
-    found = find_start(Scan.of(fixed), Scan.of(moving)).fixed_to_moving
+    found = find_start(Scan.of(fixed), Scan.of(moving), "deform").fixed_to_moving
     np.testing.assert_array_equal(found[:3, :3], np.eye(3))
     np.testing.assert_allclose(found[:3, 3], (0, 25, 0), atol=1.5)
 

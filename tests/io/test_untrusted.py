@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import struct
+import tracemalloc
 import threading
 import zlib
 from collections.abc import Callable
@@ -433,3 +434,20 @@ def test_a_heap_that_never_ends(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(InputError, match="damaged"):
         read_h5(path)
+
+
+def test_no_more_of_a_heap_is_read_than_texts_need(tmp_path: Path) -> None:
+    """The heap claims a petabyte: its text is read all the same, and memory for a megabyte is all that is asked for."""
+    path = tmp_path / "a.h5"
+    Transform(np.eye(4)).save(path)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"GCOL") + 8
+    raw[at : at + 8] = struct.pack("<Q", 1 << 50)
+    path.write_bytes(raw)
+    read_h5(path)  # h5py is loaded
+    tracemalloc.start()
+    try:
+        np.testing.assert_allclose(read_h5(path)[0], np.eye(4))
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * (1 << 20)
+    finally:
+        tracemalloc.stop()

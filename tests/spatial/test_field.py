@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deformgan.spatial import field as fields
+from deformgan.spatial.native.use import without_kernels
 from deformgan.spatial.warp import warp
 
 SHAPE = (16, 14, 12)
@@ -115,6 +116,19 @@ def test_a_folding_field_keeps_a_large_residual() -> None:
     field[:, 0] = 6 * torch.sin(torch.arange(SHAPE[0]) * math.pi / 2).view(-1, 1, 1)
     _, residual = fields.invert(field)
     assert residual > 0.5
+
+
+def test_the_residual_is_the_largest_miss_of_sources_inside() -> None:
+    """Of a field that folds, by PyTorch: sources beyond the grid do not count, however far they miss."""
+    field = _smooth(9, 9.0)
+    with without_kernels():
+        inverse, residual = fields.invert(field)
+    source = fields.identity_positions(SHAPE) + inverse
+    last = torch.tensor(SHAPE).view(1, 3, 1, 1, 1) - 1
+    inside = ((source >= 0) & (source <= last)).all(1, keepdim=True)
+    miss = (inverse + warp(field, inverse, padding="border")).norm(dim=1, keepdim=True)
+    assert residual == pytest.approx(float(miss[inside].max()), abs=1e-4)
+    assert float(miss[~inside].max()) > residual + 0.1
 
 
 def test_jacobian_of_an_affine_is_its_determinant() -> None:
