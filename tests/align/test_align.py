@@ -103,13 +103,39 @@ def test_a_small_brain_is_found_as_well(pair: tuple[Image, Image], size: float) 
     assert miss_mm(start.fixed_to_moving, truth, fixed) < 2 * size
 
 
+def test_voxels_three_millimetres_apart_are_compared() -> None:
+    grid = Grid((60, 30, 61), np.diag([1.0, 2.0, 1.4, 1.0]))
+    found = subsample(Image(np.ones(grid.shape, np.float32), grid), np.ones(grid.shape, bool), 0.0)
+    np.testing.assert_allclose(found.grid.spacing, [3.0, 4.0, 2.8])
+    assert found.grid.shape == found.values.shape == (20, 15, 31)
+    np.testing.assert_allclose(found.grid.to_world(np.zeros(3)), grid.to_world(np.zeros(3)))
+
+
+def brain(litres: float) -> Subsampled:
+    """A cube of so many litres."""
+    grid = Grid((10, 10, 10), np.diag([10 * litres ** (1 / 3)] * 3 + [1.0]))
+    return Subsampled(torch.ones(grid.shape), torch.ones(grid.shape, dtype=torch.bool), grid)
+
+
+@pytest.mark.parametrize(
+    ("size", "rigid", "trials"),
+    [
+        (1.0, False, 13 + 1 + 13),  # at scales of 0.82, 1 and 1.22
+        (0.9, False, 1 + 13 + 13 + 1),  # and at the size itself
+        (0.5, False, 13 * 3),  # it is no scale of a brain: half of it is not there
+        (1.0, True, 1),
+        (0.5, True, 13),
+    ],
+)
+def test_offsets_are_tried_where_a_scale_leaves_volume_over(size: float, rigid: bool, trials: int) -> None:
+    """Twelve beside none: four along each axis; with every rotation each, and before them headers and centres."""
+    centre = np.zeros(3)
+    rotations, theta = search_module._starts(brain(1.3), brain(1.3 * size**3), (centre, centre), rigid)
+    assert len(rotations) == len(theta) == 2 + 400 * trials
+
+
 def test_the_size_of_a_small_brain_is_to_an_adults_as_their_lengths() -> None:
     """An adult's has 1.2 l; the larger of a pair counts, and from 0.15 l on it may be a part of an adult's."""
-
-    def brain(litres: float) -> Subsampled:
-        grid = Grid((10, 10, 10), np.diag([(litres * 1e6 / 1000) ** (1 / 3)] * 3 + [1.0]))
-        return Subsampled(torch.ones(grid.shape), torch.ones(grid.shape, dtype=torch.bool), grid)
-
     centres = np.array([6.0, 0, 3]), np.array([0.0, 9, 0])
     (one, other, enlarged), size = adult_sized(brain(0.0012), brain(0.0006), centres)
     assert size == pytest.approx(0.1)

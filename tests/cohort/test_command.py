@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,20 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_cohort_from_dry_run_to_merge(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def there() -> Iterator[list[str]]:
+    """A scheduler somewhere else, whose worker is here a thread: it needs not begin with PyTorch's import."""
+    from distributed import LocalCluster
+
+    how = {"processes": False, "dashboard_address": None, "protocol": "tcp"}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **how) as cluster:
+        yield ["--scheduler", cluster.scheduler_address]
+
+
+def test_a_cohort_from_dry_run_to_merge(
+    words: list[str], there: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two pairs by a process of its own, the others elsewhere."""
     out = tmp_path / "out"
     assert main([*words, "--dry-run"]) == 0
     assert answer(capsys)["pairs"] == ["p0", "p1", "p2", "gone"]
@@ -43,7 +57,7 @@ def test_a_cohort_from_dry_run_to_merge(words: list[str], tmp_path: Path, capsys
     assert main([*words, "--workers", "1", "--limit", "2"]) == 0
     assert (found := answer(capsys))["done"], found["pending"] == (2, 2)
     first = (out / "pairs/p0/registration.json").stat().st_mtime_ns
-    assert main([*words, "--workers", "1"]) == 5
+    assert main([*words, *there]) == 5
     said = capsys.readouterr()
     assert "2 of 2 gone: FAILED" in said.err or "1 of 2 gone: FAILED" in said.err
     assert json.loads(said.out)["exit_code"] == 5
@@ -59,14 +73,16 @@ def test_a_cohort_from_dry_run_to_merge(words: list[str], tmp_path: Path, capsys
     assert [line.split("\t")[0] for line in table] == ["id", "p0", "p1", "p2", "gone"]
 
 
-def test_the_first_failure_may_end_it(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_failure_may_end_it(
+    words: list[str], there: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = tmp_path / "pairs.csv"
     header, *lines = table.read_text().splitlines()
     table.write_text("\n".join([header, lines[-1], *lines[:-1]]) + "\n")
-    assert main([*words, "--workers", "1", "--stop-on-first-crash"]) == 5
+    assert main([*words, *there, "--stop-on-first-crash"]) == 5
     found = answer(capsys)
     assert (found["failed"], found["done"], found["pending"]) == (1, 0, 3)
-    assert main([*words, "--workers", "1"]) == 5
+    assert main([*words, *there]) == 5
     assert answer(capsys)["done"] == 3
 
 

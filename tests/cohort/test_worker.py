@@ -166,8 +166,9 @@ for name in ("big", "p0"):
 def test_memory_is_limited_and_the_worker_lives_on(pair: Pair, tmp_path: Path) -> None:
     big = np.zeros((480, 480, 480), np.uint8)
     big[100:400, 100:400, 100:400] = 100
+    nib.Nifti1Image(big, np.eye(4)).to_filename(tmp_path / "big_T1.nii.gz")
+    os.link(tmp_path / "big_T1.nii.gz", tmp_path / "big_T2.nii.gz")
     for name in ("T1", "T2"):
-        nib.Nifti1Image(big, np.eye(4)).to_filename(tmp_path / f"big_{name}.nii.gz")
         os.link(tmp_path / f"0_{name}.nii.gz", tmp_path / f"p0_{name}.nii.gz")
     script = LIMITED.format(path=[p for p in sys.path if p], folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)

@@ -6,8 +6,8 @@ import gzip
 import json
 import os
 import struct
-import tracemalloc
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path

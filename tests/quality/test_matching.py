@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,11 +15,11 @@ from conftest import Phantom
 from deformgan.losses import ngf_similarity
 from deformgan.preprocess.conform import Conformed
 from deformgan.quality import measures
-from deformgan.quality.assess import Evidence, error_map, examine, judge, local_features
+from deformgan.quality.assess import Evidence, _edge_agreement, error_map, examine, judge, local_features
 from deformgan.quality.calibration import Calibration, Linear, shipped
 from deformgan.quality.matching import EPSILON, STRIDES, WINDOW, match
 from deformgan.quality.result import Quality
-from deformgan.quality.verdict import COMPLAINTS
+from deformgan.quality.verdict import COMPLAINTS, judged
 from deformgan.spatial.field import affine_field
 from deformgan.spatial.grid import Grid
 
@@ -186,6 +187,26 @@ def test_the_evidence_of_a_shift_has_its_known_values(phantom: Phantom) -> None:
     log_change = local_features(found)["log_change"]
     assert log_change is not None
     assert log_change.exp().mean() == pytest.approx(8, rel=1e-5)
+    still = local_features(evidence_of(phantom, 4.0))
+    for name in ("log_inconsistency", "log_change"):
+        assert (still[name] == math.log(0.01)).all(), "a hundredth of a millimetre is none"
+
+
+def test_a_limit_belongs_to_the_worse_verdict(phantom: Phantom) -> None:
+    calibration, quality = judged_by(0.0), judge(evidence_of(phantom, 4.0), judged_by(-3.0))
+    for probability, word in ((0.2999, "pass"), (0.3, "look"), (0.7999, "look"), (0.8, "fail")):
+        limit = replace(quality, failure_probability=probability)
+        assert judged(limit, {"pinning": 0.0}, calibration, is_calibrated=True).verdict == word
+
+
+def test_edges_that_the_moved_image_lost_count_against_it(phantom: Phantom, generator: torch.Generator) -> None:
+    """Slabs of half the texture are gone: half of the fixed image's edges find none, though all that are left agree."""
+    found = evidence_of(phantom, 4.0)
+    texture = torch.rand(found.fixed.tensor.shape, generator=generator)
+    lost = texture * (torch.arange(texture.shape[2]) % 12 < 6).view(1, 1, -1, 1, 1)
+    textured = replace(found, fixed=replace(found.fixed, tensor=texture))
+    assert _edge_agreement(textured, texture) > 0.95
+    assert 0.4 < _edge_agreement(textured, lost) < 0.7
 
 
 def test_a_shift_is_expected_to_be_wrong(phantom: Phantom) -> None:

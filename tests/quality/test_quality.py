@@ -16,6 +16,7 @@ from deformgan.losses.joint_histogram import normalised_mutual_information
 from deformgan.preprocess.conform import Conformed, conform_pair
 from deformgan.preprocess.scan import Scan
 from deformgan.quality import assess, inverse_residual
+from deformgan.quality.measures import covered
 from deformgan.spatial.field import affine_field
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
@@ -73,6 +74,23 @@ def test_a_poor_inverse_fails(phantom: Phantom) -> None:
     shift = np.eye(4)
     shift[0, 3] = 3
     assert inverse_residual(Transform(shift), Transform.identity(), np.ones((6, 6, 6)), grid) == pytest.approx(3)
+
+
+def test_of_nothing_the_inverse_is_right() -> None:
+    grid = Grid.centred((6, 6, 6), 2.0, np.zeros(3))
+    assert inverse_residual(Transform.identity(), Transform.identity(), np.zeros((6, 6, 6)), grid) == 0
+
+
+def test_both_images_have_data_where_the_moving_one_has_it_through_the_field() -> None:
+    shape = (8, 6, 5)
+    fixed, moving = torch.ones(1, 1, *shape), torch.ones(1, 1, *shape)
+    fixed[..., :2] = 0
+    moving[:, :, 6:] = 0
+    found = covered(fixed, moving, translation(shape, (2, 0, 0)))
+    expected = torch.zeros(shape, dtype=torch.bool)
+    expected[:4, :, 2:] = True  # what comes from voxels 2 to 5
+    assert torch.equal(found, expected)
+    assert torch.equal(covered(None, None, translation(shape, (2, 0, 0))), torch.ones(shape, dtype=torch.bool))
 
 
 def test_before_means_as_the_headers_have_it(phantom: Phantom) -> None:

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from conftest import make_phantom
 from torch import Tensor
 
-from deformgan.align.options import DEFAULT_STEPS
+from deformgan.align.options import DEFAULT_STEPS, Options
 from deformgan.losses.gradient import GradientSimilarity
+from deformgan.preprocess.lesions import Lesions
 from deformgan.refine import DEFAULT_SETTINGS, RefineSettings, refine
 from deformgan.refine.folds import count_folds, without_folds
 from deformgan.refine.objective import Objective, folding
 from deformgan.refine.optimise import better
+from deformgan.refine.weights import Weight
 from deformgan.spatial.field import affine_field, fit_affine, identity_positions, resize
 from deformgan.spatial.native.use import without_kernels
 from deformgan.spatial.warp import warp
@@ -231,6 +233,30 @@ def test_mirrored_images_have_the_mirrored_field(side: int, factor: int) -> None
     assert (found - start).abs().max() > 0.1
 
 
+def test_the_fold_penalty_is_that_of_forward_differences(generator: torch.Generator) -> None:
+    field = torch.randn(1, 3, 5, 6, 7, generator=generator)
+    inside = (slice(None), slice(0, 4), slice(0, 5), slice(0, 6))
+    columns = [field[0].diff(dim=axis)[inside] for axis in (1, 2, 3)]
+    jacobian = torch.stack(columns, 1).permute(2, 3, 4, 0, 1) + torch.eye(3)
+    expected = (0.25 - torch.linalg.det(jacobian.double())).relu().square().mean()
+    assert float(folding(field, 0.25)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_voxel_counts_by_its_mask_and_by_lesions_of_either_image() -> None:
+    mask = torch.full((1, 1, 8, 8, 8), 0.5)
+    lesion = torch.zeros(1, 1, 8, 8, 8)
+    lesion[..., 4, 4, 4] = 1
+    near = torch.zeros(1, 1, 8, 8, 8)
+    near[..., 3:6, 3:6, 3:6] = 1  # what touches it with a difference
+    own = Weight.of(mask, Lesions(fixed=lesion))
+    torch.testing.assert_close(own.at(torch.zeros(1, 3, 8, 8, 8)), 0.5 * (1 - near))
+    theirs = Weight.of(mask, Lesions(moving=lesion))
+    shift = torch.zeros(1, 3, 8, 8, 8)
+    shift[:, 2] = 1.0
+    torch.testing.assert_close(theirs.at(shift), 0.5 * (1 - near.roll(-1, 4)))
+
+
 def test_defaults_make_sense() -> None:
     assert DEFAULT_STEPS > 0
+    assert Options().smoothness == 1  # times the bending cost of the settings
     assert sum(share for _, share in DEFAULT_SETTINGS.levels) == pytest.approx(1)

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deformgan.spatial import field as fields
-from deformgan.spatial.native.use import without_kernels
 from deformgan.spatial.warp import warp
 
 SHAPE = (16, 14, 12)
 INNER = (..., slice(4, -4), slice(4, -4), slice(4, -4))
+
+
+pytestmark = pytest.mark.usefixtures("either_way")
 
 
 def _smooth(seed: int, size: float, shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
@@ -119,10 +121,9 @@ def test_a_folding_field_keeps_a_large_residual() -> None:
 
 
 def test_the_residual_is_the_largest_miss_of_sources_inside() -> None:
-    """Of a field that folds, by PyTorch: sources beyond the grid do not count, however far they miss."""
+    """Of a field that folds: sources beyond the grid do not count, however far they miss."""
     field = _smooth(9, 9.0)
-    with without_kernels():
-        inverse, residual = fields.invert(field)
+    inverse, residual = fields.invert(field)
     source = fields.identity_positions(SHAPE) + inverse
     last = torch.tensor(SHAPE).view(1, 3, 1, 1, 1) - 1
     inside = ((source >= 0) & (source <= last)).all(1, keepdim=True)

@@ -21,6 +21,8 @@ from deformgan.spatial.resample import (
 )
 from deformgan.spatial.scattered import follow, interpolate
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def _turn(degrees: float) -> np.ndarray:
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -56,6 +58,18 @@ def test_parallel_axes_tells_oblique_from_rounding() -> None:
     assert parallel_axes(_turn(1e-4), (100, 100, 100)) is not None
     assert parallel_axes(_turn(0.1), (100, 100, 100)) is None
     assert parallel_axes(_turn(45), (100, 100, 100)) is None
+
+
+def test_what_obliqueness_is_neglected_is_exact_in_the_middle() -> None:
+    matrix = np.eye(4)
+    matrix[:3] = [[0, 1e-4, 2.0, 3.0], [-1.5, 0, 1e-4, 40.0], [1e-4, 0.5, 0, -1.0]]
+    shape = (31, 41, 21)
+    axes = parallel_axes(matrix, shape)
+    assert axes is not None
+    middle = (np.array(shape) - 1) / 2
+    source = matrix[:3, :3] @ middle + matrix[:3, 3]
+    for axis, place in zip(axes, middle, strict=True):
+        assert axis.scale * place + axis.offset == pytest.approx(source[axis.axis], abs=1e-12)
 
 
 def test_smoothing_matrix_is_a_gaussian() -> None:

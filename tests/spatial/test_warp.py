@@ -12,6 +12,8 @@ from deformgan.spatial.warp import warp, warp_points
 
 SHAPE = (9, 11, 8)
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def _random(generator: torch.Generator, size: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
     image = torch.rand(1, 1, *SHAPE, generator=generator)
