@@ -173,6 +173,22 @@ def test_the_rate_falls_to_a_tenth_and_few_steps_are_small(
     assert shares[-1] - falls[0] == pytest.approx(0.1 * highest), "one step more would have a tenth"
 
 
+def test_bending_falls_geometrically_over_the_first_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed, moving, _, _ = case()
+    costs: list[float] = []
+    true_gradients = Objective.gradients
+
+    def gradients(self: Objective, bending: float) -> tuple[Tensor, ...]:
+        costs.append(bending)
+        return true_gradients(self, bending)
+
+    monkeypatch.setattr(Objective, "gradients", gradients)
+    settings = RefineSettings(levels=((4, 0.5), (2, 0.5)), bending=0.25, relaxation=16.0)
+    with without_kernels():
+        refine(fixed, moving, still(), 8, settings=settings)
+    assert costs == pytest.approx([4.0, 2.0, 1.0, 0.5, 0.25, 0.25, 0.25, 0.25])
+
+
 def test_progress_counts_every_step_once() -> None:
     fixed, moving, _, _ = case()
     seen: list[tuple[int, int]] = []

@@ -105,15 +105,15 @@ def test_coordinates_are_those_of_grid_sample() -> None:
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 20])
-@pytest.mark.parametrize("with_ramp", [False, True])
-def test_blocks_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, degrees: float, with_ramp: bool) -> None:
+@pytest.mark.parametrize("slope", [None, 0.0, 1.0], ids=["no ramp", "constant", "ramp"])
+def test_blocks_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, degrees: float, slope: float | None) -> None:
     monkeypatch.setattr(blockwise, "_BLOCK_VOXELS", 100)  # several blockwise, the last one shorter
     own = Grid((7, 8, 9), np.diag([2.0, 1.5, 1, 1]))
     onto = Grid((9, 6, 11), _turn(degrees) @ np.diag([1.0, -1, 1.2, 1])).moved_by(
         np.array([[1, 0, 0, 2.5], [0, 1, 0, 6], [0, 0, 1, -1], [0, 0, 0, 1]])
     )
     data = np.random.default_rng(0).random((7, 8, 9, 3)).astype(np.float32)
-    ramp = np.random.default_rng(1).normal(size=(4, 4)) if with_ramp else None
+    ramp = None if slope is None else np.random.default_rng(1).normal(size=(4, 4)) * [slope, slope, slope, 1]
     out = np.full((*onto.shape, 3), np.nan, np.float32)
     for start, stop, block in blockwise.resampled_blocks(torch.from_numpy(data.T.copy()), own, onto, ramp):
         out[:, :, start:stop] = block.numpy().T

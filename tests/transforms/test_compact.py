@@ -9,6 +9,7 @@ import pytest
 from grids import CASES, SLANTED, THICK, inner_points, oblique, some_transform
 
 from deformgan.output.fields import saved_grid, write_field
+from deformgan.spatial import native
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.native.use import without_kernels
 from deformgan.transforms import compact as module
@@ -175,6 +176,16 @@ def test_the_inverse_loses_nothing_to_one_on_the_images_voxels() -> None:
     for share in (0.5, 0.9, 0.999):
         assert np.quantile(ours, share) <= np.quantile(whole, share) + MOST_ADDED_MM
     assert ours.mean() < whole.mean()
+
+
+@pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
+def test_the_inverse_asks_for_the_memory_of_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As float32 as it is found and once more with the affine map: 24 bytes a voxel."""
+    asked: list[int] = []
+    monkeypatch.setattr(module, "require_memory", lambda _, size: asked.append(size))
+    back = compact_inverse(some_transform(), IMAGE)
+    assert back.grid is not None
+    assert 24 * np.prod(back.grid.shape) in asked
 
 
 def test_the_inverse_covers_the_moving_image() -> None:
