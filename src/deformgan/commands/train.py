@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ class Train:
     """Folder of the run; one that holds a checkpoint is resumed."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="ROOT", help_behavior_hint="(default: as in CONFIG)")] = None
     """Folder of the patients and label maps, or CSV file of pairs, in place of root in the [data] section."""
+    minutes: Annotated[float, tyro.conf.arg(metavar="M", help_behavior_hint="(default: no limit)")] = math.inf
+    """Stop after M minutes with a checkpoint and the model as it is; the same command goes on."""
     json: Json = False
     messages: Messages = field(default_factory=Messages)
     compute: Threads = field(default_factory=Threads)
@@ -39,6 +42,8 @@ class Train:
         Raises:
             UsageError: The libraries for training are not installed, or the checkpoint is of another configuration.
         """
+        if not self.minutes > 0:
+            raise UsageError(f"--minutes cannot be {self.minutes:g}", "give more than 0, or leave it out")
         self.compute.set_threads()
         with console.progress() as progress:
             latest = _Latest(progress)
@@ -62,12 +67,12 @@ class Train:
         if isinstance(network, dict) and KINDS.get(str(network.get("kind")), "T")[0] == "S":
             anatomy = AnatomyConfig.from_dict(values)
             return train_anatomy(
-                anatomy if self.data is None else replace(anatomy, root=str(self.data)), self.out, latest
+                anatomy if self.data is None else replace(anatomy, root=str(self.data)), self.out, latest, self.minutes
             )
         config = TrainingConfig.from_dict(values)
         if self.data is not None:
             config = replace(config, data=replace(config.data, root=str(self.data)))
-        return train(config, self.out, progress=latest)
+        return train(config, self.out, latest, self.minutes)
 
 
 class _Latest:

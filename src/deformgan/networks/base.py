@@ -24,10 +24,12 @@ class TransformationNetwork(nn.Module, ABC):
             that reduces images by itself sees them at that resolution wherever it was trained; one with 1 takes images
             of any resolution, and whoever runs it reduces them to the one it was trained at.
         multiple: Every side of a working grid that it is trained on is a multiple of this.
+        first_field: The number of the first of its stages that is a smooth field.
     """
 
     input_reduction: ClassVar[int] = 1
     multiple: ClassVar[int] = 1
+    first_field: ClassVar[int] = 0
 
     @abstractmethod
     def stages(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:

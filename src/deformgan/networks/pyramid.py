@@ -137,7 +137,7 @@ class PyramidNetwork(TransformationNetwork):
         passes: How often the whole network is applied to its own output at inference.
     """
 
-    input_reduction, multiple = 2, 2 * _MULTIPLE
+    input_reduction, multiple, first_field = 2, 2 * _MULTIPLE, 1
 
     def __init__(
         self,

@@ -72,6 +72,22 @@ def test_a_resumed_run_is_the_run_that_never_stopped(maps: Path, tmp_path: Path)
     assert json.loads((parts / "config.json").read_text())["training"]["steps_done"] == 4
 
 
+def test_a_time_limit_ends_a_run_that_the_next_call_goes_on_with(maps: Path, tmp_path: Path) -> None:
+    whole = train_anatomy(configured(maps), tmp_path / "whole")
+    for done in range(1, 5):
+        slices = train_anatomy(configured(maps), tmp_path / "slices", minutes=1e-6)
+        assert json.loads((slices / "config.json").read_text())["training"]["steps_done"] == done
+    one, other = weights(whole), weights(slices)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_starts_from_weights_that_are_given(maps: Path, tmp_path: Path) -> None:
+    taught = train_anatomy(configured(maps, steps=2), tmp_path / "taught")
+    begun = train_anatomy(configured(maps, steps=1, start_from=str(taught), learning_rate=1e-9), tmp_path / "next")
+    for name, tensor in weights(begun).items():
+        torch.testing.assert_close(tensor, weights(taught)[name], atol=1e-7, rtol=0)
+
+
 def test_a_finished_run_is_left_alone(maps: Path, tmp_path: Path) -> None:
     model = train_anatomy(configured(maps), tmp_path / "run")
     before = (model / "model.safetensors").stat().st_mtime_ns

@@ -149,6 +149,10 @@ def test_a_value_of_another_type_is_refused(changes: dict[str, Any]) -> None:
         ({"data": {"contrasts": {"t1": 1, "t2": 0}}}, "weight above 0"),
         ({"data": {"variants": 1}}, "two images"),
         ({"augmentation": {"weights": [1.0]}}, "3 regimes and 1 weights"),
+        ({"generator_from": "t1-t2"}, "weights for G and no generator"),
+        ({"pairs": -1}, "0 or more"),
+        ({"pairs": 5, "workers": 1}, "made by no workers"),
+        ({"pairs": 5, "keep_pairs": True, "workers": 0}, "not kept"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], reason: str) -> None:

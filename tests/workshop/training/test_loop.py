@@ -26,7 +26,7 @@ from deformgan.workshop.training.config import Stage, TrainingConfig
 from deformgan.workshop.training.data import PairDataset
 from deformgan.workshop.training.loop import learning_rate, train
 from deformgan.workshop.training.objective import LossWeights
-from deformgan.workshop.training.pairs import KeptPairs
+from deformgan.workshop.training.pairs import HeldPairs, KeptPairs
 from deformgan.workshop.training.predict import stage_fields
 from deformgan.workshop.training.record import read_metrics
 from deformgan.workshop.training.run import Run
@@ -93,8 +93,9 @@ def without_time(rows: Any) -> list[dict[str, float]]:
         {"precision": "bf16"},
         ADVERSARIAL,
         {**ADVERSARIAL, "precision": "bf16", "schedule": "constant"},
+        {"pairs": 3},
     ],
-    ids=["T", "T in bf16", "T, G and D", "T, G and D in bf16"],
+    ids=["T", "T in bf16", "T, G and D", "T, G and D in bf16", "three pairs"],
 )
 def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     config: TrainingConfig, tmp_path: Path, changes: dict[str, Any]
@@ -309,6 +310,56 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert all(a >= b for a, b in pairwise(rates[5:]))
     assert {learning_rate(replace(config, schedule="constant"), step) for step in (0, 50, 99)} == {2.0}
     assert learning_rate(replace(config, steps=1), 0) == 2.0
+
+
+def test_the_learning_rate_goes_by_the_steps_in_which_t_learns() -> None:
+    stages = (
+        Stage(0.5, 60, train=("D", "G")),
+        Stage(0.5, 40),
+        Stage(1, 30, train=("D",)),
+        Stage(1, 60),
+    )
+    config = TrainingConfig("x", UNET, GENERATOR, DISCRIMINATOR, stages=stages, schedule="cosine", learning_rate=2.0)
+    alone = replace(config, stages=(), steps=100)
+    for step, learned in ((0, 0), (60, 0), (75, 15), (100, 40), (120, 40), (130, 40), (189, 99)):
+        assert learning_rate(config, step) == learning_rate(alone, learned)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_time_limit_ends_a_run_that_the_next_call_goes_on_with(config: TrainingConfig, tmp_path: Path) -> None:
+    train(config, tmp_path / "whole")
+    folder = train(config, tmp_path / "slices", minutes=1e-6)
+    assert load_model(folder).config["training"]["steps_done"] == 1
+    for done in (2, 3, 4, 4):
+        train(config, tmp_path / "slices", minutes=1e-6)
+        assert load_model(folder).config["training"]["steps_done"] == done
+    whole, slices = tensors(tmp_path / "whole" / "model"), tensors(folder)
+    assert all(torch.equal(whole[name], slices[name]) for name in whole)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_run_starts_from_the_generator_of_another(config: TrainingConfig, tmp_path: Path) -> None:
+    config = replace(config, **ADVERSARIAL, steps=1)
+    taught = train(config, tmp_path / "taught")
+    translator = load_generator(taught)
+    assert translator is not None
+    begun = Run.begin(replace(config, generator_from=str(taught)), tmp_path / "next").networks["G"].state_dict()
+    assert all(torch.equal(begun[name], tensor) for name, tensor in translator.network.state_dict().items())
+    (taught / "generator.safetensors").unlink()
+    with pytest.raises(UsageError, match="hold no generator"):
+        Run.begin(replace(config, generator_from=str(taught)), tmp_path / "next")
+
+
+def test_pairs_that_are_held_are_drawn_again_and_again(config: TrainingConfig) -> None:
+    pairs = PairDataset(load_subjects(config.data, ("one", "two")), config.data, config.augmentation, 0.5, 3, 4)
+    held = HeldPairs(pairs, 60, 5)
+    assert len(held) == 60
+    for item in ("fixed", "moving", "mask", "field"):
+        for i in range(4):
+            torch.testing.assert_close(held[i][item], pairs[i][item], atol=0.01, rtol=0)
+    fields = {tuple(held[i]["field"].flatten().tolist()) for i in range(60)}
+    assert len(fields) == 4
+    assert torch.equal(HeldPairs(pairs, 60, 5)[37]["field"], held[37]["field"])
 
 
 def as_toml(values: dict[str, Any], table: str = "") -> str:

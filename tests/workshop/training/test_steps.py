@@ -25,6 +25,8 @@ from deformgan.networks.base import TransformationNetwork
 from deformgan.networks.discriminator import Discriminator
 from deformgan.networks.generator import Generator
 from deformgan.networks.unet import TransformationUNet
+from deformgan.spatial.field import resize
+from deformgan.spatial.warp import warp
 from deformgan.workshop.training.objective import LossWeights, Networks, bare
 from deformgan.workshop.training.predict import Staged
 from deformgan.workshop.training.steps import (
@@ -190,6 +192,40 @@ def test_the_loss_of_the_transformation(similarity: str) -> None:
     torch.testing.assert_close(loss, expected)
     terms = {"lcc_g+lg": {"t_lcc", "t_lg"}}.get(similarity, {f"t_{similarity}"})
     assert set(metrics) == {"t_loss", "t_smoothness", "t_field_error", *terms}
+
+
+class TwoStages(TransformationNetwork):
+    """A T of a raw match, a coarse field and a fine one, each a trainable number times a fixed field."""
+
+    first_field = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
+
+    def stages(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
+        coarse = F.avg_pool3d(smooth_noise(7, 3), 2)
+        return [self.strength[0] * coarse, self.strength[1] * coarse, self.strength[2] * smooth_noise(8, 3)]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_coarser_fields_count_in_the_losses_of_the_images_as_they_are_told_to(decay: float) -> None:
+    batch, networks = make_batch(), Networks(TwoStages())
+    weights = LossWeights("lcc", smoothness=0.5, stage_decay=decay, window=3)
+
+    def cost(field: Tensor) -> Tensor:
+        moved = warp(batch.moving, resize(field, SIZE))
+        return 0.5 * gradient_energy(field) - local_cross_correlation(batch.fixed, moved, 3)
+
+    with torch.no_grad():
+        _, coarse, fine = networks.transformation.stages(batch.fixed, batch.moving)  # type: ignore[operator]
+        expected = cost(fine) + decay * cost(coarse)
+    loss, metrics = minimised(transformation_step, networks, "transformation", weights)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(metrics["t_smoothness"], gradient_energy(fine))
+    grad = networks.transformation.strength.grad  # type: ignore[union-attr]
+    assert grad is not None
+    assert [bool(g) for g in grad] == [False, decay > 0, True]  # type: ignore[union-attr]
 
 
 def test_the_known_field_counts_in_voxels_of_the_images_inside_the_mask() -> None:

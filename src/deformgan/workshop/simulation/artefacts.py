@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.workshop.simulation.contrasts import normalise
+from deformgan.workshop.simulation.draws import normal, uniform
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ def thick_slices(
 
 def rician_noise(image: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     """Magnitude of the image plus complex Gaussian noise of ``sigma`` in either channel."""
-    real, imaginary = (
-        torch.randn(image.shape, generator=generator, device=generator.device).to(image.device) for _ in range(2)
-    )
+    real, imaginary = (normal(generator, *image.shape).to(image.device) for _ in range(2))
     return torch.hypot(image + sigma * real, sigma * imaginary)
 
 
@@ -113,7 +112,7 @@ def degrade(
     Returns:
         The same shape in [0, 1]; the 99.8th percentile inside the mask is 1.
     """
-    draw = torch.rand(6, generator=generator, device=generator.device).cpu().tolist()
+    draw = uniform(generator, 6).tolist()
     inside = (mask > 0).expand_as(image)
     out = image
     if draw[0] < config.slices_probability and strength > 0:

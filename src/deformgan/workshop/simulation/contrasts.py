@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from deformgan.workshop.simulation.draws import normal, number, uniform
+
 Modality = Literal["t1", "t2", "flair", "t1gd", "random"]
 MODALITIES: tuple[str, ...] = get_args(Modality)
 
@@ -136,13 +138,13 @@ def label_means(largest: int, modality: str, generator: torch.Generator) -> Tens
     """Mean intensity of every id up to ``largest`` (of at least the listed ones) for one drawn patient and scan."""
     size = max(largest, *_TISSUE_OF) + 1
     tissue = torch.tensor([_TISSUES[name] for name in _NAMES])
-    drawn = _draw(generator, size) if modality == "random" else None
-    weight = _draw(generator, size)[:, None]  # unlisted: somewhere between cortex and fluid
+    drawn = uniform(generator, size).cpu() if modality == "random" else None
+    weight = uniform(generator, size).cpu()[:, None]  # unlisted: somewhere between cortex and fluid
     properties = torch.lerp(tissue[_NAMES.index("cortex")], tissue[_FLUID], weight)
     ids = torch.tensor(list(_TISSUE_OF))
     properties[ids] = tissue[torch.tensor(list(_TISSUE_OF.values()))]
     means = _random_contrast(drawn) if drawn is not None else _signal(properties, modality, generator)
-    spread = 1 + _VARIATION * torch.randn(size, generator=generator, device=generator.device).cpu()
+    spread = 1 + _VARIATION * normal(generator, size).cpu()
     means = means * spread.clamp(0.85, 1.15)
     right, left = (torch.tensor(side) for side in zip(*_RIGHT_TO_LEFT.items(), strict=True))
     means[right] = means[left]  # one patient's halves look alike
@@ -158,13 +160,8 @@ def _random_contrast(drawn: Tensor) -> Tensor:
     return means
 
 
-def _draw(generator: torch.Generator, size: int = 1) -> Tensor:
-    """Uniform numbers in [0, 1), (size,), on the CPU."""
-    return torch.rand(size, generator=generator, device=generator.device).cpu()
-
-
 def _between(generator: torch.Generator, low: float, high: float) -> float:
-    return low + (high - low) * float(_draw(generator))
+    return low + (high - low) * number(generator)
 
 
 def _signal(properties: Tensor, modality: str, generator: torch.Generator) -> Tensor:
@@ -196,9 +193,9 @@ def _inversion(t1: Tensor, inversion: float, repetition: float) -> Tensor:
 
 
 def coarse_noise(shape: tuple[int, ...], every: float, generator: torch.Generator) -> Tensor:
-    """Smooth noise of unit deviation with structures of about ``every`` voxels, (1, 1, D, H, W) on the CPU."""
+    """Smooth noise of unit deviation with structures of about ``every`` voxels, (1, 1, D, H, W)."""
     size = [max(2, round(n / every)) for n in shape]
-    noise = torch.randn(1, 1, *size, generator=generator, device=generator.device).cpu()
+    noise = normal(generator, 1, 1, *size)
     noise = F.interpolate(noise, size=tuple(shape), mode="trilinear", align_corners=False)
     return noise / noise.std().clamp(min=1e-6)
 

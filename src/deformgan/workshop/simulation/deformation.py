@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deformgan.errors import UsageError
 from deformgan.spatial.field import affine_field, compose, identity_positions, integrate, jacobian_determinant
+from deformgan.workshop.simulation.draws import normal, signed, uniform
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Deformation:
     inverse_error: float
 
 
-def _uniform(low: float, high: float, generator: torch.Generator, n: int = 1) -> Tensor:
-    return low + (high - low) * torch.rand(n, generator=generator)
+def _between(low: float, high: float, generator: torch.Generator) -> float:
+    return float(low + (high - low) * uniform(generator, 1))
 
 
 def _smooth_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generator) -> Tensor:
@@ -88,9 +89,9 @@ def _smooth_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generat
     stride = max(1, int(sigma / 2))
     coarse = tuple(max(4, math.ceil(n / stride)) for n in shape)
     sigma = sigma / stride
-    noise = torch.randn(1, 3, *coarse, generator=generator)
+    noise = normal(generator, 1, 3, *coarse)
     radius = math.ceil(2.5 * sigma)
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=noise.device) / sigma) ** 2)
     taps = taps / taps.sum()
     for axis in range(3):
         kernel = taps.view([-1 if a == axis else 1 for a in range(3)]).expand(3, 1, *[-1] * 3)
@@ -98,7 +99,8 @@ def _smooth_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generat
         noise = F.conv3d(noise, kernel, padding=padding, groups=3)
     noise = F.interpolate(noise, size=tuple(shape), mode="trilinear", align_corners=False)
     for axis, n in enumerate(shape):
-        ramp = torch.minimum(torch.arange(n), n - 1 - torch.arange(n)) / (n / 14)
+        at = torch.arange(n, device=noise.device)
+        ramp = torch.minimum(at, n - 1 - at) / (n / 14)
         noise = noise * ramp.clamp(max=1.0).view([-1 if a == axis + 2 else 1 for a in range(5)])
     return noise
 
@@ -152,26 +154,26 @@ def sample_deformation(
     config = REGIMES[regime] if isinstance(regime, str) else regime
     if mask is None:
         mask = F.pad(
-            torch.ones(1, 1, *[n - 2 * (n // 6) for n in shape]), [p for n in reversed(shape) for p in (n // 6,) * 2]
+            torch.ones(1, 1, *[n - 2 * (n // 6) for n in shape], device=generator.device),
+            [p for n in reversed(shape) for p in (n // 6,) * 2],
         )
     inside = mask[0, 0] > 0.5
-    positions = identity_positions(tuple(shape))
+    positions = identity_positions(tuple(shape), mask.device)
     centre = torch.tensor([float(positions[0, a][inside].mean()) for a in range(3)])
-    upper = torch.tensor(shape).view(3, 1) - 1.0
+    upper = torch.tensor(shape, device=mask.device).view(3, 1) - 1.0
     strength = 1.0
     for attempt in range(3 * attempts):
         if attempt >= attempts:
             strength *= 0.85
-        sigma = float(_uniform(*config.smoothness, generator))
+        sigma = _between(*config.smoothness, generator)
         noise = _smooth_noise(tuple(shape), sigma, generator)
         largest = noise.square().sum(1).sqrt()[0][inside].max().clamp(min=1e-6)
-        velocity = noise * (float(_uniform(*config.elastic, generator)) / largest)
-        sign = lambda n: 2 * torch.rand(n, generator=generator) - 1  # noqa: E731
+        velocity = noise * (_between(*config.elastic, generator) / largest)
         parts = [
-            sign(3) * torch.tensor(config.rotation).deg2rad(),
-            sign(3) * config.log_scale * 0.5 + sign(1) * config.log_scale * 0.5,
-            sign(3) * config.shear,
-            sign(3) * config.shift,
+            signed(generator, 3) * torch.tensor(config.rotation).deg2rad(),
+            signed(generator, 3) * config.log_scale * 0.5 + signed(generator, 1) * config.log_scale * 0.5,
+            signed(generator, 3) * config.shear,
+            signed(generator, 3) * config.shift,
         ]
         found = _build(velocity * strength, [p * strength for p in parts], centre, tuple(shape), steps)
         largest = float(found[0].square().sum(1).sqrt()[0][inside].max())
@@ -213,9 +215,10 @@ def _build(
     rotation, log_scale, shear, shift = parts
     matrix = affine_matrix(rotation, log_scale, shear, shift, centre)
     elastic, elastic_inverse = integrate(torch.cat([velocity, -velocity]), steps).chunk(2)
-    affine_inverse = affine_field(_invert_matrix(matrix), shape)
+    matrix, back = matrix.to(velocity.device), _invert_matrix(matrix).to(velocity.device)
+    affine_inverse = affine_field(back, shape)
     # the affine map is known everywhere: apply its matrix to the moved positions instead of sampling its field
-    moved = identity_positions(shape) + elastic
+    moved = identity_positions(shape, velocity.device) + elastic
     forward = (
         elastic + torch.einsum("ij,bjdhw->bidhw", matrix[0, :, :3], moved) + matrix[0, :, 3].view(1, 3, 1, 1, 1) - moved
     )

@@ -8,13 +8,14 @@ border. A sample of 80×96×80 voxels of 2 mm takes some 0.15 s on one thread.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deformgan.workshop.simulation.artefacts import gaussian_blur, rician_noise, thick_slices
 from deformgan.workshop.simulation.contrasts import MODALITIES, coarse_noise, label_means, normalise
+from deformgan.workshop.simulation.draws import normal, number, signed, uniform, weighted
 from deformgan.workshop.simulation.structures import MIRRORED, STRUCTURES, structure_of_ids
 
 REACH_MM = 12  # from the brain's border, up to which the distance is known
@@ -38,6 +39,10 @@ class LabelMap:
     ids: Tensor
     distance: Tensor
     centre: Tensor
+
+    def to(self, device: torch.device) -> LabelMap:
+        """The same with its volumes on another device."""
+        return replace(self, index=self.index.to(device), distance=self.distance.to(device))
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,15 @@ def draw_scan(
     """
     mirrored = _chance(generator, 0.5)
     index, distance = _moved(labels, mirrored, generator, config)
-    structure = torch.from_numpy(structure_of_ids(int(labels.ids.max())))[labels.ids.long()][index].long()
+    structures = torch.from_numpy(structure_of_ids(int(labels.ids.max())))[labels.ids.long()].long()
     if mirrored:
-        structure = torch.tensor(MIRRORED)[structure]
+        structures = torch.tensor(MIRRORED)[structures]
+    structure = structures.to(index.device)[index]
     if stripped is None:
         stripped = _chance(generator, config.stripped)
     shown = torch.ones_like(structure, dtype=torch.bool)
     if stripped:
-        shown = distance < 3.5 * _draw(generator) - 0.5 + 1.2 * coarse_noise(config.shape, 8, generator)[0, 0]
+        shown = distance < 3.5 * number(generator) - 0.5 + 1.2 * coarse_noise(config.shape, 8, generator)[0, 0]
     image = _image(index, shown, labels.ids, modality, stripped, generator, config)
     seen = shown & _field_of_view(config, generator)
     mask = (distance <= 0) & seen
@@ -123,37 +129,30 @@ def shares(structure: Tensor, count: int) -> Tensor:
     """Indices (D, H, W), int64 → the share of each in every block of 2×2×2 voxels, (1, count, D/2, H/2, W/2)."""
     d, h, w = (n // 2 for n in structure.shape)
     blocks = structure.reshape(d, 2, h, 2, w, 2).permute(1, 3, 5, 0, 2, 4).reshape(8, -1)
-    found = torch.zeros(count, d * h * w)
-    found.scatter_add_(0, blocks, torch.full(blocks.shape, 0.125))
+    found = torch.zeros(count, d * h * w, device=structure.device)
+    found.scatter_add_(0, blocks, torch.full_like(blocks, 0.125, dtype=torch.float32))
     return found.view(1, count, d, h, w)
 
 
-def _draw(generator: torch.Generator) -> float:
-    return float(torch.rand(1, generator=generator))
-
-
 def _chance(generator: torch.Generator, probability: float) -> bool:
-    return _draw(generator) < probability
-
-
-def _signed(generator: torch.Generator, n: int = 1) -> Tensor:
-    return 2 * torch.rand(n, generator=generator) - 1
+    return number(generator) < probability
 
 
 def _moved(labels: LabelMap, mirrored: bool, generator: torch.Generator, config: ScanConfig) -> tuple[Tensor, Tensor]:
     """Indices and distances of another head on the sample's grid, nearest neighbours, both (X, Y, Z)."""
-    shape, spacing = config.shape, config.spacing
+    shape, spacing, device = config.shape, config.spacing, labels.index.device
     matrix = _matrix(generator, config)
     if mirrored:
         matrix = torch.diag(torch.tensor([-1.0, 1.0, 1.0])) @ matrix
-    offset = labels.centre + config.shift * _signed(generator, 3)
-    elastic = torch.zeros(3, *shape)
+    offset = labels.centre + config.shift * signed(generator, 3)
+    elastic = torch.zeros(3, *shape, device=device)
     for most, every in zip(config.elastic, config.elastic_every, strict=True):
-        strength = most * _draw(generator)
+        strength = most * number(generator)
         for axis in range(3):
             elastic[axis] += strength * coarse_noise(shape, every / spacing, generator)[0, 0]
-    x, y, z = ((torch.arange(n) - (n - 1) / 2) * spacing for n in shape)
-    place, inside = torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool)
+    x, y, z = ((torch.arange(n, device=device) - (n - 1) / 2) * spacing for n in shape)
+    place = torch.zeros(shape, dtype=torch.long, device=device)
+    inside = torch.ones(shape, dtype=torch.bool, device=device)
     for row, n in enumerate(labels.index.shape):
         plane = (x * matrix[row, 0])[:, None, None] + (y * matrix[row, 1])[:, None]
         voxel = (plane + (z * matrix[row, 2] + offset[row]) + elastic[row]).round_().long()
@@ -167,13 +166,13 @@ def _moved(labels: LabelMap, mirrored: bool, generator: torch.Generator, config:
 def _matrix(generator: torch.Generator, config: ScanConfig) -> Tensor:
     """A random 3×3 matrix: rotation, size and shear."""
     rotation = torch.eye(3)
-    for axis, angle in enumerate(torch.deg2rad(config.rotation * _signed(generator, 3)).tolist()):
+    for axis, angle in enumerate(torch.deg2rad(config.rotation * signed(generator, 3)).tolist()):
         one, (i, j) = torch.eye(3), [a for a in range(3) if a != axis]
         one[i, i] = one[j, j] = math.cos(angle)
         one[i, j], one[j, i] = -math.sin(angle), math.sin(angle)
         rotation = rotation @ one
-    size = config.log_scale * (_signed(generator) + 0.5 * _signed(generator, 3))
-    shear = torch.eye(3) + config.shear * torch.triu(_signed(generator, 9).view(3, 3), 1)
+    size = config.log_scale * (signed(generator) + 0.5 * signed(generator, 3))
+    shear = torch.eye(3) + config.shear * torch.triu(signed(generator, 9).view(3, 3), 1)
     return rotation @ torch.diag(size.exp()) @ shear
 
 
@@ -188,30 +187,31 @@ def _image(
 ) -> Tensor:
     """The scan, (X, Y, Z) in [0, 1]."""
     means = _means(ids, modality, generator)
-    spread = 0.08 * torch.rand(len(ids), generator=generator) * _draw(generator)
-    air = 0 if stripped else 0.06 * _draw(generator) ** 2
+    spread = 0.08 * uniform(generator, len(ids)).cpu() * number(generator)
+    air = 0 if stripped else 0.06 * number(generator) ** 2
     means[0], spread[0] = air, air / 2
-    image = (means[index] + spread[index] * torch.randn(index.shape, generator=generator))[None, None] * shown
-    image = gaussian_blur(image, 0.3 + 0.6 * _draw(generator)).clamp_(min=0)
-    bias = 0.35 * _draw(generator) * coarse_noise(config.shape, 36, generator).clamp_(-2, 2)
+    means, spread = means.to(index.device), spread.to(index.device)
+    image = (means[index] + spread[index] * normal(generator, *index.shape))[None, None] * shown
+    image = gaussian_blur(image, 0.3 + 0.6 * number(generator)).clamp_(min=0)
+    bias = 0.35 * number(generator) * coarse_noise(config.shape, 36, generator).clamp_(-2, 2)
     image = image * bias.exp_()
-    thickness = 1 + (config.slices - 1) * _draw(generator)
+    thickness = 1 + (config.slices - 1) * number(generator)
     if _chance(generator, 0.5) and thickness > config.spacing:
-        image = thick_slices(image, int(3 * _draw(generator)), thickness / config.spacing)
-    image = normalise(image, image > 0, 99.5, 50_000).pow_(math.exp(0.5 * float(_signed(generator))))
-    image = rician_noise(image, 0.06 * _draw(generator) ** 2, generator)
-    return (image * (0.5 + 0.75 * _draw(generator))).clamp_(0, 1)[0, 0]
+        image = thick_slices(image, int(3 * number(generator)), thickness / config.spacing)
+    image = normalise(image, image > 0, 99.5, 50_000).pow_(math.exp(0.5 * float(signed(generator))))
+    image = rician_noise(image, 0.06 * number(generator) ** 2, generator)
+    return (image * (0.5 + 0.75 * number(generator))).clamp_(0, 1)[0, 0]
 
 
 def _means(ids: Tensor, modality: str | None, generator: torch.Generator) -> Tensor:
     """A grey value for each id: a drawn contrast of the brain, any grey in the head around it."""
     if modality is None:
         weights = torch.tensor([_CONTRASTS[name] for name in MODALITIES])
-        modality = MODALITIES[int(torch.multinomial(weights, 1, generator=generator))]
+        modality = MODALITIES[weighted(generator, weights)[0]]
     means = label_means(int(ids.max()), modality, generator)[ids.long()]
     around = ids >= _AROUND
-    brightest = 0.8 * float(means[~around].max()) * 4 ** _draw(generator)  # fat outshines the brain in many scans
-    means[around] = brightest * torch.rand(int(around.sum()), generator=generator)
+    brightest = 0.8 * float(means[~around].max()) * 4 ** number(generator)  # fat outshines the brain in many scans
+    means[around] = brightest * uniform(generator, int(around.sum())).cpu()
     if _chance(generator, 0.6):
         means[ids == _BONE] *= 0.25
     return means
@@ -219,10 +219,10 @@ def _means(ids: Tensor, modality: str | None, generator: torch.Generator) -> Ten
 
 def _field_of_view(config: ScanConfig, generator: torch.Generator) -> Tensor:
     """Where the scan has data, (X, Y, Z)."""
-    seen = torch.ones(config.shape, dtype=torch.bool)
+    seen = torch.ones(config.shape, dtype=torch.bool, device=generator.device)
     for axis, n in enumerate(config.shape):
         for first in (True, False):
-            cut = int(0.4 * n * _draw(generator))
+            cut = int(0.4 * n * number(generator))
             if _chance(generator, config.cropped / 4):
                 seen.narrow(axis, 0 if first else n - cut, cut).zero_()
     return seen

@@ -8,6 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from deformgan.workshop.simulation.contrasts import TUMOUR_CORE, TUMOUR_OEDEMA, coarse_noise, depth
+from deformgan.workshop.simulation.draws import choice, uniform
 
 WHITE = (2, 41)  # cerebral white matter, where a tumour begins
 _SPREADING = (*WHITE, 77, 78, 79)
@@ -38,7 +39,7 @@ def add_tumour(
         ValueError: There is no white matter (ids 2 and 41) to grow in, or ``centre`` is outside the brain.
     """
     ids = labels.cpu().numpy()
-    size = torch.rand(2, generator=generator, device=generator.device).cpu().tolist()
+    size = uniform(generator, 2).tolist()
     radius = (9 + 8 * size[0] if radius_mm is None else radius_mm) / spacing_mm
     seed = _seed(ids, radius, generator) if centre is None else centre
     if not ids[tuple(seed)]:
@@ -64,7 +65,7 @@ def _seed(ids: np.ndarray, radius: float, generator: torch.Generator) -> tuple[i
     if not white.any():
         raise ValueError("these labels have no white matter (ids 2, 41) for a tumour to grow in")
     deep = np.argwhere(white & (inwards >= min(0.9 * radius, inwards[white].max())))
-    pick = int(torch.randint(len(deep), (1,), generator=generator, device=generator.device))
+    pick = choice(generator, len(deep))
     a, b, c = deep[pick].tolist()
     return a, b, c
 
@@ -75,8 +76,8 @@ def _distorted_distance(
     """Distance from ``centre`` in voxels plus lobes of about half a radius and a finer fringe."""
     axes = np.ogrid[tuple(slice(0, n) for n in shape)]
     distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)))
-    lobes = coarse_noise(shape, max(2.0, 0.8 * radius), generator)[0, 0].numpy()
-    fringe = coarse_noise(shape, max(1.5, 0.3 * radius), generator)[0, 0].numpy()
+    lobes = coarse_noise(shape, max(2.0, 0.8 * radius), generator)[0, 0].cpu().numpy()
+    fringe = coarse_noise(shape, max(1.5, 0.3 * radius), generator)[0, 0].cpu().numpy()
     return distance + 0.22 * radius * np.clip(lobes, -1.8, 1.8) + 0.08 * radius * fringe
 
 

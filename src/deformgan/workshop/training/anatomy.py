@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,6 +29,7 @@ from deformgan.models.device import pick_precision
 from deformgan.models.load import save_model
 from deformgan.networks import build
 from deformgan.workshop.datasets.heads import load_label_maps
+from deformgan.workshop.simulation.draws import choice
 from deformgan.workshop.simulation.head_scans import LabelMap, Scan, draw_scan
 from deformgan.workshop.simulation.structures import STRUCTURES
 from deformgan.workshop.training.anatomy_config import AnatomyConfig
@@ -43,13 +45,16 @@ _LEAST_BLOCKS = 4.0  # of a structure, that it is judged by
 _EVERY = 20  # steps between two rows of the record
 
 
-def train_anatomy(config: AnatomyConfig, out: Path, progress: Progress | None = None) -> Path:
+def train_anatomy(
+    config: AnatomyConfig, out: Path, progress: Progress | None = None, minutes: float = math.inf
+) -> Path:
     """Train S, resuming ``out`` if it holds a checkpoint.
 
     Args:
         out: Folder of the run: ``checkpoint/``, ``metrics.jsonl`` and ``model/`` with the averaged weights, renewed at
             each checkpoint.
         progress: Called with the step, their number and the latest metrics.
+        minutes: After which a checkpoint and the model are written and training ends; the same call goes on.
 
     Returns:
         The folder ``out/model``.
@@ -67,10 +72,12 @@ def train_anatomy(config: AnatomyConfig, out: Path, progress: Progress | None = 
         logger.info("resuming %s at step %d", out, run.step)
     held_out = list(_held_out(config))
     saved = time.monotonic()
+    ends_at = saved + 60 * minutes
     with closing(Record(out, active=True)) as record:
-        for scans in _batches(config, run.step):
+        for scans in _batches(config, run.step, device):
             values = run.descend(scans)
-            last, look = run.step == config.steps, run.step % config.validate_every == 0
+            last = run.step == config.steps or time.monotonic() > ends_at
+            look = run.step % config.validate_every == 0
             if last or look:
                 values |= validate(run.networks["average"], held_out)
             if last or look or run.step % _EVERY == 0:
@@ -81,6 +88,8 @@ def train_anatomy(config: AnatomyConfig, out: Path, progress: Progress | None = 
                 saved = time.monotonic()
             if progress is not None:
                 progress(run.step, config.steps, values)
+            if last:
+                break
     return out / "model"
 
 
@@ -105,6 +114,8 @@ class _Run:
         networks = {}
         for name in ("S", "average"):
             networks[name] = _built(config).to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if config.start_from:
+            networks["S"].load_state_dict(load_file(Path(config.start_from) / "model.safetensors"))
         networks["average"].load_state_dict(networks["S"].state_dict())
         optimizer = torch.optim.AdamW(networks["S"].parameters(), config.learning_rate, (0.9, 0.99), weight_decay=1e-4)
         return cls(config, device, networks, optimizer)
@@ -171,9 +182,10 @@ def _losses(network: nn.Module, scan: Scan) -> dict[str, Tensor]:
 class _Scans(Dataset[list[Scan]]):
     """The samples of every step; a step's are the same in every run of a seed."""
 
-    def __init__(self, config: AnatomyConfig, first: int) -> None:
-        self.maps = load_label_maps(Path(config.root), config.label_maps, Path(config.cache))
-        self.config, self.first = config, first
+    def __init__(self, config: AnatomyConfig, first: int, device: torch.device) -> None:
+        maps = load_label_maps(Path(config.root), config.label_maps, Path(config.cache))
+        self.maps = [one.to(device) for one in maps]
+        self.config, self.first, self.device = config, first, device
 
     def __len__(self) -> int:
         return self.config.steps - self.first
@@ -182,16 +194,17 @@ class _Scans(Dataset[list[Scan]]):
         config, scans = self.config, []
         for k in range(config.batch):
             seed = config.seed * 1_000_003 + (self.first + item) * config.batch + k
-            generator = torch.Generator().manual_seed(seed)
-            one = self.maps[int(torch.randint(len(self.maps), (1,), generator=generator))]
+            generator = torch.Generator(self.device).manual_seed(seed)
+            one = self.maps[choice(generator, len(self.maps))]
             scans.append(draw_scan(one, generator, config.scans))
         return scans
 
 
-def _batches(config: AnatomyConfig, first: int) -> Iterator[list[Scan]]:
+def _batches(config: AnatomyConfig, first: int, device: torch.device) -> Iterator[list[Scan]]:
     if first >= config.steps:
         return iter(())
-    return iter(DataLoader(_Scans(config, first), None, num_workers=config.workers, worker_init_fn=_one_thread))
+    scans = _Scans(config, first, torch.device("cpu") if config.workers else device)
+    return iter(DataLoader(scans, None, num_workers=config.workers, worker_init_fn=_one_thread))
 
 
 def _one_thread(_: int) -> None:

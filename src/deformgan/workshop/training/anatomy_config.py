@@ -18,6 +18,7 @@ class AnatomyConfig:
     Args:
         name: Names the run and its weights.
         network: S, as `deformgan.networks.build` reads it; its kind is ``anatomy``.
+        start_from: Folder of weights that S starts from; default: random ones.
         root: Folder that the label maps lie in.
         label_maps: Whole-head label maps (FreeSurfer ids) to learn from.
         validation: Label maps for the validation pass alone.
@@ -31,7 +32,7 @@ class AnatomyConfig:
         average: Share of the old in each step of the running average of the weights.
         clip: Largest gradient norm.
         precision: ``auto`` (bf16 where the processor computes in it), ``bf16`` or ``fp32``.
-        workers: Processes that make samples; 0 makes them in between.
+        workers: Processes that make samples on the CPU; 0 makes them in between, on the device of the training.
         seed: Of everything.
         validate_every: In steps.
         checkpoint_seconds: Between two checkpoints.
@@ -39,6 +40,7 @@ class AnatomyConfig:
 
     name: str
     network: dict[str, Any]
+    start_from: str = ""
     root: str = "."
     label_maps: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()

@@ -114,6 +114,7 @@ class TrainingConfig:
         generator: G, or nothing: T is then trained without an adversary.
         discriminator: D.
         start_from: Name or folder of weights that T starts from (fine-tuning); default: random ones.
+        generator_from: The same for G.
         only: A part of T that learns alone.
         data, augmentation, loss: See there.
         scale: Resolution of the training images relative to the working grid: 0.25, 0.5 or 1.
@@ -122,14 +123,15 @@ class TrainingConfig:
         stages: Parts of the run with resolutions of their own, coarse to fine, in place of ``scale``, ``steps`` and
             ``batch``, which then say the last one's resolution, the sum of the steps, and the last one's pairs.
         learning_rate: Of Adam, at its peak for T.
-        schedule: ``constant``, ``one-cycle`` or ``cosine`` (T only).
+        schedule: ``constant``, ``one-cycle`` or ``cosine`` (T only, over the steps in which it learns).
         clip: Largest gradient norm.
         precision: ``auto`` (bf16 where the processor computes in it), ``bf16`` or ``fp32``.
-        workers: Processes that make pairs.
+        workers: Processes that make pairs on the CPU; 0 makes them in between, on the training's device unless kept.
         seed: Of everything.
         validate_every, checkpoint_every: In steps.
         validation_pairs: Pairs held out of ``validation``, the same at each pass.
         validation: Patients (as in ``data.patients``) for the validation pass.
+        pairs: How many different pairs a stage has at most, held in memory and drawn again and again; 0: each is new.
         keep_pairs: Whether pairs are kept on disk, in 8-bit, for other runs with the same data to read.
         snapshots: Steps after which T and G are kept as they are, to be looked at.
         gate: Share of comparisons in which T's loss must be lower at the true field than at wrong ones, on the held-out
@@ -141,6 +143,7 @@ class TrainingConfig:
     generator: dict[str, Any] | None = None
     discriminator: dict[str, Any] | None = None
     start_from: str = ""
+    generator_from: str = ""
     only: Only = field(default_factory=Only)
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -159,6 +162,7 @@ class TrainingConfig:
     checkpoint_every: int = 100
     validation_pairs: int = 6
     validation: tuple[str, ...] = ()
+    pairs: int = 0
     keep_pairs: bool = False
     snapshots: tuple[int, ...] = ()
     gate: float = 0.0
@@ -177,6 +181,8 @@ class TrainingConfig:
                 object.__setattr__(self, name, value)
         if min(self.validate_every, self.checkpoint_every) < 1:
             raise UsageError("validate_every and checkpoint_every are 1 or more", _HINT)
+        if self.pairs < 0 or (self.pairs and (self.keep_pairs or self.workers)):
+            raise UsageError("pairs that are held are 0 or more, made by no workers and not kept", _HINT)
         coarsest = max(round(1 / stage.scale) for stage in self.parts)
         if self.only.part and (self.generator or self.stages or self.scale != 0.5 or not self.start_from):
             hint = "give start_from, no stages and no generator, and leave scale at 0.5"
@@ -185,6 +191,8 @@ class TrainingConfig:
             raise UsageError("a generator and a discriminator are trained against each other", "give both or neither")
         if self.gate and not self.validation:
             raise UsageError("a gate needs held-out pairs", "name patients in validation")
+        if self.generator_from and self.generator is None:
+            raise UsageError("there are weights for G and no generator", "add [generator] and [discriminator]")
         if self.generator is None and self.loss.needs_generator:
             raise UsageError(
                 f"the similarity {self.loss.similarity} needs a generator", "add [generator] and [discriminator]"

@@ -15,6 +15,7 @@ from deformgan.workshop.datasets.config import DataConfig
 from deformgan.workshop.datasets.subjects import Subject
 from deformgan.workshop.simulation.artefacts import degrade
 from deformgan.workshop.simulation.deformation import polished_inverse, sample_deformation
+from deformgan.workshop.simulation.draws import choice, number, weighted
 from deformgan.workshop.training.config import AugmentationConfig
 
 
@@ -32,6 +33,7 @@ class PairDataset(Dataset):
         seed: Of all pairs.
         length: Number of items.
         complete: Whether items hold ``moving_true``, ``lesion`` and ``moving_lesion``, which only validation looks at.
+        device: Where pairs are made, and lie; each device has random numbers of its own.
     """
 
     def __init__(
@@ -43,30 +45,30 @@ class PairDataset(Dataset):
         seed: int,
         length: int,
         complete: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
-        subjects = [_reduced(s, round(1 / scale)) for s in subjects]
+        subjects = [_on(device, _reduced(s, round(1 / scale))) for s in subjects]
         self.real = [s for s in subjects if not s.synthetic]
         self.synthetic = [s for s in subjects if s.synthetic]
         self.data, self.augmentation, self.seed, self.length = data, augmentation, seed, length
-        self.scale, self.complete = scale, complete
+        self.scale, self.complete, self.device = scale, complete, device
         self.shape = tuple(round(n * scale) for n in data.shape)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + index)
         subject, names = self._draw_subject(generator)
         augmentation = self.augmentation
         regime, (anatomy, forward, inverse) = self._draw_fields(subject, generator)
-        flip = float(torch.rand(1, generator=generator)) < augmentation.flip
+        flip = number(generator) < augmentation.flip
         to_moving = compose(anatomy, inverse)
         fixed = _sampled(subject.volumes[names[0]], anatomy, self.scale)
         moving = _sampled(subject.volumes[names[1]], to_moving, self.scale)
         inside = _sampled(subject.mask, anatomy, self.scale)
         fixed, moving = (
-            degrade(i, i > 0, generator, augmentation.degradation * float(torch.rand(1, generator=generator)))
-            for i in (fixed, moving)
+            degrade(i, i > 0, generator, augmentation.degradation * number(generator)) for i in (fixed, moving)
         )
         item = {
             "fixed": fixed[0],
@@ -84,8 +86,7 @@ class PairDataset(Dataset):
     def _draw_fields(self, subject: Subject, generator: torch.Generator) -> tuple[int, list[Tensor]]:
         """The regime's number; the fields of another head, from fixed to moving and back, (1, 3, D, H, W) in voxels."""
         augmentation = self.augmentation
-        weights = torch.tensor(augmentation.weights)
-        regime = int(torch.multinomial(weights, 1, generator=generator))
+        regime = weighted(generator, torch.tensor(augmentation.weights))[0]
         config = list(augmentation.regimes.values())[regime]
 
         # fields are drawn at a quarter of the working grid: they are smooth, and this is where the time goes
@@ -102,27 +103,31 @@ class PairDataset(Dataset):
         return regime, [anatomy, forward, polished_inverse(forward, inverse, 1)]
 
     def _draw_subject(self, generator: torch.Generator) -> tuple[Subject, list[str]]:
-        synthetic = float(torch.rand(1, generator=generator)) < self.data.synthetic
+        synthetic = number(generator) < self.data.synthetic
         pool = (self.synthetic if synthetic else self.real) or self.real or self.synthetic
-        subject = pool[int(torch.randint(len(pool), (1,), generator=generator))]
+        subject = pool[choice(generator, len(pool))]
         names = list(subject.volumes)
         if self.data.direction:
             return subject, [_one_of(names, contrast, generator) for contrast in self.data.direction]
         weights = torch.tensor([self.data.contrasts.get(n.split("-")[0], 1.0) for n in names])
-        drawn = torch.multinomial(weights, 2, generator=generator).tolist()
-        return subject, [names[i] for i in drawn]
+        return subject, [names[i] for i in weighted(generator, weights, 2)]
 
 
 def _one_of(names: list[str], contrast: str, generator: torch.Generator) -> str:
     """One of a subject's images of a contrast; a label map may have been given several (``t1-0``, ``t1-4``)."""
     found = [name for name in names if name.split("-")[0] == contrast]
-    return found[int(torch.randint(len(found), (1,), generator=generator))]
+    return found[choice(generator, len(found))]
 
 
 def _reduced(subject: Subject, factor: int) -> Subject:
     volumes = {name: _averaged(volume, factor) for name, volume in subject.volumes.items()}
     mask, lesion = _averaged(subject.mask * 255, factor), _averaged(subject.lesion * 255, factor)
     return replace(subject, volumes=volumes, mask=mask, lesion=lesion)
+
+
+def _on(device: torch.device | str, subject: Subject) -> Subject:
+    volumes = {name: volume.to(device) for name, volume in subject.volumes.items()}
+    return replace(subject, volumes=volumes, mask=subject.mask.to(device), lesion=subject.lesion.to(device))
 
 
 def _averaged(volume: Tensor, factor: int) -> Tensor:
@@ -147,7 +152,7 @@ def _sampled(volume: Tensor, field: Tensor, scale: float) -> Tensor:
     """
     image = volume.float() / 255
     if scale != 1:
-        positions = identity_positions(tuple(field.shape[2:]))
+        positions = identity_positions(tuple(field.shape[2:]), field.device)
         # voxel i of the reduced grid is voxel i / scale of the averaged volume
         field = (positions + field) / scale - positions
     return warp(image, field)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from deformgan.errors import UsageError
 from deformgan.output.provenance import peak_memory_mb
 from deformgan.workshop.datasets.choice import choose_patients
 from deformgan.workshop.datasets.subjects import Subject, load_subjects
 from deformgan.workshop.training.config import Stage, TrainingConfig, load_config
 from deformgan.workshop.training.data import PairDataset
 from deformgan.workshop.training.gate import gate, require, transformation_loss
-from deformgan.workshop.training.pairs import KeptPairs
+from deformgan.workshop.training.pairs import HeldPairs, KeptPairs
 from deformgan.workshop.training.part import StartedPairs
 from deformgan.workshop.training.record import Progress, Record
 from deformgan.workshop.training.run import Pairs, Run
@@ -27,7 +28,9 @@ from deformgan.workshop.training.run import Pairs, Run
 _STAGE_SEEDS = 7919  # between the seeds of two stages
 
 
-def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+def train(
+    config: TrainingConfig | str | Path, out: str | Path, progress: Progress | None = None, minutes: float = math.inf
+) -> Path:
     """Train T (and G and D where configured), resuming ``out`` if it holds a checkpoint.
 
     Args:
@@ -35,16 +38,21 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
         out: Folder of the run: ``checkpoint/``, ``metrics.jsonl``, ``samples/``, ``snapshots/``, ``stages/SCALE/`` (T
             as a stage left it) and ``model/``; the last two as `load_model` reads them.
         progress: Called after each step with the step, their number and the latest metrics.
+        minutes: After which a checkpoint and the model as it is are written and training ends; the same call goes on.
 
     Returns:
         The folder ``out/model``.
 
     Raises:
-        UsageError: The configuration cannot be, or ``out`` holds a run of another one.
+        UsageError: The configuration cannot be, or ``out`` holds a run of another one, or several processes have
+            a limit.
         InputError: The configuration, an image or the checkpoint cannot be used.
     """
     config = config if isinstance(config, TrainingConfig) else load_config(config)
+    ends_at = time.monotonic() + 60 * minutes
     run = Run.begin(config, Path(out))
+    if minutes < math.inf and run.accelerator.num_processes > 1:
+        raise UsageError("a time limit is for one process", "leave it out with accelerate launch")
     learning, validation = _subjects(config)
     with closing(Record(run.out, run.accelerator.is_main_process)) as record:
         for number, (stage, start, end) in enumerate(_spans(config)):
@@ -63,6 +71,8 @@ def train(config: TrainingConfig | str | Path, out: str | Path, progress: Progre
                 _after_step(run, record, stage, held_out, values, ends_stage=run.step == end)
                 if progress is not None:
                     progress(run.step, config.steps, values)
+                if time.monotonic() > ends_at:
+                    return run.pause()
     return run.finish()
 
 
@@ -101,8 +111,13 @@ def _loader(run: Run, subjects: list[Subject], number: int, skip: int) -> DataLo
     pairs = stage.batch * run.accelerator.num_processes
     length, seed = stage.steps * pairs, config.seed + _STAGE_SEEDS * number
     of = (subjects, config.data, config.augmentation, stage.scale, seed)
-    dataset: Any = PairDataset(*of, config.only.pairs if config.only.part else length)
-    if config.keep_pairs or config.only.part:
+    kept = config.keep_pairs or bool(config.only.part)
+    device = "cpu" if kept or config.workers else run.accelerator.device
+    made = config.only.pairs if config.only.part else min(config.pairs or length, length)
+    dataset: Any = PairDataset(*of, made, device=device)
+    if config.pairs:
+        dataset = HeldPairs(dataset, length, seed)
+    if kept:
         dataset = KeptPairs(dataset, Path(config.data.cache))
     if config.only.part:
         dataset = StartedPairs(dataset, run.networks["T"], seed, length)
@@ -142,18 +157,21 @@ def _held_out(subjects: list[Subject], config: TrainingConfig, scale: float) -> 
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """T's learning rate at a step.
+    """T's learning rate at a step of the run.
 
-    ``one-cycle``: linear up over 5 %, cosine down to a hundredth. ``cosine``: up over 50 steps, cosine down to a
-    fiftieth.
+    Of the steps in which T learns, ``one-cycle`` goes linearly up over 5 % and by a cosine down to a hundredth,
+    ``cosine`` up over 50 and down to a fiftieth.
     """
     if config.schedule == "constant":
         return config.learning_rate
+    spans = [(start, end) for stage, start, end in _spans(config) if "T" in stage.train]
+    steps = max(1, sum(end - start for start, end in spans))
+    step = sum(min(max(step - start, 0), end - start) for start, end in spans)
     if config.schedule == "cosine":
-        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / config.steps))
+        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps))
         return config.learning_rate * min(1, (step + 1) / 50) * fall
-    warm = max(1, round(0.05 * config.steps))
+    warm = max(1, round(0.05 * steps))
     if step < warm:
         return config.learning_rate * (step + 1) / warm
-    progress = (step - warm) / max(1, config.steps - warm)
+    progress = (step - warm) / max(1, steps - warm)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))

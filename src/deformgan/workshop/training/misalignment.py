@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.workshop.simulation.draws import normal, uniform
+
 _CELL = 12  # voxels between the knots of a smooth error: as coarse as what a transformation network leaves undone
 
 
@@ -15,13 +17,13 @@ def smooth_error(shape: tuple[int, ...], size: float, generator: torch.Generator
     Args:
         shape: Of the grid, (D, H, W).
         size: Its mean length in voxels of that grid, ≥ 0.
-        generator: Of the random numbers, on the CPU.
+        generator: Of the random numbers.
 
     Returns:
-        (1, 3, D, H, W) float32.
+        (1, 3, D, H, W) float32, on the generator's device.
     """
     knots = [max(3, n // _CELL + 1) for n in shape]
-    field = torch.randn(1, 3, *knots, generator=generator)
+    field = normal(generator, 1, 3, *knots)
     field = F.interpolate(field, size=shape, mode="trilinear", align_corners=True)
     return field * (size / field.square().sum(1).sqrt().mean().clamp_min(1e-6))
 
@@ -29,6 +31,6 @@ def smooth_error(shape: tuple[int, ...], size: float, generator: torch.Generator
 def nearly_true(true_field: Tensor, most: float, generator: torch.Generator) -> Tensor:
     """The true field (B, 3, D, H, W) plus a smooth error of a mean length drawn from [0, ``most``] voxels, each."""
     shape = tuple(true_field.shape[2:])
-    sizes = most * torch.rand(len(true_field), generator=generator)
+    sizes = most * uniform(generator, len(true_field))
     errors = [smooth_error(shape, float(size), generator) for size in sizes]
     return true_field + torch.cat(errors).to(true_field)

@@ -20,6 +20,11 @@ class Networks:
     generator: nn.Module | None = None
     discriminator: nn.Module | None = None
 
+    @property
+    def first_field(self) -> int:
+        """The number of the first of T's stages that images may be warped with."""
+        return getattr(bare(self.transformation), "first_field", 0)
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -34,7 +39,8 @@ class LossWeights:
         l1: λ, of the mean absolute difference (in [-1, 1]) of fixed and generated.
         generator_gradient: μ, of the local gradient term of G.
         known_field: Of the mean distance in voxels to the true field, where there is one; 0 trains without any truth.
-        stage_decay: What a coarser stage of T counts for in that distance, relative to the next finer one.
+        stage_decay: What a coarser stage of T counts for, in that distance and in the losses of the images, relative to
+            the next finer one.
         window: Voxels along each side of the local windows, odd.
         adversarial: A name of `deformgan.losses.ADVERSARIAL`.
         adversarial_weight: Of the adversarial term in G's loss; the paper's is 1.

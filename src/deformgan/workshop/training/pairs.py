@@ -1,4 +1,4 @@
-"""Training pairs kept on disk: runs that share data, as a comparison of losses does, make each pair once."""
+"""Training pairs made once: kept on disk for runs that share data, or held in memory and drawn again and again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from deformgan.io.atomic import atomic
+from deformgan.workshop.simulation.draws import choice
 from deformgan.workshop.training.data import PairDataset
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,32 @@ class KeptPairs(Dataset):
         with atomic(path) as partial:
             save_file(packed, partial)
         return _unpacked(packed)
+
+
+class HeldPairs(Dataset):
+    """A limited number of pairs, each made at its first use and held, as `KeptPairs` keeps them, where it was made.
+
+    Item ``i`` is the ``i``-th pair while there is one, and then any of them; it is always the same.
+
+    Args:
+        pairs: As many as there are.
+        length: Number of items.
+        seed: Of what is drawn.
+    """
+
+    def __init__(self, pairs: PairDataset, length: int, seed: int) -> None:
+        self.pairs, self.length, self.seed = pairs, length, seed
+        self._held: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if index >= len(self.pairs):
+            index = choice(torch.Generator().manual_seed(self.seed * 1_000_003 + index), len(self.pairs))
+        if index not in self._held:
+            self._held[index] = _packed(self.pairs[index])
+        return _unpacked(self._held[index])
 
 
 def _packed(item: dict[str, Tensor]) -> dict[str, Tensor]:

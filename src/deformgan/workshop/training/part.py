@@ -22,6 +22,7 @@ from deformgan.networks.local_stage import FixedSide, MovingSide
 from deformgan.networks.pyramid import PyramidNetwork
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
+from deformgan.workshop.simulation.draws import choice, normal, number, uniform
 from deformgan.workshop.training.config import Only
 from deformgan.workshop.training.pairs import KeptPairs
 from deformgan.workshop.training.steps import Backward, Metrics
@@ -54,15 +55,15 @@ class StartedPairs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        number = int(torch.randint(len(self.pairs), (1,), generator=generator))
-        item = self.pairs[number]
+        chosen = choice(generator, len(self.pairs))
+        item = self.pairs[chosen]
         quarter = tuple(n // 2 for n in item["fixed"].shape[1:])
         field = resize(item["field"][None], quarter)[0]
-        kept = {name: item[name] for name in _IMAGES} | {"field": field, "start": self._start(number, item)}
+        kept = {name: item[name] for name in _IMAGES} | {"field": field, "start": self._start(chosen, item)}
         return varied(kept, generator)
 
-    def _start(self, number: int, item: dict[str, Tensor]) -> Tensor:
-        path = self.folder / f"{number:06d}.safetensors"
+    def _start(self, chosen: int, item: dict[str, Tensor]) -> Tensor:
+        path = self.folder / f"{chosen:06d}.safetensors"
         if not path.exists():
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 start = self.network.stages(item["fixed"][None], item["moving"][None])[1]
@@ -137,19 +138,19 @@ def begin_part(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
 def varied(pair: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """One pair, drawn anew; what comes and goes as in `StartedPairs`, but for the mask, which comes as an image."""
     fixed, moving, mask, field, start = (pair[name] for name in (*_IMAGES, "field", "start"))
-    if _random(generator) < 0.5:
+    if number(generator) < 0.5:
         fixed, moving = moving, fixed
         mask, field, start = (fixed > 0).float(), inverse(field), inverse(start)
-    axes = [axis for axis in range(3) if _random(generator) < 0.5]
+    axes = [axis for axis in range(3) if number(generator) < 0.5]
     fixed, moving, mask = (one.flip([a + 1 for a in axes]) for one in (fixed, moving, mask))
     sign = torch.tensor([-1.0 if axis in axes else 1.0 for axis in range(3)]).view(3, 1, 1, 1)
     field, start = (sign * one.flip([a + 1 for a in axes]) for one in (field, start))
-    if _random(generator) < 0.7:
-        knots = torch.randn(1, 3, 5, 5, 4, generator=generator)
+    if number(generator) < 0.7:
+        knots = normal(generator, 1, 3, 5, 5, 4)
         push = F.interpolate(knots, size=start.shape[1:], mode="trilinear", align_corners=True)
-        start = start + push[0] * _random(generator) * 0.7
-    if _random(generator) < 0.1:
-        start = start * _random(generator)
+        start = start + push[0] * number(generator) * 0.7
+    if number(generator) < 0.1:
+        start = start * number(generator)
     fixed, moving = (recoloured(image, generator) for image in (fixed, moving))
     mask = F.avg_pool3d(mask[None], 2)[0]
     return {"fixed": fixed, "moving": moving, "field": field, "mask": mask, "start": start}
@@ -165,20 +166,20 @@ def inverse(field: Tensor) -> Tensor:
 
 def recoloured(image: Tensor, generator: torch.Generator) -> Tensor:
     """Half of the time another intensity curve, rising in most cases, and noise likewise; the background kept."""
-    inside, draw = image > 0, _random(generator)
+    inside, draw = image > 0, number(generator)
     if draw < 0.5:
-        knots = torch.rand(3 + int(torch.randint(4, (1,), generator=generator)), generator=generator)
+        knots = uniform(generator, 3 + choice(generator, 4))
         if draw < 0.35:
             knots = torch.cumsum(knots + 0.15, 0)
-            knots = (knots - knots[0] * _random(generator)) / knots[-1]
-        if _random(generator) < 0.25:
+            knots = (knots - knots[0] * number(generator)) / knots[-1]
+        if number(generator) < 0.25:
             knots = knots.flip(0) + 0.1
         at = image * (len(knots) - 1)
         below = at.floor().clamp(0, len(knots) - 2).long()
         image = torch.where(inside, torch.lerp(knots[below], knots[below + 1], at - below), image)
-    if _random(generator) < 0.5:
-        noise = torch.randn(image.shape, generator=generator)
-        image = torch.where(inside, image + noise * 0.04 * _random(generator), image)
+    if number(generator) < 0.5:
+        noise = normal(generator, *image.shape)
+        image = torch.where(inside, image + noise * 0.04 * number(generator), image)
     return image.clamp(0, 1)
 
 
@@ -186,7 +187,3 @@ def _identity(network: PyramidNetwork) -> str:
     """Hash of what the starts depend on."""
     state = {key: value for key, value in network.state_dict().items() if not key.startswith("stage.")}
     return hashlib.sha256(save({key: value.contiguous() for key, value in state.items()})).hexdigest()[:12]
-
-
-def _random(generator: torch.Generator) -> float:
-    return float(torch.rand(1, generator=generator))

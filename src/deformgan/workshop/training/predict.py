@@ -12,7 +12,7 @@ class Staged(nn.Module):
 
     def __init__(self, network: TransformationNetwork) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.first_field = network, network.first_field
 
     def forward(self, fixed: Tensor, moving: Tensor, scale: float = 1.0) -> list[Tensor]:
         """As `stage_fields`."""

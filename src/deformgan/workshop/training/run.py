@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from deformgan.errors import UsageError
 from deformgan.models.device import pick_precision
-from deformgan.models.load import load_model, save_model
+from deformgan.models.load import load_generator, load_model, save_model
 from deformgan.networks import build
 from deformgan.workshop.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint, save_snapshot
 from deformgan.workshop.training.config import Stage, TrainingConfig
@@ -70,7 +70,10 @@ class Run:
             raise UsageError("a part of T is taught by one process", "run it without accelerate launch")
         set_seed(config.seed)
         networks = {role: _built(kind, role) for role, kind in kinds_of(config).items() if kind}
-        _start_from(networks["T"], config, resumed=find_checkpoint(out / "checkpoint"))
+        resumed = find_checkpoint(out / "checkpoint")  # which holds it all
+        _start_from(networks["T"], config, resumed=resumed)
+        if config.generator_from and not resumed:
+            _fill(networks["G"], _generator_state(config), config.generator_from, "generator")
         optimizers = {role: _optimizer(config, role, network) for role, network in networks.items()}
         if config.only.part:
             networks[AVERAGE] = _built(config.network, "T")
@@ -159,6 +162,11 @@ class Run:
         if last or step % config.checkpoint_every == 0:
             save_checkpoint(self.out / "checkpoint", config, step, self.networks, self.optimizers)
 
+    def pause(self) -> Path:
+        """Write a checkpoint and the model as it is; the model's folder."""
+        save_checkpoint(self.out / "checkpoint", self.config, self.step, self.networks, self.optimizers)
+        return self.finish()
+
     def finish(self) -> Path:
         """Write the model; its folder."""
         if self.accelerator.is_main_process:
@@ -181,18 +189,30 @@ def _optimizer(config: TrainingConfig, role: str, network: nn.Module) -> Optimiz
 
 def _start_from(network: nn.Module, config: TrainingConfig, *, resumed: bool) -> None:
     if resumed or not config.start_from:
-        state = network.state_dict()  # a checkpoint holds it all
+        state = network.state_dict()
     else:
         state = load_model(config.start_from).network.state_dict()
     if config.only.part:
         begin_part(network, state, config.only.part)
         return
+    _fill(network, state, config.start_from, "network")
+
+
+def _generator_state(config: TrainingConfig) -> dict[str, Tensor]:
+    found = load_generator(config.generator_from)
+    if found is None:
+        raise UsageError(
+            f"the weights {config.generator_from} hold no generator", "name those of a run that trained one"
+        )
+    return found.network.state_dict()
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], name: str, section: str) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(
-            f"the weights {config.start_from} are of another network than [network] describes",
-            "take that of their config.json",
+            f"the weights {name} are of another network than [{section}] describes", "take that of their config.json"
         ) from error
 
 

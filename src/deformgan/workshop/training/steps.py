@@ -140,14 +140,11 @@ def transformation_step(
     stages = [field.float() for field in stage_fields(networks.transformation, batch.fixed, batch.moving, batch.scale)]
     field = stages[-1]
     with frozen(networks.generator):
-        terms = {}
-        if weights.terms:
-            moved = warp(batch.moving, resize(field, tuple(batch.fixed.shape[2:])))
-            terms = similarities(networks, batch.fixed, moved, weights)
-        smoothness = losses.gradient_energy(field)
-        loss = weights.smoothness * smoothness
-        for name, similarity in terms.items():
-            loss = loss - weights.of(name) * similarity
+        loss, smoothness, terms = _images_loss(networks, field, batch, weights)
+        if terms and weights.stage_decay:
+            coarser = stages[networks.first_field : -1]
+            for distance, stage in enumerate(reversed(coarser), start=1):
+                loss = loss + weights.stage_decay**distance * _images_loss(networks, stage, batch, weights)[0]
         metrics = {f"t_{name}": similarity for name, similarity in terms.items()}
         if batch.true_field is not None:
             error = _error_at_own_grid(field, batch)
@@ -156,6 +153,21 @@ def transformation_step(
                 loss = loss + weights.known_field * _staged_error(stages, error, batch, weights.stage_decay)
         _descend(optimizer, loss, backward)
     return _detached(t_loss=loss, t_smoothness=smoothness, **metrics)
+
+
+def _images_loss(
+    networks: Networks, field: Tensor, batch: TrainingBatch, weights: LossWeights
+) -> tuple[Tensor, Tensor, Metrics]:
+    """What a field costs that is judged by the images and its smoothness; its gradient energy, the similarities."""
+    terms: Metrics = {}
+    if weights.terms:
+        moved = warp(batch.moving, resize(field, tuple(batch.fixed.shape[2:])))
+        terms = similarities(networks, batch.fixed, moved, weights)
+    smoothness = losses.gradient_energy(field)
+    loss = weights.smoothness * smoothness
+    for name, similarity in terms.items():
+        loss = loss - weights.of(name) * similarity
+    return loss, smoothness, terms
 
 
 def _staged_error(stages: list[Tensor], last_error: Tensor, batch: TrainingBatch, decay: float) -> Tensor:

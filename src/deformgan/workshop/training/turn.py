@@ -46,7 +46,7 @@ def take_turn(
     Returns:
         The metrics of the steps that were taken, 0-dim tensors.
     """
-    generator = torch.Generator().manual_seed(config.seed * _TURN_SEEDS + step)
+    generator = torch.Generator(batch.fixed.device).manual_seed(config.seed * _TURN_SEEDS + step)
     metrics: dict[str, Tensor] = {}
     if players.generator is not None and {"D", "G"} & set(stage.train):
         moved = _seen_by_generator(players, batch, stage, generator)
