@@ -123,6 +123,30 @@ def _cell(
     grid_mm: float,
     shift: np.ndarray,
 ) -> dict[str, Any]:
+    mask = stack.cut(stack.mask, n)
+    cell: dict[str, Any] = {
+        name: data_url(drawn(), _EDGE_QUALITY if name.startswith("edges") else QUALITY)
+        for name, drawn in _pictures(stack, n, tops).items()
+        if name in rows
+    }
+    if "grid" in rows:
+        across, up = (a for a in range(3) if a != NORMAL[stack.plane])
+        step = max(2, round(grid_mm / stack.pixel_mm))
+        inside = (stack.cut(stack.displacement_mm, n) - shift) / stack.pixel_mm
+        cell["lines"] = outlines.grid_lines(inside, mask, across, up, step)
+    labels = {} if stack.labels is None else outlines.label_outlines(stack.cut(stack.labels, n), len(LABEL_COLOURS))
+    return cell | {
+        "place": stack.places[n],
+        "outline": outlines.outline(mask),
+        "labels": labels,
+        "lesion": "" if stack.lesion is None else outlines.outline(stack.cut(stack.lesion, n)),
+        "points": _points(stack, n, material.points_mm),
+    }
+
+
+def _pictures(stack: Stack, n: int, tops: dict[str, float]) -> dict[str, Callable[[], np.ndarray]]:
+    """How each row's picture of slice ``n`` is drawn; those of maps that the stack does not have cannot be."""
+
     def at(volume: np.ndarray | None) -> np.ndarray:
         if volume is None:
             raise ValueError("a row without its volume")
@@ -132,10 +156,9 @@ def _cell(
         """Every second pixel: enough for maps, which are smooth."""
         return at(volume)[::2, ::2]
 
-    mask = at(stack.mask)
     fixed, before, after = at(stack.fixed), at(stack.moving), at(stack.moved)
-    edges = [views.edge_strength(image, mask, stack.pixel_mm) for image in (fixed, before, after)]
-    pictures: dict[str, Callable[[], np.ndarray]] = {
+    edges = [views.edge_strength(image, at(stack.mask), stack.pixel_mm) for image in (fixed, before, after)]
+    return {
         "fixed": lambda: views.grey(fixed),
         "before": lambda: views.grey(before),
         "after": lambda: views.grey(after),
@@ -148,23 +171,6 @@ def _cell(
             half(stack.uncertainty), half(stack.mask), tops["error"], views.ERROR_COLOURS
         ),
         "synthesis": lambda: views.grey(at(stack.synthesis)),
-    }
-    cell: dict[str, Any] = {
-        name: data_url(drawn(), _EDGE_QUALITY if name.startswith("edges") else QUALITY)
-        for name, drawn in pictures.items()
-        if name in rows
-    }
-    if "grid" in rows:
-        across, up = (a for a in range(3) if a != NORMAL[stack.plane])
-        step = max(2, round(grid_mm / stack.pixel_mm))
-        inside = (at(stack.displacement_mm) - shift) / stack.pixel_mm
-        cell["lines"] = outlines.grid_lines(inside, mask, across, up, step)
-    return cell | {
-        "place": stack.places[n],
-        "outline": outlines.outline(mask),
-        "labels": {} if stack.labels is None else outlines.label_outlines(at(stack.labels), len(LABEL_COLOURS)),
-        "lesion": "" if stack.lesion is None else outlines.outline(at(stack.lesion)),
-        "points": _points(stack, n, material.points_mm),
     }
 
 
