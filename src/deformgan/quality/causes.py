@@ -90,7 +90,7 @@ def _causes(
     if len(heads) == 2:
         yield "both images show more than a brain: strip the skulls, or give --fixed-mask and --moving-mask"
     if not searched:
-        yield "the start may be turned or shifted too far: use --transform joint, which searches all rotations"
+        yield "the start may be rotated or shifted too far: use --transform joint, which searches all rotations"
     yield "the contrasts may be unlike those the weights know: look at the edges in the report, or try another --model"
 
 

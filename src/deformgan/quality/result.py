@@ -81,10 +81,10 @@ class Quality:
 
     def with_inverse(self, residual_mm: float) -> Quality:
         """The same with what is known of the inverse; a large residual is a reason to fail."""
-        doubts = self.reasons
+        reasons = self.reasons
         if not residual_mm <= MAX_INVERSE_RESIDUAL_MM:
-            doubts += (f"the inverse is off by {residual_mm:.1f} mm (limit {MAX_INVERSE_RESIDUAL_MM:g} mm)",)
-        return replace(self, inverse_residual_mm=residual_mm, reasons=doubts)
+            reasons += (f"the inverse is off by {residual_mm:.1f} mm (limit {MAX_INVERSE_RESIDUAL_MM:g} mm)",)
+        return replace(self, inverse_residual_mm=residual_mm, reasons=reasons)
 
     def with_sides(self, plain: float, mirrored: float) -> Quality:
         """The same with how well the pair agrees as it is and mirrored; a mirror image that fits better is no pass."""
