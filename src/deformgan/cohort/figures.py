@@ -14,6 +14,7 @@ from deformgan.output.registration import Registration
 from deformgan.output.report.stacks import PLANES, cut
 from deformgan.output.report.views import edges_over
 from deformgan.preprocess.foreground import foreground
+from deformgan.spatial.blockwise import to_sample_often
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
@@ -75,10 +76,10 @@ def picture(found: Registration) -> np.ndarray | None:
     """
     if found.pair is None:
         return None
-    fixed, moving = found.pair
+    fixed, moving = (Image(to_sample_often(image.data), image.grid) for image in found.pair)
     still = Transform.identity()
     rows = []
-    for plane, grid in zip(PLANES, _planes(_around(fixed)), strict=True):
+    for plane, grid in zip(PLANES, _planes(_around(found.pair[0])), strict=True):
         images = [still.apply(fixed, grid), still.apply(moving, grid), found.transform.apply(moving, grid)]
         ground, *others = [cut(_window(image.data), plane, 0) for image in images]
         rows.append(np.concatenate([edges_over(ground, other, ground > _INSIDE) for other in others], axis=0))

@@ -206,6 +206,13 @@ def sampler(data: np.ndarray, interpolation: str) -> Callable[[Tensor], Tensor |
     return lambda at: sample(source[None], at)[0]
 
 
+def to_sample_often(data: np.ndarray) -> np.ndarray:
+    """The same (D, H, W) data as float32, which `sampler` need not convert each time; too large ones as they are."""
+    if data.dtype == np.float32 or data.size > _WHOLE_VOXELS:
+        return data
+    return np.require(data.T, np.float32, ["C", "W"]).T
+
+
 class _Window:
     """Linear sampling of a large volume of another type, of which only the slices at hand are there as float32."""
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from deformgan.io.image import Image
 from deformgan.output.report.material import Material, to_unit
+from deformgan.spatial.blockwise import to_sample_often
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
@@ -102,7 +103,8 @@ def cut(volume: np.ndarray, plane: str, number: int) -> np.ndarray:
 
 def cut_stacks(material: Material, slices: int = SLICES) -> list[Stack]:
     """The slices of each of `PLANES`, spread over the content; one goes through a lesion where one was given."""
-    return [_stack(material, grid, plane) for plane, grid in zip(PLANES, grids(material, slices), strict=True)]
+    inputs = {role: _above_black(material, role) for role in ("fixed", "moving")}
+    return [_stack(material, inputs, grid, plane) for plane, grid in zip(PLANES, grids(material, slices), strict=True)]
 
 
 def grids(material: Material, slices: int = SLICES) -> list[Grid]:
@@ -127,14 +129,14 @@ def grids(material: Material, slices: int = SLICES) -> list[Grid]:
     return found
 
 
-def _stack(material: Material, grid: Grid, plane: str) -> Stack:
+def _stack(material: Material, inputs: dict[str, tuple[Image, float]], grid: Grid, plane: str) -> Stack:
     m, here = material, Transform.identity()
     taken_at = {"fixed": here, "moving": m.before}
 
     def taken(image: Image | None) -> np.ndarray | None:
         return None if image is None else here.apply(image, grid).data
 
-    fixed, moving = (_seen(m, role, transform, grid) for role, transform in taken_at.items())
+    fixed, moving = (_seen(m, role, inputs[role], transform, grid) for role, transform in taken_at.items())
     moved = to_unit(here.apply(m.moved, grid).data, m.windows["moving"])
     mask = here.apply_labels(m.content, grid).data != 0
     return Stack(
@@ -154,11 +156,22 @@ def _stack(material: Material, grid: Grid, plane: str) -> Stack:
     )
 
 
-def _seen(material: Material, role: str, transform: Transform, grid: Grid) -> np.ndarray:
-    """An input on a grid, in [0, 1]; black where it has no data."""
-    image, (low, high) = getattr(material, role), material.windows[role]
-    if low != 0:  # beyond the image there is 0, which need not be its lowest value
-        image = Image(image.data.astype(np.float32) - low, image.grid)
+def _above_black(material: Material, role: str) -> tuple[Image, float]:
+    """An input, and what is to be taken off its values before it is drawn; converted once where that takes little."""
+    image, low = getattr(material, role), material.windows[role][0]
+    data = to_sample_often(image.data)
+    if low == 0:
+        return Image(data, image.grid), 0
+    if data is image.data:  # a copy of a large one would be large
+        return image, low
+    return Image(data - low, image.grid), 0
+
+
+def _seen(material: Material, role: str, source: tuple[Image, float], transform: Transform, grid: Grid) -> np.ndarray:
+    """An input on a grid, in [0, 1]; black where it has no data, for beyond the image there is 0."""
+    (image, off), (low, high) = source, material.windows[role]
+    if off != 0:
+        image = Image(image.data.astype(np.float32) - off, image.grid)
     return to_unit(transform.apply(image, grid).data, (0, high - low))
 
 
