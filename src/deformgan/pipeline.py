@@ -15,6 +15,7 @@ from deformgan.align.options import Options
 from deformgan.align.start import Start, find_start
 from deformgan.io.image import Image
 from deformgan.io.points import Points
+from deformgan.models.brain import brain_of
 from deformgan.models.device import pick_device, pick_precision
 from deformgan.models.load import DEFAULT_MODEL, Model, load_model
 from deformgan.output.provenance import Progress, no_progress
@@ -77,8 +78,8 @@ def register(
         fixed_lesion=fixed_lesion, moving_lesion=moving_lesion, moving_labels=moving_labels,
         moving_points=moving_points, init=init,
     )  # fmt: skip
-    with run.stage("read"):  # image, foreground and lesion of either
-        scan, other = read_pair((fixed, fixed_mask, fixed_lesion), (moving, moving_mask, moving_lesion))
+    with run.stage("read"):  # image, foreground and lesion of either; of a head, its brain
+        scan, other = _brains(read_pair((fixed, fixed_mask, fixed_lesion), (moving, moving_mask, moving_lesion)), run)
         carried = Carried.read(other.original, moving_labels, moving_points)
     network = None if options.is_linear else _loaded(model, run)
     with run.stage("align"):
@@ -117,6 +118,12 @@ def _resolved(options: Options, model: str | os.PathLike[str] | Model) -> Option
     """With the device and the precision that ``auto`` stands for; a loaded model stays where it is."""
     device = str(model.device) if isinstance(model, Model) else pick_device(options.device)
     return replace(options, device=device, precision=pick_precision(options.precision, device))
+
+
+def _brains(pair: tuple[Scan, Scan], run: Run) -> list[Scan]:
+    found = [brain_of(role, scan, run.options) for role, scan in zip(("fixed", "moving"), pair, strict=True)]
+    run.warn(note for _, notes in found for note in notes)
+    return [scan for scan, _ in found]
 
 
 def _loaded(model: str | os.PathLike[str] | Model, run: Run) -> Model:

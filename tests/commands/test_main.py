@@ -422,7 +422,8 @@ def test_train_answers_with_the_last_numbers(
 ) -> None:
     loop = pytest.importorskip("deformgan.workshop.training.loop")
 
-    def train(config: Path, out: Path, progress: Callable[[int, int, dict[str, float]], None]) -> Path:
+    def train(config: Path, out: Path, progress: Callable[[int, int, dict[str, float]], None], minutes: float) -> Path:
+        assert minutes == float("inf")
         progress(1, 2, {"t_loss": 3.0})
         progress(2, 2, {"t_loss": 0.125, "val": float("nan")})
         return out / "model"

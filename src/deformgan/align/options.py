@@ -13,6 +13,7 @@ from deformgan.errors import UsageError
 TransformKind = Literal["rigid", "affine", "joint", "deform"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+BrainKind = Literal["auto", "whole"]
 Subject = Literal["auto", "same", "other"]
 DEFAULT_STEPS = 200
 MOST_STEPS = 1_000_000  # months
@@ -26,6 +27,8 @@ class Options:
 
     transform: TransformKind = "joint"
     """joint finds an affine map first, from any orientation, and keeps the headers where these are as good; deform starts where headers, or else the contents' centres, place the images; rigid and affine write that map alone."""  # noqa: E501 — the help page wraps its paragraphs itself
+    brain: BrainKind = "auto"
+    """auto registers the brain alone where an image without a mask shows a head; whole takes the images as they are."""
     refine_steps: Annotated[int, tyro.conf.arg(metavar="N")] = DEFAULT_STEPS
     """Optimisation steps after the network, 0 for none."""
     smoothness: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
@@ -40,7 +43,12 @@ class Options:
     """Number format inside the network; auto is bf16 where the device gains by it."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("transform", TransformKind), ("subject", Subject), ("precision", Precision)):
+        for name, kind in (
+            ("transform", TransformKind),
+            ("brain", BrainKind),
+            ("subject", Subject),
+            ("precision", Precision),
+        ):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise UsageError(f"unknown {name} {value!r}", f"use {', '.join(get_args(kind))}")
         if not 0 <= self.refine_steps <= MOST_STEPS:

@@ -19,7 +19,7 @@ from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.models.device import pick_precision
-from deformgan.networks import Role, build, network_class
+from deformgan.networks import KINDS, Role, build, network_class
 from deformgan.networks.base import GeneratorNetwork, TransformationNetwork, reduced
 
 DEFAULT_MODEL = "t1-t2"
@@ -27,7 +27,7 @@ _SHIPPED = Path(__file__).parent / "weights"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _GENERATOR = "generator.safetensors"
 _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
-_MOST_BYTES = 2**31  # of weights
+MOST_BYTES = 2**31  # of weights
 _MOST_LEVELS, _MOST_REPEATS = 8, 64
 _REPEATS = ("iterations", "passes", "integration_steps")
 _LEAST_MM, _MOST_MM = 1e-3, 1e3  # of a working voxel
@@ -104,9 +104,10 @@ class Model:
         return field.float()
 
 
-def shipped_models() -> list[str]:
-    """Names of the weights inside the package."""
-    return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_WEIGHTS}"))
+def shipped_models(role: Role = "T") -> list[str]:
+    """Names of the weights inside the package, of networks of this role."""
+    folders = sorted(p.parent for p in _SHIPPED.glob(f"*/{_WEIGHTS}"))
+    return [f.name for f in folders if KINDS[parse_json(read_small(f / _CONFIG))["network"]["kind"]][0] == role]
 
 
 def card_of(name: str) -> Path:
@@ -123,12 +124,12 @@ def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str | torch
         UsageError: There is nothing of that name.
         InputError: The files are damaged or do not belong together.
     """
-    folder = _folder(name)
+    folder = weights_folder(name)
     try:
         config = parse_json(read_small(folder / _CONFIG))
-        data = read_small(folder / _WEIGHTS, _MOST_BYTES)
+        data = read_small(folder / _WEIGHTS, MOST_BYTES)
         beside = folder / _GENERATOR
-        generator = hashlib.sha256(read_small(beside, _MOST_BYTES)).hexdigest() if beside.is_file() else None
+        generator = hashlib.sha256(read_small(beside, MOST_BYTES)).hexdigest() if beside.is_file() else None
         state = load(data)
         network = fitting_network(config["network"], state, "T")
         _check_grid(config)
@@ -172,12 +173,12 @@ def load_generator(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Translator |
         UsageError: There is nothing of that name.
         InputError: The files are damaged or do not belong together.
     """
-    folder = _folder(name)
+    folder = weights_folder(name)
     if not (folder / _GENERATOR).is_file():
         return None
     try:
         config = parse_json(read_small(folder / _CONFIG))
-        data = read_small(folder / _GENERATOR, _MOST_BYTES)
+        data = read_small(folder / _GENERATOR, MOST_BYTES)
         _check_grid(config)
         state = load(data)
         network = fitting_network(config["generator"], state, "G")
@@ -229,12 +230,17 @@ def fitting_network(network: dict[str, Any], state: dict[str, Tensor], role: Rol
     return build(network, role)
 
 
-def _folder(name: str | os.PathLike[str]) -> Path:
+def weights_folder(name: str | os.PathLike[str], role: Role = "T") -> Path:
+    """The folder of shipped weights of a network of this role, or the one of that path.
+
+    Raises:
+        UsageError: There are no weights.
+    """
     # compared with what is there, not joined to it: a name leads nowhere but into the package
-    folder = _SHIPPED / name if isinstance(name, str) and name in shipped_models() else Path(name)
+    folder = _SHIPPED / name if isinstance(name, str) and name in shipped_models(role) else Path(name)
     if (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file():
         return folder
-    known = ", ".join(shipped_models()) or "none are shipped"
+    known = ", ".join(shipped_models(role)) or "none are shipped"
     raise UsageError(
         f"there are no weights named {str(name)!r}", f"use one of: {known}; or the path of a folder that train wrote"
     )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from deformgan.commands.main import main
 from deformgan.errors import UsageError
+from deformgan.models.anatomy import load_anatomy
 from deformgan.workshop.simulation.head_scans import ScanConfig
 from deformgan.workshop.simulation.structures import STRUCTURES
 from deformgan.workshop.training.anatomy import learning_rate, train_anatomy
@@ -82,8 +83,10 @@ def test_a_time_limit_ends_a_run_that_the_next_call_goes_on_with(maps: Path, tmp
 
 
 def test_it_starts_from_weights_that_are_given(maps: Path, tmp_path: Path) -> None:
-    taught = train_anatomy(configured(maps, steps=2), tmp_path / "taught")
-    begun = train_anatomy(configured(maps, steps=1, start_from=str(taught), learning_rate=1e-9), tmp_path / "next")
+    network = {"kind": "anatomy", "labels": len(STRUCTURES), "widths": [32, 32]}
+    taught = train_anatomy(configured(maps, network=network, steps=2), tmp_path / "taught")
+    then = configured(maps, network=network, steps=1, start_from=str(taught), learning_rate=1e-9)
+    begun = train_anatomy(then, tmp_path / "next")
     for name, tensor in weights(begun).items():
         torch.testing.assert_close(tensor, weights(taught)[name], atol=1e-7, rtol=0)
 
@@ -147,10 +150,15 @@ spacing = 8.0
     assert weights(tmp_path / "run" / "model")
 
 
-def test_the_published_configuration_can_be_read() -> None:
+@pytest.mark.parametrize("part", [1, 2])
+def test_the_published_configurations_can_be_read(part: int) -> None:
     from deformgan.workshop.training.settings import read_toml
 
-    path = Path(__file__).parents[3] / "configs" / "anatomy" / "1.toml"
+    path = Path(__file__).parents[3] / "configs" / "anatomy" / f"{part}.toml"
     config = AnatomyConfig.from_dict(read_toml(path))
     assert config.network["labels"] == len(STRUCTURES)
     assert not set(config.label_maps) & set(config.validation)
+    shipped = load_anatomy("anatomy")
+    assert shipped.structures == STRUCTURES
+    if part == 2:
+        assert (shipped.shape, shipped.spacing) == (config.scans.shape, config.scans.spacing)

@@ -1,0 +1,109 @@
+"""``--brain auto``: a head is registered as a brain, and whatever is no head is left as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deformgan.align.options import Options
+from deformgan.errors import UsageError
+from deformgan.io.image import Image
+from deformgan.models import brain as module
+from deformgan.models.brain import brain_of
+from deformgan.pipeline import register
+from deformgan.preprocess.scan import Scan
+from deformgan.spatial.grid import Grid
+
+AUTO = Options(device="cpu")
+GRID = Grid.centred((52, 60, 52), 4.0, np.array([3.0, -5.0, 9.0]))
+
+
+@dataclass
+class ByBrightness:
+    """A stand-in for S that takes what is about half as bright as the brightest for brain."""
+
+    structures: tuple[str, ...] = ("background", "head", "brain")
+    shape: tuple[int, int, int] = (80, 96, 80)
+    spacing: float = 2.0
+
+    def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """As S does."""
+        brain = ((image > 0.2) & (image < 0.8)).float()
+        return F.avg_pool3d(torch.cat([1 - brain, 0 * brain, brain], 1), 2), brain
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stand-in as if its weights were shipped; the names it was loaded by."""
+    loaded: list[str] = []
+
+    def load(name: str, _: object) -> ByBrightness:
+        loaded.append(name)
+        return ByBrightness()
+
+    monkeypatch.setattr(module, "shipped_models", lambda kinds: ["anatomy"])
+    monkeypatch.setattr(module, "load_anatomy", load)
+    return loaded
+
+
+def head(shift: float = 0.0, scalp: float = 1000.0, contrast: float = 120.0) -> tuple[Image, np.ndarray]:
+    """A textured ellipsoid of a brain in a bright shell, moved along y by ``shift`` mm, and the brain itself."""
+    at = GRID.to_world(np.stack(np.meshgrid(*map(np.arange, GRID.shape), indexing="ij"), -1)) - GRID.centre_mm
+    at = at - (0, shift, 0)
+    brain = ((at / np.array([62, 78, 60])) ** 2).sum(-1) <= 1
+    shell = (((at / np.array([78, 94, 78])) ** 2).sum(-1) <= 1) & ~brain
+    texture = contrast * np.sin(at[..., 0] / 9) * np.cos(at[..., 1] / 11) * np.cos(at[..., 2] / 10)
+    data = np.where(brain, 500 + texture, np.where(shell, scalp, 0.0)).astype(np.float32)
+    return Image(data, GRID, "head"), brain
+
+
+@pytest.mark.usefixtures("shipped")
+def test_the_brain_of_a_head_is_found() -> None:
+    image, brain = head()
+    scan, (note,) = brain_of("moving", Scan.of(image), AUTO)
+    shown = scan.image.data > 0
+    assert 2 * np.count_nonzero(brain & shown) / (np.count_nonzero(brain) + np.count_nonzero(shown)) > 0.95
+    assert scan.original is image
+    assert "the moving image shows a head" in note
+
+
+def test_a_stripped_brain_is_not_even_looked_at(shipped: list[str]) -> None:
+    scan = Scan.of(head(scalp=0.0)[0])
+    assert brain_of("fixed", scan, AUTO) == (scan, [])
+    assert shipped == []
+
+
+def test_the_whole_is_taken_when_it_is_asked_for(shipped: list[str]) -> None:
+    scan = Scan.of(head()[0])
+    assert brain_of("fixed", scan, replace(AUTO, brain="whole")) == (scan, [])
+    assert shipped == []
+
+
+def test_without_weights_images_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "shipped_models", lambda kinds: [])
+    scan = Scan.of(head()[0])
+    assert brain_of("fixed", scan, AUTO) == (scan, [])
+
+
+def test_other_words_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown brain"):
+        Options(brain="skull")  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_registration_of_heads_is_one_of_brains(shipped: list[str]) -> None:
+    (fixed, _), (moving, _) = head(), head(shift=8.0)
+    options = {"refine_steps": 0, "transform": "rigid"}
+    result = register(fixed, moving, **options)  # type: ignore[arg-type]
+    assert len(shipped) == 2
+    assert result.provenance["settings"]["brain"] == "auto"
+    assert sum("shows a head" in note for note in result.provenance["notes"]) == 2
+    whole = register(fixed, moving, brain="whole", **options)  # type: ignore[arg-type]
+    assert not any("shows a head" in note for note in whole.provenance["notes"])
+    masked = register(fixed, moving, fixed_mask=Image(np.ones(GRID.shape, np.uint8), GRID, "all"), **options)  # type: ignore[arg-type]
+    assert sum("shows a head" in note for note in masked.provenance["notes"]) == 1
