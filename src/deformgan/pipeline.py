@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,9 +121,12 @@ def _resolved(options: Options, model: str | os.PathLike[str] | Model) -> Option
 
 
 def _brains(pair: tuple[Scan, Scan], run: Run) -> list[Scan]:
-    found = [brain_of(role, scan, run.options) for role, scan in zip(("fixed", "moving"), pair, strict=True)]
-    run.warn(note for _, notes in found for note in notes)
-    return [scan for scan, _ in found]
+    found = {role: brain_of(role, scan, run.options) for role, scan in zip(("fixed", "moving"), pair, strict=True)}
+    brains = {role: asdict(brain) for role, (_, brain) in found.items() if brain is not None}
+    for role, brain in brains.items():
+        run.warn([f"the {role} image shows a head: its brain ({brain['litres']:.2f} l) is what is registered"])
+    run.settle(**({"brains": brains} if brains else {}))
+    return [scan for scan, _ in found.values()]
 
 
 def _loaded(model: str | os.PathLike[str] | Model, run: Run) -> Model:

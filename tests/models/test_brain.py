@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ class ByBrightness:
     structures: tuple[str, ...] = ("background", "head", "brain")
     shape: tuple[int, int, int] = (80, 96, 80)
     spacing: float = 2.0
+    sha256: str = "0" * 64
 
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """As S does."""
@@ -65,29 +67,31 @@ def head(shift: float = 0.0, scalp: float = 1000.0, contrast: float = 120.0) -> 
 @pytest.mark.usefixtures("shipped")
 def test_the_brain_of_a_head_is_found() -> None:
     image, brain = head()
-    scan, (note,) = brain_of("moving", Scan.of(image), AUTO)
+    scan, found = brain_of("moving", Scan.of(image), AUTO)
     shown = scan.image.data > 0
     assert 2 * np.count_nonzero(brain & shown) / (np.count_nonzero(brain) + np.count_nonzero(shown)) > 0.95
     assert scan.original is image
-    assert "the moving image shows a head" in note
+    assert found is not None
+    assert found.litres == pytest.approx(np.count_nonzero(brain) * 64e-6, rel=0.05)
+    assert (found.certainty, found.sha256) == (pytest.approx(1.0, abs=0.1), "0" * 64)
 
 
 def test_a_stripped_brain_is_not_even_looked_at(shipped: list[str]) -> None:
     scan = Scan.of(head(scalp=0.0)[0])
-    assert brain_of("fixed", scan, AUTO) == (scan, [])
+    assert brain_of("fixed", scan, AUTO) == (scan, None)
     assert shipped == []
 
 
 def test_the_whole_is_taken_when_it_is_asked_for(shipped: list[str]) -> None:
     scan = Scan.of(head()[0])
-    assert brain_of("fixed", scan, replace(AUTO, brain="whole")) == (scan, [])
+    assert brain_of("fixed", scan, replace(AUTO, brain="whole")) == (scan, None)
     assert shipped == []
 
 
 def test_without_weights_images_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "shipped_models", lambda kinds: [])
     scan = Scan.of(head()[0])
-    assert brain_of("fixed", scan, AUTO) == (scan, [])
+    assert brain_of("fixed", scan, AUTO) == (scan, None)
 
 
 def test_other_words_are_refused() -> None:
@@ -103,7 +107,19 @@ def test_a_registration_of_heads_is_one_of_brains(shipped: list[str]) -> None:
     assert len(shipped) == 2
     assert result.provenance["settings"]["brain"] == "auto"
     assert sum("shows a head" in note for note in result.provenance["notes"]) == 2
+    assert result.provenance["settings"]["brains"].keys() == {"fixed", "moving"}
     whole = register(fixed, moving, brain="whole", **options)  # type: ignore[arg-type]
     assert not any("shows a head" in note for note in whole.provenance["notes"])
+    assert "brains" not in whole.provenance["settings"]
     masked = register(fixed, moving, fixed_mask=Image(np.ones(GRID.shape, np.uint8), GRID, "all"), **options)  # type: ignore[arg-type]
     assert sum("shows a head" in note for note in masked.provenance["notes"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("shipped")
+def test_the_report_tells_what_was_found_and_by_which_weights(tmp_path: Path) -> None:
+    (fixed, _), (moving, _) = head(), head(shift=8.0)
+    register(fixed, moving, refine_steps=0, transform="rigid").report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "The brain in the fixed and in the moving image was found by a network" in page
+    assert "(SHA-256 000000000000)" in page

@@ -53,7 +53,7 @@ class Info:
             "limits": limits,  # of the machine, or of the container or job that this process is in
             "weights": {name: model.sha256 for name, model in models.items()},
             "contrasts": {name: _contrasts(model.config) for name, model in models.items()},
-            "model_cards": {name: str(card_of(name)) for name in models},
+            "model_cards": {name: str(card_of(name)) for name in (*models, *shipped_models("S"))},
         }
         console.result(_text(record), success(record))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,22 @@ DEFAULT_ANATOMY = "anatomy"
 _STRIPPED_LITRES = 2.0  # what is smaller and has a flat background is taken for a brain without a look
 
 
-def brain_of(role: str, scan: Scan, options: Options) -> tuple[Scan, list[str]]:
+@dataclass(frozen=True)
+class FoundBrain:
+    """What a record says of a brain that was taken out of a head.
+
+    Args:
+        litres: Its volume.
+        certainty: Of S, 0 to 1 (see `deformgan.preprocess.brain_extraction.Anatomy`).
+        sha256: Of S's weights.
+    """
+
+    litres: float
+    certainty: float
+    sha256: str
+
+
+def brain_of(role: str, scan: Scan, options: Options) -> tuple[Scan, FoundBrain | None]:
     """The brain in a scan of a head, the rest of the head background.
 
     Args:
@@ -25,24 +40,25 @@ def brain_of(role: str, scan: Scan, options: Options) -> tuple[Scan, list[str]]:
 
     Returns:
         The scan as it was where it has a mask, shows a brain already or no human head, or where there are no weights
-        to tell; and a sentence for the record where its brain was taken out.
+        to tell; else its brain, and what there is to say of it.
     """
     masked = scan.image is not scan.original
     if masked or options.brain == "whole" or DEFAULT_ANATOMY not in shipped_models("S"):
-        return scan, []
+        return scan, None
     image, content = scan.original, scan.content
     litres = np.count_nonzero(content.mask) * float(image.grid.spacing.prod()) / 1e6
     if content.zero_background and litres < _STRIPPED_LITRES:
-        return scan, []
+        return scan, None
     # SciPy's import takes a fifth of a second, and few images are heads
     from deformgan.preprocess.brain_extraction import brain_mask, find_anatomy
 
-    anatomy = find_anatomy(image, load_anatomy(DEFAULT_ANATOMY, options.device))
+    model = load_anatomy(DEFAULT_ANATOMY, options.device)
+    anatomy = find_anatomy(image, model)
     if not anatomy.is_head:
-        return scan, []
+        return scan, None
     kept = brain_mask(anatomy, image).data > 0
     if np.count_nonzero(kept & content.mask) < LEAST_MASK * np.count_nonzero(content.mask):
-        return scan, []
+        return scan, None
     shown, inside = cut_by_mask(role, image, kept, content)
-    note = f"the {role} image shows a head: its brain ({anatomy.brain_litres:.2f} l) is what is registered"
-    return replace(scan, image=shown, content=inside), [note]
+    found = FoundBrain(round(anatomy.brain_litres, 3), round(anatomy.certainty, 3), model.sha256)
+    return replace(scan, image=shown, content=inside), found

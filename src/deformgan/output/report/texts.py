@@ -81,6 +81,12 @@ def methods(record: dict[str, Any], material: Material, names: dict[str, str]) -
         f"The moving image ({names['moving']}, {_size(material.moving)}) was aligned to the fixed image "
         f"({names['fixed']}, {_size(material.fixed)}) with deformgan {version} [1]."
     ]
+    if brains := settings.get("brains"):
+        weights = next(iter(brains.values()))["sha256"][:12]
+        parts.append(
+            f"The brain in the {' and in the '.join(brains)} image was found by a network taught with made heads "
+            f"(SHA-256 {weights}); what is outside it was not compared."
+        )
     if not model:
         parts.append(f"{'An affine' if kind == 'affine' else 'A rigid'} map was searched over all rotations.")
     else:
