@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,8 @@ def test_a_disk_that_fills_while_writing(
     assert tree(tmp_path) == before
 
 
-SMALL_DISK = 'mount -t tmpfs -o size=300k tmpfs "$0" || exit 77; cd "$0"; "$@"; code=$?; ls -A "$0" >&2; exit $code'
+OnDisk = Callable[[str], subprocess.CompletedProcess[str]]
+SMALL_DISK = 'mount -t tmpfs -o size=$1 tmp "$0" || exit 77; shift; cd "$0"; "$@"; code=$?; ls -A . out >&2; exit $code'
 
 
 def can_mount() -> bool:
@@ -184,14 +186,37 @@ def can_mount() -> bool:
     return unshare is not None and subprocess.run(test, capture_output=True, check=False).returncode == 0
 
 
-def test_a_disk_that_is_really_full(pair_files: PairFiles, weights: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def on_a_disk_of(pair_files: PairFiles, weights: Path, tmp_path: Path) -> OnDisk:
+    """A registration into a file system of so many bytes, and the listing of what it left."""
     if not can_mount():
         pytest.skip("needs a kernel that lets us mount a small file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    where = ["-f", str(pair_files.fixed), "-m", str(pair_files.moving), "-o", "out", "--model", str(weights)]
-    words = [sys.executable, "-m", "deformgan", "register", *where, "--refine-steps", "0", "--threads", "1"]
-    mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, str(disk), *words]
-    done = subprocess.run(mounted, capture_output=True, text=True, timeout=120, check=False)
+
+    def run(size: str) -> subprocess.CompletedProcess[str]:
+        (disk := tmp_path / "disk").mkdir()
+        where = ["-f", str(pair_files.fixed), "-m", str(pair_files.moving), "-o", "out", "--model", str(weights)]
+        words = [sys.executable, "-m", "deformgan", "register", *where, "--refine-steps", "0", "--threads", "1"]
+        mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, str(disk), size, *words]
+        return subprocess.run(mounted, capture_output=True, text=True, timeout=120, check=False)
+
+    return run
+
+
+def test_a_disk_that_is_really_full(on_a_disk_of: OnDisk) -> None:
+    done = on_a_disk_of("60k")
     assert done.returncode == 3, done.stderr
-    check_refusal((done.stdout, done.stderr), "disk is full")  # one line: the listing after it is empty
+    refusal, _, listing = done.stderr.partition("ls: ")  # there is no folder to list
+    assert "out" in listing
+    check_refusal((done.stdout, refusal), "disk is full")
+
+
+def test_a_disk_that_has_no_room_for_the_report_alone(
+    on_a_disk_of: OnDisk,
+) -> None:
+    done = on_a_disk_of("300k")
+    assert done.returncode == 0, done.stderr
+    assert "warning: out/report.html is missing" in done.stderr
+    assert "the disk is full" in done.stderr
+    left = done.stderr.rpartition("out:\n")[2].split()
+    assert {"moved.nii.gz", "warp.nii.gz", "registration.json"} <= set(left)
+    assert not {name for name in left if "report" in name}
