@@ -19,7 +19,7 @@ AUDIT = $(VENV)-audit
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 # pip's own sources, where an institution has configured some, are left to decide
-SOURCES = $$(if [ "$(TORCH)" = cpu ] && ! $(BIN)/python -m pip config list | grep -qE 'index-url|find-links'; then \
+SOURCES = $$(if [ "$(TORCH)" = cpu ] && ! $(BIN)/python -m pip config list | grep -E 'index-url|find-links' >/dev/null; then \
 	echo "PyTorch: the CPU build (make TORCH=cuda for the other)" >&2; echo "--extra-index-url $(TORCH_CPU_INDEX)"; fi)
 
 .DEFAULT_GOAL := help

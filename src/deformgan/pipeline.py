@@ -15,7 +15,7 @@ from deformgan.align.options import Options
 from deformgan.align.start import Start, find_start
 from deformgan.io.image import Image
 from deformgan.io.points import Points
-from deformgan.models.brain import brain_of
+from deformgan.models.brain import brains_of
 from deformgan.models.device import pick_device, pick_precision
 from deformgan.models.load import DEFAULT_MODEL, Model, load_model
 from deformgan.output.provenance import Progress, no_progress
@@ -120,13 +120,12 @@ def _resolved(options: Options, model: str | os.PathLike[str] | Model) -> Option
     return replace(options, device=device, precision=pick_precision(options.precision, device))
 
 
-def _brains(pair: tuple[Scan, Scan], run: Run) -> list[Scan]:
-    found = {role: brain_of(role, scan, run.options) for role, scan in zip(("fixed", "moving"), pair, strict=True)}
-    brains = {role: asdict(brain) for role, (_, brain) in found.items() if brain is not None}
-    for role, brain in brains.items():
-        run.warn([f"the {role} image shows a head: its brain ({brain['litres']:.2f} l) is what is registered"])
-    run.settle(**({"brains": brains} if brains else {}))
-    return [scan for scan, _ in found.values()]
+def _brains(pair: tuple[Scan, Scan], run: Run) -> tuple[Scan, Scan]:
+    scans, found = brains_of(dict(zip(("fixed", "moving"), pair, strict=True)), run.options)
+    for role, brain in found.items():
+        run.warn([f"the {role} image shows a head: its brain ({brain.litres:.2f} l) is what is registered"])
+    run.settle(**({"brains": {role: asdict(brain) for role, brain in found.items()}} if found else {}))
+    return scans["fixed"], scans["moving"]
 
 
 def _loaded(model: str | os.PathLike[str] | Model, run: Run) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,11 @@ from deformgan.align.options import Options
 from deformgan.errors import UsageError
 from deformgan.io.image import Image
 from deformgan.models import brain as module
-from deformgan.models.brain import brain_of
+from deformgan.models.brain import FoundBrain, brains_of
 from deformgan.pipeline import register
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 
-AUTO = Options(device="cpu")
 GRID = Grid.centred((52, 60, 52), 4.0, np.array([3.0, -5.0, 9.0]))
 
 
@@ -48,7 +48,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         loaded.append(name)
         return ByBrightness()
 
-    monkeypatch.setattr(module, "shipped_models", lambda kinds: ["anatomy"])
+    monkeypatch.setattr(module, "shipped_models", lambda role: ["anatomy"])
     monkeypatch.setattr(module, "load_anatomy", load)
     return loaded
 
@@ -64,34 +64,72 @@ def head(shift: float = 0.0, scalp: float = 1000.0, contrast: float = 120.0) -> 
     return Image(data, GRID, "head"), brain
 
 
+def looked_at(
+    image: Image, other: Image | None = None, **changes: Any
+) -> tuple[dict[str, Scan], dict[str, FoundBrain]]:
+    """An image as the moving one beside another head, or another image."""
+    beside = head(shift=4.0)[0] if other is None else other
+    pair = {"fixed": Scan.of(beside), "moving": Scan.of(image)}
+    scans, found = brains_of(pair, replace(Options(device="cpu"), **changes))
+    assert all(scans[role].original is scan.original for role, scan in pair.items())
+    assert all(scans[role] is pair[role] for role in pair if role not in found)
+    return scans, found
+
+
 @pytest.mark.usefixtures("shipped")
 def test_the_brain_of_a_head_is_found() -> None:
     image, brain = head()
-    scan, found = brain_of("moving", Scan.of(image), AUTO)
-    shown = scan.image.data > 0
+    scans, found = looked_at(image)
+    shown = scans["moving"].image.data > 0
     assert 2 * np.count_nonzero(brain & shown) / (np.count_nonzero(brain) + np.count_nonzero(shown)) > 0.95
-    assert scan.original is image
-    assert found is not None
-    assert found.litres == pytest.approx(np.count_nonzero(brain) * 64e-6, rel=0.05)
-    assert (found.certainty, found.sha256) == (pytest.approx(1.0, abs=0.1), "0" * 64)
+    assert found.keys() == {"fixed", "moving"}
+    one = found["moving"]
+    assert one.litres == pytest.approx(np.count_nonzero(brain) * 64e-6, rel=0.05)
+    assert (one.certainty, one.sha256) == (pytest.approx(1.0, abs=0.1), "0" * 64)
 
 
-def test_a_stripped_brain_is_not_even_looked_at(shipped: list[str]) -> None:
-    scan = Scan.of(head(scalp=0.0)[0])
-    assert brain_of("fixed", scan, AUTO) == (scan, None)
+def test_stripped_brains_are_not_even_looked_at(shipped: list[str]) -> None:
+    assert looked_at(head(scalp=0.0)[0], head(scalp=0.0, shift=4.0)[0])[1] == {}
     assert shipped == []
 
 
 def test_the_whole_is_taken_when_it_is_asked_for(shipped: list[str]) -> None:
-    scan = Scan.of(head()[0])
-    assert brain_of("fixed", scan, replace(AUTO, brain="whole")) == (scan, None)
+    assert looked_at(head()[0], brain="whole")[1] == {}
     assert shipped == []
 
 
 def test_without_weights_images_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "shipped_models", lambda kinds: [])
-    scan = Scan.of(head()[0])
-    assert brain_of("fixed", scan, AUTO) == (scan, None)
+    monkeypatch.setattr(module, "shipped_models", lambda role: [])
+    assert looked_at(head()[0])[1] == {}
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_head_whose_brain_is_cut_off_is_taken_as_it_is_and_the_other_one_too(axis: int, padded: bool) -> None:
+    whole, _ = head()
+    middle = whole.data.shape[axis] // 2
+    box = tuple(slice(middle - 4, None) if a == axis else slice(None) for a in range(3))
+    data = whole.data.copy()
+    data[tuple(slice(0, middle - 4) if a == axis else slice(None) for a in range(3))] = 0
+    slab = Image(data, GRID, "slab")
+    if not padded:
+        cropped = np.ascontiguousarray(whole.data[box])
+        first = [piece.start or 0 for piece in box]
+        affine = GRID.affine.copy()
+        affine[:3, 3] = GRID.to_world(np.array(first))
+        slab = Image(cropped, Grid(cropped.shape, affine), "slab")  # type: ignore[arg-type]
+    assert looked_at(slab, whole)[1] == {}
+    assert looked_at(whole, slab)[1] == {}
+    assert looked_at(whole)[1].keys() == {"fixed", "moving"}
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_head_beside_what_is_no_head_is_taken_as_it_is() -> None:
+    ball = head(contrast=0.0)[0]
+    ball.data[ball.data == 500] = 1000  # nothing in it is as bright as a brain
+    ball.data[0, 0, 0] = 1
+    assert looked_at(head()[0], ball)[1] == {}
 
 
 def test_other_words_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from deformgan.preprocess.masks import LEAST_MASK, cut_by_mask
 from deformgan.preprocess.scan import Scan
 
 DEFAULT_ANATOMY = "anatomy"
+_CUT_CM2 = 50.0  # of a brain that is cut off; slices that just miss the vertex leave less, and the brainstem
+_RIM_MM = 2.0  # at an end, since borders are blurred
 _STRIPPED_LITRES = 2.0  # what is smaller and has a flat background is taken for a brain without a look
 
 
@@ -31,34 +34,66 @@ class FoundBrain:
     sha256: str
 
 
-def brain_of(role: str, scan: Scan, options: Options) -> tuple[Scan, FoundBrain | None]:
-    """The brain in a scan of a head, the rest of the head background.
+def brains_of(pair: Mapping[str, Scan], options: Options) -> tuple[dict[str, Scan], dict[str, FoundBrain]]:
+    """The brains in scans of heads, the rest of each head background.
+
+    Only like is compared with like: both scans are left as they are where one of them is neither a brain already nor a
+    head whose whole brain is in view (a slab of a head, or no head at all).
 
     Args:
-        role: ``fixed`` or ``moving``.
+        pair: ``fixed`` and ``moving``.
         options: Of the run: ``brain``, of which ``whole`` looks for nothing, and ``device``.
 
     Returns:
-        The scan as it was where it has a mask, shows a brain already or no human head, or where there are no weights
-        to tell; else its brain, and what there is to say of it.
+        By role the scans as they were, or their brains, and what there is to say of each brain that was taken out.
     """
-    masked = scan.image is not scan.original
-    if masked or options.brain == "whole" or DEFAULT_ANATOMY not in shipped_models("S"):
-        return scan, None
+    wanted = options.brain == "auto" and DEFAULT_ANATOMY in shipped_models("S")
+    if not wanted or all(map(_seems_a_brain, pair.values())):
+        return dict(pair), {}
+    looked = {role: _look(role, scan, options.device) for role, scan in pair.items()}
+    if any(look is None for look in looked.values()):
+        return dict(pair), {}
+    scans = {role: look[0] for role, look in looked.items() if look is not None}
+    return scans, {role: look[1] for role, look in looked.items() if look is not None and look[1] is not None}
+
+
+def _seems_a_brain(scan: Scan) -> bool:
+    """Whether it has a mask, or a flat background and the size speak for a stripped brain, or something smaller."""
+    litres = int(np.count_nonzero(scan.content.mask)) * float(scan.original.grid.spacing.prod()) / 1e6
+    return scan.image is not scan.original or bool(scan.content.zero_background and litres < _STRIPPED_LITRES)
+
+
+def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] | None:
+    """The scan itself where it shows a brain already, else the brain found in it; None where it shows no whole one."""
     image, content = scan.original, scan.content
-    litres = np.count_nonzero(content.mask) * float(image.grid.spacing.prod()) / 1e6
-    if content.zero_background and litres < _STRIPPED_LITRES:
+    if scan.image is not image:
         return scan, None
     # SciPy's import takes a fifth of a second, and few images are heads
     from deformgan.preprocess.brain_extraction import brain_mask, find_anatomy
 
-    model = load_anatomy(DEFAULT_ANATOMY, options.device)
+    model = load_anatomy(DEFAULT_ANATOMY, device)
     anatomy = find_anatomy(image, model)
+    if not anatomy.is_known:
+        return None
     if not anatomy.is_head:
         return scan, None
     kept = brain_mask(anatomy, image).data > 0
+    if cut_area_cm2(kept, content.mask, image.grid.spacing) > _CUT_CM2:
+        return None
     if np.count_nonzero(kept & content.mask) < LEAST_MASK * np.count_nonzero(content.mask):
-        return scan, None
+        return None
     shown, inside = cut_by_mask(role, image, kept, content)
     found = FoundBrain(round(anatomy.brain_litres, 3), round(anatomy.certainty, 3), model.sha256)
     return replace(scan, image=shown, content=inside), found
+
+
+def cut_area_cm2(brain: np.ndarray, content: np.ndarray, spacing: np.ndarray) -> float:
+    """How much of a brain (D, H, W) ends where all that is shown does, cm²: the largest part of a face of that box."""
+    areas = []
+    for axis in range(3):
+        face = float(np.delete(spacing, axis).prod()) / 100
+        shown = np.flatnonzero(content.any(axis=tuple(other for other in range(3) if other != axis)))
+        rim = max(1, round(_RIM_MM / float(spacing[axis])))
+        ends = [np.take(brain, planes, axis).any(axis) for planes in (shown[:rim], shown[-rim:])]
+        areas += [face * np.count_nonzero(end) for end in ends]
+    return max(areas)

@@ -101,9 +101,14 @@ class Anatomy:
         return float(self.structures[0].amax(0)[blocks].mean()) if blocks.any() else 0.0
 
     @property
+    def is_known(self) -> bool:
+        """Whether the image shows a human brain, beyond doubt."""
+        return self.is_human_sized and self.certainty >= _KNOWN
+
+    @property
     def is_head(self) -> bool:
-        """Whether the image shows a human brain, beyond doubt, and more than that."""
-        return self.is_human_sized and self.outside_share > _HEAD_SHARE and self.certainty >= _KNOWN
+        """Whether it shows more than that."""
+        return self.is_known and self.outside_share > _HEAD_SHARE
 
 
 def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
