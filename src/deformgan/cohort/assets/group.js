@@ -264,7 +264,7 @@ function save() {
   const file = URL.createObjectURL(new Blob([lines.map((l) => l.map(clean).join("\t")).join("\n") + "\n"], { type: "text/tab-separated-values" }));
   const anchor = create("a", { href: file, download: "ratings.tsv" });
   anchor.click();
-  setTimeout(() => URL.revokeObjectURL(file), 1000);
+  setTimeout(() => URL.revokeObjectURL(file), 60000); // a busy browser begins to save it only seconds later
 }
 
 // what can be pressed
