@@ -26,7 +26,7 @@ from deformgan.preprocess.finer import finer_pair
 from deformgan.preprocess.input_warnings import pair_warnings
 from deformgan.preprocess.scan import Scan, read_pair
 from deformgan.quality import Evidence, Quality, error_map, examine, explained, judge
-from deformgan.refine import Refined, refine_pair
+from deformgan.refine.pair import OTHER_FROM, OTHER_FROM_OF_BRAINS, Refined, refine_pair
 from deformgan.spatial.field import resize
 from deformgan.transforms.carried import Carried
 from deformgan.transforms.compact import compact
@@ -139,7 +139,8 @@ def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], run: Run) -
     fixed, moving, mask, start = (one.to(device) for one in (*pair.tensors, pair.fixed.mask, field))
     return refine_pair(
         fixed, moving, start, mask=mask, lesions=pair.excluded.to(device), steps=options.refine_steps,
-        subject=options.subject, smoothness=options.smoothness, fine=lambda: finer_pair(images, pair),
+        subject=options.subject, other_from=OTHER_FROM_OF_BRAINS if "brains" in run.settled else OTHER_FROM,
+        smoothness=options.smoothness, fine=lambda: finer_pair(images, pair),
         progress=run.step,
     )  # fmt: skip
 

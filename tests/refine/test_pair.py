@@ -56,6 +56,11 @@ def test_fine_differences_are_two_people() -> None:
     assert mean_error(found.field, truth, mask) < mean_error(stiff.field, truth, mask)
 
 
+def test_what_is_much_between_people_can_be_said() -> None:
+    fixed, moving, mask = pair(bumps(5.0, 9, 3))
+    assert refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask, other_from=9.0).subject == "same"
+
+
 @pytest.mark.parametrize("subject", ["same", "other"])
 def test_a_hint_is_obeyed(subject: str) -> None:
     fixed, moving, mask = pair(bumps(2.0, 4, 4))

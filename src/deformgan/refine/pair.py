@@ -28,7 +28,10 @@ _PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0)
 _LITTLE = 1.5  # voxels of mean displacement, below which a pair may be aligned already
 _STIFF = (25.0, 5.0)  # times as much bending costs there: the first that is as good
 _AS_GOOD = 0.99  # share of the match of edges that a stiffer field must keep
-_OTHER = 0.065  # share by which a fluid field betters the match of edges between people; within one person it is 0.055
+# share by which a fluid field betters the match of edges between people: within one person it is 0.055 at most, between
+# heads 0.073 and more. Between stripped brains it is 0.17 and more; borders that were found in each head apart cost one
+# person's images some 0.08
+OTHER_FROM, OTHER_FROM_OF_BRAINS = 0.065, 0.11
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,7 @@ def refine_pair(
     lesions: Lesions = NO_LESIONS,
     steps: int = DEFAULT_STEPS,
     subject: Subject = "auto",
+    other_from: float = OTHER_FROM,
     smoothness: float = 1.0,
     fine: Callable[[], tuple[Tensor, Tensor] | None] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
@@ -70,6 +74,7 @@ def refine_pair(
         steps: Of the optimisation, 0 for none; between people `FLUID_SHARE` as many.
         subject: ``same`` person, ``other`` person, or ``auto``: a fluid field that betters the match of edges much,
             which it did not look at, is one between people.
+        other_from: The share from which on that is much.
         smoothness: How much smoother the field shall be than by default; 1 is the default.
         fine: Gives both images on a finer grid, or None; asked only between people.
         progress: Called after each step with the steps done and their number.
@@ -80,7 +85,7 @@ def refine_pair(
     start = view.better_start(predicted)
     if subject != "other":
         same = _same(view, start, steps, smoothness, progress)
-        if subject == "same" or not view.is_other(same):
+        if subject == "same" or not view.is_other(same, other_from):
             return Refined(same, "same", steps)
     how = replace(DEFAULT_FLUID, field_sigma=DEFAULT_FLUID.field_sigma * smoothness**0.5)
     many = max(1, round(FLUID_SHARE * steps))
@@ -145,11 +150,11 @@ class _View:
         field = self._at_full(field)
         return float((field.square().sum(1, keepdim=True).sqrt() * self.mask).sum() / self.mask.sum().clamp_min(1))
 
-    def is_other(self, field: Tensor) -> bool:
+    def is_other(self, field: Tensor, share: float) -> bool:
         """Whether a few fluid steps by intensities alone improve the match of edges as they do between people."""
         given = {"mask": self.mask, "lesions": self.lesions, "compared": self.compared}
         probe = refine_fluid(self.fixed, self.moving, field, _PROBE_STEPS, **given, settings=_PROBE)
-        return self._coarse_edges(probe) > (1 + _OTHER) * self._coarse_edges(field)
+        return self._coarse_edges(probe) > (1 + share) * self._coarse_edges(field)
 
     def _coarse_edges(self, field: Tensor) -> float:
         f, m = self.compared.images(2)
