@@ -68,6 +68,12 @@ def test_patients_become_cases_scores_and_tables(
         *("schema", "command", "environment", "machine", "settings", "seed", "caption", "methods"),
         *("rows", "summary", "tests"),
     ]
+    # both as if they were one method's seeds: a row more for each case, which may be compared
+    assert main([*words, "--seeds", "both=identity,net", "--compare", "both,net"]) == 0
+    both = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert [(r["method"], r["seeds"]) for r in both["rows"][4:]] == [("both", 2)] * 2
+    assert {t["method"] for t in both["tests"]["comparisons"]} == {"both"}
+    capsys.readouterr()
     # the same again: nothing is computed, and the answer is the same but for the command
     scores = (out / "scores.jsonl").read_text(encoding="utf-8")
     assert main(words) == 0
@@ -117,6 +123,8 @@ def test_force_scores_everything_anew(cases: Path, tmp_path: Path, monkeypatch: 
         (["--cases", "CASES", "--method", "x=CASES"], 2, "neither weights nor results"),
         (["--cases", "CASES", "--method", "identity", "identity"], 2, "named twice"),
         (["--cases", "CASES", "--method", "identity", "--compare", "identity,x"], 2, "no pair of methods"),
+        (["--cases", "CASES", "--method", "identity", "--seeds", "all=identity"], 2, "does not name a new method"),
+        (["--cases", "CASES", "--method", "identity", "--seeds", "identity=a,b"], 2, "does not name a new method"),
         (["--method", "identity"], 2, "nothing to score"),
         (["--cases", "CASES", "--data", "CASES", "--method", "identity"], 2, "exclude each other"),
         (["--cases", "CASES", "--method", "identity", "--regime", "large"], 2, "no case is of the regime large"),

@@ -61,6 +61,8 @@ class Evaluate:
     """The same seed makes the same cases."""
     compare: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="(optional)")] = ()
     """Pairs of methods to be tested against each other by name."""
+    seeds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=A,B,…", help_behavior_hint="(optional)")] = ()
+    """Methods that are one, taught from several seeds: the mean of their scores is a row too, named NAME."""
     sweep: Annotated[tuple[Sweep, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(optional)")] = ()
     """Score the cases perturbed step by step as well; written to sweeps.jsonl and sweeps.json."""
     caption: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")] = ""
@@ -87,7 +89,8 @@ class Evaluate:
         from deformgan.workshop.evaluation import results, run
         from deformgan.workshop.evaluation.methods import Compute as Resolved
 
-        specs, pairs = self._specs(), self._pairs()
+        specs, groups = self._specs(), self._groups()
+        pairs = self._pairs(groups)
         compute = Resolved(self.compute.device, self.compute.precision, torch.get_num_threads()).resolved()
         self._prepare(run.SCORES, run.SWEEP_SCORES, run.SETUP, results.RESULTS, results.SWEEPS)
         with console.progress() as progress:
@@ -102,6 +105,7 @@ class Evaluate:
                 seed=self.seed,
                 caption=self.caption,
                 pairs=pairs,
+                groups=groups,
             )
             results.write(self.out, record)
             if self.sweep:
@@ -122,8 +126,22 @@ class Evaluate:
             )
         return specs
 
-    def _pairs(self) -> list[tuple[str, str]]:
+    def _groups(self) -> dict[str, tuple[str, ...]]:
         names = {text.partition("=")[0] for text in self.method}
+        groups: dict[str, tuple[str, ...]] = {}
+        for text in self.seeds:
+            name, _, members = text.partition("=")
+            own = tuple(members.split(","))
+            if not name or name in names | {*groups} or len({*own}) < max(2, len(own)) or not {*own} <= names:
+                raise UsageError(
+                    f"--seeds {text} does not name a new method and its seeds",
+                    f"give NAME=A,B with two or more of {', '.join(sorted(names))}",
+                )
+            groups[name] = own
+        return groups
+
+    def _pairs(self, groups: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+        names = {text.partition("=")[0] for text in self.method} | {*groups}
         pairs = []
         for text in self.compare:
             pair = tuple(text.split(","))

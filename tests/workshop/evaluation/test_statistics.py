@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import t, wilcoxon
 
 from deformgan.workshop.evaluation import tables
 from deformgan.workshop.evaluation.scoring import COSTS, QUALITIES
 from deformgan.workshop.evaluation.statistics import (
     against_best_rival,
+    averaged,
+    by_subject,
     compare,
     corrected,
     holm,
@@ -216,3 +218,42 @@ def test_the_latex_table_is_escaped() -> None:
 
 def test_special_characters() -> None:
     assert tables.escape("a\\b~c^d{e}") == r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\{e\}"
+
+
+def test_subjects_are_units_where_cases_repeat_them() -> None:
+    rng = np.random.default_rng(2)
+    differences = {f"s{i}": rng.normal(0.4, 0.3, 5).tolist() for i in range(6)}
+    means = np.array([np.mean(own) for own in differences.values()])
+    error = means.std(ddof=1) / np.sqrt(6)
+    found = by_subject(differences)
+    assert found["subjects"] == 6
+    assert found["mean"] == pytest.approx(means.mean())
+    assert (found["low"], found["high"]) == pytest.approx(
+        (means.mean() - 2.5706 * error, means.mean() + 2.5706 * error), rel=1e-4
+    )
+    assert found["p"] == pytest.approx(2 * t.sf(abs(means.mean() / error), 5))
+    # every exchange of signs by hand
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)
+    as_far = np.abs((signs.T * means).mean(1)) >= abs(means.mean()) - 1e-12
+    assert found["p_signs"] == pytest.approx(as_far.mean())
+
+
+def test_one_subject_tells_nothing_however_many_cases() -> None:
+    found = by_subject({"a": [1.0, 1.1, 0.9] * 20})
+    assert (found["subjects"], found["p"], found["p_signs"]) == (1, None, None)
+
+
+def test_comparisons_tell_of_subjects_too(three: list[dict[str, Any]]) -> None:
+    entry = only(compare(three, [("good", "poor")]), kind="patient", regime="small", metric="error_mean")
+    cases = {(r["method"], r["case"]): r["error_mean"] for r in three}
+    own = [cases["good", r["case"]] - cases["poor", r["case"]] for r in three if r["method"] == "good"]
+    assert entry["by_subject"] == by_subject({f"s{i}": own[i::3] for i in range(3)})
+
+
+def test_seeds_of_one_method_are_averaged_case_by_case() -> None:
+    rows = rows_of({"a-1": [1.0, 2.0], "a-2": [3.0, 6.0], "b": [9.0, 9.0]})
+    rows[2]["dice_tumour"] = None
+    first, second = averaged(rows, {"a": ("a-1", "a-2")})
+    assert (first["method"], first["case"], first["seeds"], first["error_mean"]) == ("a", "case_000", 2, 2.0)
+    assert (first["dice_tumour"], second["dice_tumour"]) == (None, 4.0)
+    assert averaged(rows[:3], {"a": ("a-1", "a-2")}) == [first]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ def collect(
     seed: int,
     caption: str = "",
     pairs: Sequence[tuple[str, str]] = (),
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Everything about an evaluation as one JSON-able dict; the order of its keys is always the same.
 
@@ -39,7 +41,9 @@ def collect(
         seed: Of the cases and of the bootstrap.
         caption: The training budget, in words.
         pairs: Methods to be compared by name.
+        groups: Methods that are one, taught from several seeds, by its name.
     """
+    rows = [*rows, *statistics.averaged(rows, groups)]
     return {
         "schema": SCHEMA,
         "command": list(command),

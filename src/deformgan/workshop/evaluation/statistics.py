@@ -1,12 +1,12 @@
-"""Summaries of scores and tests of their differences, case by case.
+"""Summaries of scores and tests of their differences, case by case and subject by subject.
 
-Cases of one patient are not independent of each other: the tests treat them as if they were, so each summary says of
-how many subjects its cases are.
+Cases of one subject are not independent of each other. The signed-rank test treats them as if they were, so each
+summary says of how many subjects its cases are, and named comparisons are also tested with subjects as the units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ TESTED = ("rmse_volume", "rmse_brain", "dice_tumour", "error_mean")
 HIGHER_IS_BETTER = ("dice_tumour",)
 FEWEST = 6  # of fewer differences no two-sided signed-rank test can be below 0.05 (2 / 2⁵ is above)
 RESAMPLES = 10_000
+LARGEST_EXACT = 13  # subjects, up to which every exchange of signs is tried
 
 Row = dict[str, Any]
 Cell = tuple[str, str]  # kind, regime
@@ -74,7 +75,7 @@ def compare(rows: Sequence[Row], pairs: Sequence[tuple[str, str]], seed: int = 0
     Returns:
         Dicts with ``kind, regime, metric, method, rival, n``; ``median_difference`` (method minus rival) with its 95 %
         bootstrap interval over cases ``ci_low, ci_high``; ``p`` of the two-sided Wilcoxon signed-rank test, ``p_holm``
-        corrected over the pairs of a cell, and ``reason`` where there is no p.
+        corrected over the pairs of a cell, and ``reason`` where there is no p; and ``by_subject``, see there.
     """
     found = []
     for cell in cells(rows):
@@ -86,9 +87,66 @@ def compare(rows: Sequence[Row], pairs: Sequence[tuple[str, str]], seed: int = 0
                 low, high = median_interval(differences, seed)
                 median = float(np.median(differences)) if len(differences) else None
                 family.append(
-                    _named(cell, metric) | entry | {"median_difference": median, "ci_low": low, "ci_high": high}
+                    _named(cell, metric)
+                    | entry
+                    | {"median_difference": median, "ci_low": low, "ci_high": high}
+                    | {"by_subject": by_subject(_by_subject(rows, cell, metric, method, rival))}
                 )
             found += corrected(family)
+    return found
+
+
+def by_subject(differences: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Whether the differences of two methods are more than chance where a subject, and not a case, is the unit.
+
+    A subject's cases are averaged first: with as many cases of each that is the mixed model with a random intercept for
+    each subject.
+
+    Args:
+        differences: Of each subject, those of its cases.
+
+    Returns:
+        ``subjects``, their number; ``mean``, the mean of their means, with ``low`` and ``high``, its 95 % interval by
+        Student's t; ``p`` of the two-sided t test; ``p_signs``, exact, of all ways to exchange the two methods within
+        subjects, which supposes no distribution and is never below 2 / 2^subjects. None where there are too few.
+    """
+    from scipy.stats import permutation_test, ttest_1samp
+
+    means = np.array([np.mean(own) for own in differences.values() if len(own)])
+    found: dict[str, Any] = {"subjects": len(means), "mean": float(means.mean()) if len(means) else None}
+    if len(means) < 2 or not means.std():
+        return found | dict.fromkeys(("low", "high", "p", "p_signs"))
+    test = ttest_1samp(means, 0.0)
+    interval = test.confidence_interval(0.95)
+    signs = permutation_test((means,), np.mean, permutation_type="samples", n_resamples=2**LARGEST_EXACT)
+    return found | {
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "p": float(test.pvalue),  # type: ignore[attr-defined]
+        "p_signs": float(signs.pvalue),
+    }
+
+
+def averaged(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Rows of one method that was taught from several seeds: of each case, the mean of its methods' scores.
+
+    Args:
+        rows: Of the methods alone, too.
+        groups: Name → its methods.
+
+    Returns:
+        One row for each group and case that all of its methods have a row of; a score that one of them lacks is None.
+    """
+    found = []
+    for name, members in groups.items():
+        of_case: dict[str, list[Row]] = {}
+        for row in rows:
+            if row["method"] in members:
+                of_case.setdefault(row["case"], []).append(row)
+        for own in of_case.values():
+            if len(own) == len(members):
+                scores = {key: _mean_or_none([row[key] for row in own]) for key in (*QUALITIES, *COSTS)}
+                found.append({**own[0], "method": name, **scores, "seeds": len(own)})
     return found
 
 
@@ -152,6 +210,21 @@ def _values(rows: Sequence[Row], cell: Cell, metric: str, method: str) -> dict[s
 
 def _mean(values: dict[str, float]) -> float:
     return sum(values.values()) / len(values)
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _by_subject(rows: Sequence[Row], cell: Cell, metric: str, method: str, rival: str) -> dict[str, list[float]]:
+    own, other = (_values(rows, cell, metric, name) for name in (method, rival))
+    subject = {row["case"]: f"{row['kind']} {row['subject']}" for row in _within(rows, cell)}
+    found: dict[str, list[float]] = {}
+    for case in own:
+        if case in other:
+            found.setdefault(subject[case], []).append(own[case] - other[case])
+    return found
 
 
 def _differences(rows: Sequence[Row], cell: Cell, metric: str, method: str, rival: str) -> np.ndarray:
