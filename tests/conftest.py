@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import locale
+import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,12 @@ from deformgan.output.registration import Registration
 # a runner in the background starts its children deaf to Ctrl-C, and they hand that on to the commands under test
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# in UTF-8, whatever the caller's locale is: files that tests open as text, and the commands that they start
+with suppress(locale.Error):
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+os.environ["PYTHONUTF8"] = "1"
+os.environ.pop("PYTHONIOENCODING", None)
 
 # one thread a worker, also for those who call pytest by hand: with more, parallel workers fight over the cores
 torch.set_num_threads(1)
@@ -106,6 +115,14 @@ def _records_are_as_published() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Registration, "write", checked)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _the_locale_stays() -> Iterator[None]:
+    """ITK's reader of .vtk leaves the process in the locale C, in which text files are opened as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 _searched: dict[Any, tuple[np.ndarray, float]] = {}

@@ -26,7 +26,7 @@ from deformgan.models.load import Translator, load_generator
 from deformgan.output.provenance import environment
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.cases import TestCase, find_cases, read_case
+from deformgan.workshop.evaluation.cases import EvaluationCase, find_cases, read_case
 from deformgan.workshop.evaluation.fluid import register_fluid
 from deformgan.workshop.evaluation.fluid_force import Similarity
 from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent, rmse_percent
@@ -60,7 +60,7 @@ ROWS: dict[str, tuple[Similarity | None, bool]] = {
 }
 
 
-def translated(case: TestCase, translator: Translator) -> Tensor:
+def translated(case: EvaluationCase, translator: Translator) -> Tensor:
     """The moving image in the fixed image's contrast, at the case's resolution, 0 outside the content."""
     drawn = F.interpolate(
         translator.translate(case.moving), size=case.shape, mode="trilinear", align_corners=False
@@ -68,7 +68,7 @@ def translated(case: TestCase, translator: Translator) -> Tensor:
     return drawn * (case.moving > 0)
 
 
-def scores(case: TestCase, translator: Translator, names: list[str]) -> list[dict[str, Any]]:
+def scores(case: EvaluationCase, translator: Translator, names: list[str]) -> list[dict[str, Any]]:
     """One row for each method, and one for no registration."""
     rows = []
     fields = {"none": torch.zeros_like(case.field)}
@@ -91,7 +91,7 @@ def scores(case: TestCase, translator: Translator, names: list[str]) -> list[dic
     return rows
 
 
-def gates(cases: list[TestCase], translator: Translator) -> dict[str, dict[str, float]]:
+def gates(cases: list[EvaluationCase], translator: Translator) -> dict[str, dict[str, float]]:
     """The gate's figures of each similarity at half resolution, smoothness left out."""
     found = {}
     for name, (similarity, translate) in ROWS.items():

@@ -42,7 +42,7 @@ from deformgan.errors import DeformganError, InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation import figures
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.evaluation.metrics import dice, endpoint_error
 from deformgan.workshop.evaluation.robustness import perturbed
 from deformgan.workshop.training.record import read_metrics
@@ -146,7 +146,7 @@ def must_be_ignored(out: Path) -> None:
         )
 
 
-def shipped_cases(regime: str, count: int, seed: int) -> list[TestCase]:
+def shipped_cases(regime: str, count: int, seed: int) -> list[EvaluationCase]:
     """Cases of the anatomy that the project ships, T2 fixed and T1 moving; anybody may see them."""
     from deformgan.workshop.simulation.anatomy import load_anatomy
     from deformgan.workshop.simulation.cases import make_case
@@ -155,7 +155,7 @@ def shipped_cases(regime: str, count: int, seed: int) -> list[TestCase]:
     for k in range(count):
         made = make_case(load_anatomy(), regime, torch.Generator().manual_seed(seed * 1_000_003 + k), spacing=1.5)
         cases.append(
-            TestCase(
+            EvaluationCase(
                 f"shipped_{k:03d}", made.fixed, made.moving, made.moving_true, made.fixed_labels, made.moving_labels,
                 made.mask, made.deformation.forward, made.meta,
             )
@@ -163,14 +163,14 @@ def shipped_cases(regime: str, count: int, seed: int) -> list[TestCase]:
     return cases
 
 
-def read_cases(root: Path, count: int) -> list[TestCase]:
+def read_cases(root: Path, count: int) -> list[EvaluationCase]:
     """The first cases of a folder."""
     from deformgan.workshop.evaluation.cases import find_cases, read_case
 
     return [read_case(folder) for folder in find_cases(root)[:count]]
 
 
-def panels(case: TestCase, seen: TestCase, methods: Sequence[str], threads: int) -> list[figures.Panel]:
+def panels(case: EvaluationCase, seen: EvaluationCase, methods: Sequence[str], threads: int) -> list[figures.Panel]:
     """Fixed, moving and each method's moved image of a pair as it is seen; scores are those of the case itself."""
     from deformgan.workshop.evaluation.methods import Compute, make_method, parse_method
 
@@ -187,7 +187,7 @@ def panels(case: TestCase, seen: TestCase, methods: Sequence[str], threads: int)
     return found
 
 
-def _panel(title: str, case: TestCase, seen: TestCase, field: Tensor) -> figures.Panel:
+def _panel(title: str, case: EvaluationCase, seen: EvaluationCase, field: Tensor) -> figures.Panel:
     labels = warp(case.moving_labels, field, mode="nearest")
     tumours = [figures.tumour_mask(one, case) for one in (labels, case.fixed_labels)]
     caption = f"error {float(endpoint_error(field, case.field, case.mask).mean()):.2f} voxels"
@@ -240,7 +240,7 @@ def draw(given: argparse.Namespace) -> list[Path]:
 
 
 def draw_pictures(
-    given: argparse.Namespace, cases: Sequence[TestCase], stages: Mapping[str, Path], styles: Mapping[str, Any]
+    given: argparse.Namespace, cases: Sequence[EvaluationCase], stages: Mapping[str, Path], styles: Mapping[str, Any]
 ) -> list[Path]:
     """The figures that show anatomy: that of the cases."""
     written = []

@@ -15,13 +15,13 @@ import torch
 from panel_cases import panel_case, write_snapshot
 
 from deformgan.errors import InputError, UsageError
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "table1" / "figures.py"
 
 
 @pytest.fixture
-def case() -> TestCase:
+def case() -> EvaluationCase:
     return panel_case()
 
 
@@ -57,7 +57,7 @@ def test_everything_is_drawn_that_there_is_input_for(
     script: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    case: TestCase,
+    case: EvaluationCase,
 ) -> None:
     run = tmp_path / "run"
     write_snapshot(run, 1, 1.0, 0)
@@ -128,7 +128,7 @@ def test_pictures_of_cases_go_only_where_git_does_not_look(
 def test_methods_are_shown_on_the_noisy_pair_and_scored_on_the_clean_one(
     script: ModuleType,
     tmp_path: Path,
-    case: TestCase,
+    case: EvaluationCase,
 ) -> None:
     pytest.importorskip("deformgan.workshop.evaluation.methods")
     noisy = script.perturbed(case, "noise", 0.1, 0)

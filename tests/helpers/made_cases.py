@@ -13,12 +13,12 @@ from conftest import make_phantom, write_nifti
 from torch import Tensor
 
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 
 SHAPE = (32, 32, 32)
 
 
-def made_case(name: str = "case_000", shift: float = 2.0, seed: int = 0, **meta: Any) -> TestCase:
+def made_case(name: str = "case_000", shift: float = 2.0, seed: int = 0, **meta: Any) -> EvaluationCase:
     """The phantom's middle, moved by ``shift`` voxels along the first axis."""
     phantom = make_phantom(seed)
     block = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(phantom.labels.shape, SHAPE, strict=True))
@@ -32,7 +32,7 @@ def made_case(name: str = "case_000", shift: float = 2.0, seed: int = 0, **meta:
     mask = labels > 0
     mask[:, :, -int(np.ceil(shift)) - 1 :] = False
     about = {"kind": "patient", "regime": "small", "subject": f"p{seed}", "seed": 0, "tumour_labels": [100]}
-    return TestCase(
+    return EvaluationCase(
         name=name,
         fixed=fixed,
         moving=warp(true, -field),
@@ -45,7 +45,7 @@ def made_case(name: str = "case_000", shift: float = 2.0, seed: int = 0, **meta:
     )
 
 
-def write_made_case(root: Path, case: TestCase) -> Path:
+def write_made_case(root: Path, case: EvaluationCase) -> Path:
     """Write a case with nibabel alone, as another program would."""
     folder = root / case.name
     folder.mkdir(parents=True)
@@ -71,7 +71,7 @@ def write_made_cases(root: Path, count: int = 2) -> list[Path]:
     return [write_made_case(root, case) for case in cases]
 
 
-def without(case: TestCase, label: int) -> TestCase:
+def without(case: EvaluationCase, label: int) -> EvaluationCase:
     """The case with one label gone."""
     labels = case.fixed_labels.clone()
     labels[labels == label] = 0

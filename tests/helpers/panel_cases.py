@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from deformgan.networks import build
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 
 SHAPE = (16, 24, 16)
 KINDS = {"T": {"kind": "unet", "widths": [4, 8]}, "G": {"kind": "generator", "widths": [4, 8]}}
 
 
-def panel_case() -> TestCase:
+def panel_case() -> EvaluationCase:
     axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
     radius = torch.stack(axes).square().sum(0).sqrt()[None, None]
     mask = radius < 0.8
@@ -27,7 +27,7 @@ def panel_case() -> TestCase:
     field[:, 0] = 1.5
     meta = {"spacing_mm": 3.0, "tumour_labels": [100, 101]}
     moving = warp(1 - image, -field) * (warp(mask.float(), -field) > 0.5)
-    return TestCase(
+    return EvaluationCase(
         "case_000", image, moving, 1 - image, labels, warp(labels, -field, mode="nearest"), mask, field, meta
     )
 

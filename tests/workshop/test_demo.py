@@ -20,7 +20,7 @@ from deformgan.output.registration import Registration
 from deformgan.quality import Quality
 from deformgan.transforms.transform import Transform
 from deformgan.workshop import demo
-from deformgan.workshop.simulation.cases import Case
+from deformgan.workshop.simulation.cases import SimulatedCase
 
 PICTURES = {"overview.png", "before.png", "after.png", "checkerboard.png", "warped_grid.png", "error_map.png"}
 SHARE = 0.8  # of the true displacement that the stand-in registration finds
@@ -31,7 +31,7 @@ class _StandIn:
 
     def __init__(self, reasons: tuple[str, ...] = (), error: Exception | None = None) -> None:
         self.reasons, self.error = reasons, error
-        self.case: Case | None = None
+        self.case: SimulatedCase | None = None
         self.asked: dict[str, Any] = {}
 
     def __call__(self, fixed: Image, moving: Image, *, moving_labels: Image, **options: Any) -> Registration:
@@ -62,7 +62,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def _stand_in(monkeypatch: pytest.MonkeyPatch, **options: Any) -> _StandIn:
     stand_in, make = _StandIn(**options), demo.demo_case
 
-    def remember(seed: int) -> Case:
+    def remember(seed: int) -> SimulatedCase:
         stand_in.case = make(seed)
         return stand_in.case
 

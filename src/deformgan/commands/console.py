@@ -216,8 +216,7 @@ def _answer(text: str) -> None:
     if sys.stdout is None:
         raise UnansweredError(OSError(errno.EBADF, os.strerror(errno.EBADF)))
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        _write(sys.stdout, text)
     except OSError as error:
         _discard(sys.stdout)
         raise UnansweredError(error) from error
@@ -229,10 +228,18 @@ def _tell(text: str) -> None:
     if stream is None:
         return
     try:
-        stream.write(text + "\n")
-        stream.flush()
+        _write(stream, text)
     except OSError:
         _discard(stream)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write a line; a letter that the locale, or UTF-8, does not have becomes its code, as in ``\\u2014``."""
+    try:
+        stream.write(text + "\n")
+    except UnicodeEncodeError as error:  # nothing of it is written
+        stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding) + "\n")
+    stream.flush()
 
 
 def _discard(stream: TextIO) -> None:

@@ -66,7 +66,8 @@ def open_to_append(path: str | Path) -> TextIO:
     try:
         if path.is_symlink():
             path.unlink()
-        return open(path, "a+", encoding="utf-8", opener=opener)
+        # a file's name may be no UTF-8
+        return open(path, "a+", encoding="utf-8", errors="backslashreplace", opener=opener)
     except OSError as error:
         raise unwritable(path, error) from error
 

@@ -47,8 +47,9 @@ def brains_of(pair: Mapping[str, Scan], options: Options) -> tuple[dict[str, Sca
     Returns:
         By role the scans as they were, or their brains, and what there is to say of each brain that was taken out.
     """
-    wanted = options.brain == "auto" and DEFAULT_ANATOMY in shipped_models("S")
-    if not wanted or all(map(_seems_a_brain, pair.values())):
+    if options.brain != "auto" or all(map(_seems_a_brain, pair.values())):
+        return dict(pair), {}
+    if DEFAULT_ANATOMY not in shipped_models("S"):
         return dict(pair), {}
     looked = {role: _look(role, scan, options.device) for role, scan in pair.items()}
     if any(look is None for look in looked.values()):

@@ -20,7 +20,7 @@ from deformgan.output.provenance import Progress, Stopwatch, no_progress
 from deformgan.output.report.page import report_of
 from deformgan.pipeline import register
 from deformgan.workshop.simulation.anatomy import load_anatomy
-from deformgan.workshop.simulation.cases import TUMOUR_LABELS, Case, make_case, write_case
+from deformgan.workshop.simulation.cases import TUMOUR_LABELS, SimulatedCase, make_case, write_case
 from deformgan.workshop.simulation.deformation import DeformationConfig
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def run_demo(
     return record
 
 
-def demo_case(seed: int) -> Case:
+def demo_case(seed: int) -> SimulatedCase:
     """The demo's case: T2 fixed, T1 moving, a tumour, a deformation of up to 20 voxels of 1.5 mm."""
     # off by one, so that the default shows a tumour at the height of the ventricles
     generator = torch.Generator().manual_seed(seed + 1)
@@ -135,7 +135,7 @@ def demo_case(seed: int) -> Case:
     return case
 
 
-def _images(case: Case) -> tuple[Image, Image, Image]:
+def _images(case: SimulatedCase) -> tuple[Image, Image, Image]:
     volumes = {"fixed": case.fixed, "moving": case.moving, "moving_seg": case.moving_labels}
     fixed, moving, labels = (Image(_volume(v), case.grid, f"case/{name}.nii.gz") for name, v in volumes.items())
     return fixed, moving, labels
@@ -145,7 +145,7 @@ def _volume(tensor: Tensor) -> np.ndarray:
     return np.asfortranarray(tensor[0, 0].numpy())
 
 
-def compare(case: Case, found: Registration) -> tuple[Agreement, Agreement, dict[str, np.ndarray]]:
+def compare(case: SimulatedCase, found: Registration) -> tuple[Agreement, Agreement, dict[str, np.ndarray]]:
     """Agreement with the truth before and after, and both maps of the error in mm, (D, H, W)."""
     truth = case.transform.displacement(case.grid)
     displacement = found.transform.displacement(case.grid)
@@ -157,7 +157,7 @@ def compare(case: Case, found: Registration) -> tuple[Agreement, Agreement, dict
     return before, after, errors
 
 
-def _agreement(case: Case, error_mm: np.ndarray, labels: np.ndarray, image: np.ndarray) -> Agreement:
+def _agreement(case: SimulatedCase, error_mm: np.ndarray, labels: np.ndarray, image: np.ndarray) -> Agreement:
     mask = _volume(case.mask)
     error = error_mm[mask] / SPACING_MM
     true, got = np.isin(_volume(case.fixed_labels), TUMOUR_LABELS), np.isin(labels, TUMOUR_LABELS)
@@ -172,7 +172,7 @@ def _agreement(case: Case, error_mm: np.ndarray, labels: np.ndarray, image: np.n
 
 
 def draw(
-    case: Case,
+    case: SimulatedCase,
     found: Registration,
     errors_mm: Mapping[str, np.ndarray],
     before: Agreement,

@@ -15,7 +15,7 @@ from deformgan import losses
 from deformgan.errors import InputError, UsageError
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.evaluation.figures import (
     Panel,
     comparison_figure,
@@ -29,13 +29,15 @@ from deformgan.workshop.evaluation.synthesis import load_snapshot, run_stage, sn
 
 
 @pytest.fixture
-def case() -> TestCase:
+def case() -> EvaluationCase:
     return panel_case()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
 @pytest.mark.parametrize("shared", [False, True])
-def test_measurement_is_the_direct_computation(tmp_path: Path, case: TestCase, scale: float, shared: bool) -> None:
+def test_measurement_is_the_direct_computation(
+    tmp_path: Path, case: EvaluationCase, scale: float, shared: bool
+) -> None:
     write_snapshot(tmp_path, 30, scale, 1, shared=shared)
     (row,) = measure_synthesis({"run": tmp_path}, [case])
     assert (row["run"], row["step"], row["case"]) == ("run", 30, "case_000")
@@ -56,7 +58,7 @@ def test_measurement_is_the_direct_computation(tmp_path: Path, case: TestCase, s
     assert row["error"] == pytest.approx(float(distance[case.mask].mean()), abs=1e-4)
 
 
-def test_a_pyramid_halves_by_itself(tmp_path: Path, case: TestCase) -> None:
+def test_a_pyramid_halves_by_itself(tmp_path: Path, case: EvaluationCase) -> None:
     write_snapshot(tmp_path, 1, 0.5, 2, network={"kind": "pyramid", "widths": [8, 8, 16], "stage_width": 8})
     snapshot = load_snapshot(tmp_path, 1)
     stage = run_stage(snapshot, case)
@@ -66,7 +68,7 @@ def test_a_pyramid_halves_by_itself(tmp_path: Path, case: TestCase) -> None:
     torch.testing.assert_close(stage.moved, warp(F.avg_pool3d(case.moving, 2), field))
 
 
-def test_unusable_snapshots_are_told(tmp_path: Path, case: TestCase) -> None:
+def test_unusable_snapshots_are_told(tmp_path: Path, case: EvaluationCase) -> None:
     with pytest.raises(InputError, match="no snapshot"):
         snapshot_steps(tmp_path)
     write_snapshot(tmp_path, 5, 1.0, 0)
@@ -83,7 +85,7 @@ def test_unusable_snapshots_are_told(tmp_path: Path, case: TestCase) -> None:
         load_snapshot(tmp_path, 5)
 
 
-def test_synthesis_figure_shows_stages_and_their_numbers(tmp_path: Path, case: TestCase) -> None:
+def test_synthesis_figure_shows_stages_and_their_numbers(tmp_path: Path, case: EvaluationCase) -> None:
     runs = {"deform-gan-1": tmp_path / "one", "deform-gan-2": tmp_path / "two"}
     for seed, run in enumerate(runs.values()):
         for step, scale in ((1, 0.5), (20, 0.5), (30, 1.0), (40, 1.0), (50, 1.0)):
@@ -112,7 +114,7 @@ def test_synthesis_figure_shows_stages_and_their_numbers(tmp_path: Path, case: T
         synthesis_figure(runs, case, tmp_path / "c.png", measured[:5])
 
 
-def _panels(case: TestCase) -> list[Panel]:
+def _panels(case: EvaluationCase) -> list[Panel]:
     def volume(image: torch.Tensor) -> np.ndarray:
         return image[0, 0].numpy()
 
@@ -124,7 +126,7 @@ def _panels(case: TestCase) -> list[Panel]:
     ]
 
 
-def test_comparison_outlines_both_tumours(tmp_path: Path, case: TestCase) -> None:
+def test_comparison_outlines_both_tumours(tmp_path: Path, case: EvaluationCase) -> None:
     view = slice_through(case)
     assert view.index == (10, 14, 8)
     figure = comparison_figure({"clean": _panels(case), "noisy": _panels(case)}, view, tmp_path / "c.png")
@@ -151,7 +153,7 @@ def matplotlib_hex(colour: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("overlay", ["none", "edges", "checker"])
-def test_overlays(tmp_path: Path, case: TestCase, overlay) -> None:
+def test_overlays(tmp_path: Path, case: EvaluationCase, overlay) -> None:
     view, rows = slice_through(case), {"clean": _panels(case)}
     pages = [comparison_figure(rows, view, tmp_path / f"{name}.png", overlay) for name in "ab"]
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -177,7 +179,7 @@ def test_edges_lie_on_the_border_of_a_disc() -> None:
     assert np.abs(radius - 12).max() < 0.8
 
 
-def test_rows_that_cannot_be_laid_out_are_refused(tmp_path: Path, case: TestCase) -> None:
+def test_rows_that_cannot_be_laid_out_are_refused(tmp_path: Path, case: EvaluationCase) -> None:
     panels = _panels(case)
     with pytest.raises(UsageError, match="one number of panels"):
         comparison_figure({"clean": panels, "noisy": panels[:2]}, slice_through(case), tmp_path / "c.png")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deformgan.errors import UsageError
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.evaluation.robustness import (
     SWEEPS,
     bias_field,
@@ -31,28 +31,28 @@ def _ball(radius: float = 0.85) -> Tensor:
     return (torch.stack(axes).square().sum(0).sqrt() < radius)[None, None]
 
 
-def _case(fixed: Tensor | None = None, moving: Tensor | None = None, name: str = "case_000") -> TestCase:
+def _case(fixed: Tensor | None = None, moving: Tensor | None = None, name: str = "case_000") -> EvaluationCase:
     """Rings in a ball; the 99.8th percentile of both images is 1."""
     mask = _ball()
     axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
     rings = (0.55 + 0.45 * torch.cos(14 * torch.stack(axes).square().sum(0).sqrt()))[None, None] * mask
     zeros = torch.zeros(1, 3, *SHAPE)
     fixed, moving = rings if fixed is None else fixed, (1 - rings) * mask if moving is None else moving
-    return TestCase(name, fixed, moving, moving, mask.int(), mask.int(), mask, zeros, {})
+    return EvaluationCase(name, fixed, moving, moving, mask.int(), mask.int(), mask, zeros, {})
 
 
 @each_sweep
 def test_the_first_level_changes_nothing(sweep: str) -> None:
     case = _case()
     same = perturbed(case, sweep, SWEEPS[sweep][0], seed=3)
-    assert all(getattr(same, f.name) is getattr(case, f.name) for f in fields(TestCase))
+    assert all(getattr(same, f.name) is getattr(case, f.name) for f in fields(EvaluationCase))
 
 
 @each_sweep
 def test_what_is_scored_stays_as_it_is(sweep: str) -> None:
     case = _case()
     seen = perturbed(case, sweep, SWEEPS[sweep][-1], seed=3)
-    changed = {f.name for f in fields(TestCase) if getattr(seen, f.name) is not getattr(case, f.name)}
+    changed = {f.name for f in fields(EvaluationCase) if getattr(seen, f.name) is not getattr(case, f.name)}
     assert changed == ({"moving"} if sweep == "inversion" else {"fixed", "moving"})
     for name in changed:
         image = getattr(seen, name)

@@ -22,7 +22,7 @@ from deformgan.spatial.field import affine_field, fit_affine, identity_positions
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 from deformgan.workshop.evaluation import run, sweeps
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.evaluation.memory import PeakMemory
 from deformgan.workshop.evaluation.methods import Compute, Product, Spec, as_field, make_method, parse_method
 from deformgan.workshop.evaluation.run import ScoreFile, score_all, sweep_jobs
@@ -302,7 +302,7 @@ def test_an_error_in_a_process_of_its_own_is_the_same_error(tmp_path: Path) -> N
 def test_a_sweep_is_seen_disturbed_and_scored_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def perturbed(case: TestCase, sweep: str, level: float, seed: int) -> TestCase:
+    def perturbed(case: EvaluationCase, sweep: str, level: float, seed: int) -> EvaluationCase:
         assert (sweep, seed) == ("noise", 7)
         return replace(case, moving=case.moving * 0 + level)
 

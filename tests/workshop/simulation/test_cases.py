@@ -16,7 +16,7 @@ from deformgan.io.image import Image, load_image
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.warp import warp
 from deformgan.transforms.transform import load_transform
-from deformgan.workshop.simulation.cases import FILES, Case, make_case, simulate
+from deformgan.workshop.simulation.cases import FILES, SimulatedCase, make_case, simulate
 from deformgan.workshop.simulation.deformation import REGIMES, DeformationConfig
 
 SHAPE = (36, 40, 32)
@@ -33,7 +33,7 @@ def _anatomy(size: int = 44) -> Image:
     return Image(labels, Grid(labels.shape, affine), "ellipsoids")
 
 
-def _case(seed: int = 0, regime: str | DeformationConfig = SMALL, **options: object) -> Case:
+def _case(seed: int = 0, regime: str | DeformationConfig = SMALL, **options: object) -> SimulatedCase:
     return make_case(_anatomy(), regime, torch.Generator().manual_seed(seed), shape=SHAPE, **options)  # type: ignore[arg-type]
 
 

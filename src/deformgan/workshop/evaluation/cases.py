@@ -1,4 +1,4 @@
-"""Test cases on disk, in the layout of `deformgan.workshop.simulation.cases`, as the tensors that are scored.
+"""Cases on disk, in the layout of `deformgan.workshop.simulation.cases`, as the tensors that are scored.
 
 Cases that other programs wrote in that layout are read too: neither ``true_warp`` nor any entry of ``meta.json`` is
 needed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +28,11 @@ _META = "meta.json"
 
 
 @dataclass(frozen=True, eq=False)
-class TestCase:
-    """A pair whose true map is known, on one grid of cubic voxels along the world axes.
+class EvaluationCase:
+    """A pair whose true map is known, as it is read for scoring: on one grid of cubic voxels along the world axes.
+
+    `SimulatedCase`, of `deformgan.workshop.simulation.cases`, is what is written into such a folder: it has the map's
+    inverse too, and comes of our own deformations alone.
 
     Args:
         name: Of its folder.
@@ -41,8 +44,6 @@ class TestCase:
         meta: As in ``meta.json``; ``kind``, ``subject``, ``regime``, ``seed``, ``spacing_mm`` and ``tumour_labels`` are
             always there.
     """
-
-    __test__: ClassVar[bool] = False  # pytest: a case to test with, no test
 
     name: str
     fixed: Tensor
@@ -79,7 +80,7 @@ def find_cases(root: str | Path) -> list[Path]:
     return found
 
 
-def read_case(folder: str | Path) -> TestCase:
+def read_case(folder: str | Path) -> EvaluationCase:
     """Read one case.
 
     Raises:
@@ -100,7 +101,7 @@ def read_case(folder: str | Path) -> TestCase:
     mask = torch.from_numpy(np.ascontiguousarray(labels["mask"].data > 0))[None, None]
     if not bool(mask.any()):
         raise InputError(f"{folder}: its mask is empty", "mark the brain of the fixed image")
-    return TestCase(
+    return EvaluationCase(
         name=folder.name,
         **{name: _tensor(image, np.float32) for name, image in images.items()},
         fixed_labels=_tensor(labels["fixed_seg"], np.int32),

@@ -25,9 +25,17 @@ from deformgan.workshop.datasets.choice import choose_patients
 from deformgan.workshop.datasets.config import DataConfig, Part
 from deformgan.workshop.datasets.patients import Patient
 from deformgan.workshop.datasets.subjects import Subject, load_subjects
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.simulation.anatomy import read_anatomy
-from deformgan.workshop.simulation.cases import FILES, SHAPE, TUMOUR_LABELS, Case, deformed, make_case, write_case
+from deformgan.workshop.simulation.cases import (
+    FILES,
+    SHAPE,
+    TUMOUR_LABELS,
+    SimulatedCase,
+    deformed,
+    make_case,
+    write_case,
+)
 from deformgan.workshop.simulation.contrasts import TUMOUR_CORE
 from deformgan.workshop.simulation.deformation import (
     REGIMES,
@@ -186,7 +194,7 @@ def _subject(plan: CasePlan, patient: str | Patient, cache: str) -> Subject:
     return load_subjects(config, (patient,))[0]
 
 
-def _patient_case(subject: Subject, plan: CasePlan, regime: str, generator: torch.Generator) -> Case:
+def _patient_case(subject: Subject, plan: CasePlan, regime: str, generator: torch.Generator) -> SimulatedCase:
     """The patient's own two images, one of them sampled once through the inverse of a drawn deformation."""
     mask = subject.mask > 0
     # at the strength of the regime, as in training: content may leave the volume
@@ -197,7 +205,7 @@ def _patient_case(subject: Subject, plan: CasePlan, regime: str, generator: torc
     grid = Grid.centred(plan.shape, plan.spacing, [0.0, 0.0, 0.0])  # type: ignore[arg-type]
     seen = mask & shown
     length = deformation.forward.square().sum(1, keepdim=True).sqrt()[seen]
-    return Case(
+    return SimulatedCase(
         fixed=fixed,
         moving=deformed(true, mask, deformation.inverse),
         moving_true=true * shown,
@@ -228,7 +236,7 @@ def _shown(deformation: Deformation) -> torch.Tensor:
     return ((source >= 0) & (source <= upper)).all(1, keepdim=True)
 
 
-def redeformed(case: TestCase, voxels: float, seed: int) -> TestCase:
+def redeformed(case: EvaluationCase, voxels: float, seed: int) -> EvaluationCase:
     """A case's images with another deformation between them, the largest displacement near ``voxels``.
 
     Drawn at a quarter of the resolution, as in training, until it comes within a twentieth of what is asked for.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deformgan.errors import InputError, UsageError
 from deformgan.output.pictures import View
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.evaluation.charts import mean_and_spread
 from deformgan.workshop.evaluation.style import Style, line_of, looks, mark_scales, method_styles, write_png
 from deformgan.workshop.evaluation.synthesis import load_snapshot, run_stage, snapshot_steps
@@ -51,7 +51,7 @@ class Panel:
     caption: str = ""
 
 
-def slice_through(case: TestCase) -> View:
+def slice_through(case: EvaluationCase) -> View:
     """The view through the middle of a case's tumour, or of the brain where it shows none, cropped to the brain."""
     mask = case.mask[0, 0].numpy() > 0
     tumour = tumour_mask(case.fixed_labels, case)
@@ -59,7 +59,7 @@ def slice_through(case: TestCase) -> View:
     return View.through(middle, mask | (case.moving[0, 0].numpy() > 0), [case.meta.get("spacing_mm", 1.0)] * 3, 2)
 
 
-def tumour_mask(labels: Tensor, case: TestCase) -> np.ndarray:
+def tumour_mask(labels: Tensor, case: EvaluationCase) -> np.ndarray:
     """Where labels (1, 1, D, H, W) are one of the case's ``tumour_labels``, (D, H, W) bool."""
     return np.isin(labels[0, 0].numpy(), case.meta["tumour_labels"])
 
@@ -124,7 +124,7 @@ def comparison_figure(rows: Mapping[str, Sequence[Panel]], view: View, path: Pat
 
 def synthesis_figure(
     runs: Mapping[str, str | Path],
-    case: TestCase,
+    case: EvaluationCase,
     path: Path,
     measured: Sequence[Mapping[str, Any]],
     styles: Mapping[str, Style] | None = None,
@@ -227,7 +227,7 @@ def _spread(steps: Sequence[int], count: int) -> list[int]:
     return [steps[round(i)] for i in np.linspace(0, len(steps) - 1, count)]
 
 
-def _at_scale(view: View, case: TestCase, image: Tensor) -> View:
+def _at_scale(view: View, case: EvaluationCase, image: Tensor) -> View:
     """The view on a coarser grid of the same extent."""
     ratio = [a / b for a, b in zip(image.shape[2:], case.fixed.shape[2:], strict=True)]
     index = tuple(min(int((i + 0.5) * r), n - 1) for i, r, n in zip(view.index, ratio, image.shape[2:], strict=True))

@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from deformgan.errors import UsageError
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.simulation.artefacts import gaussian_blur, rician_noise, thick_slices
 from deformgan.workshop.simulation.contrasts import depth, normalise
 
@@ -43,7 +43,7 @@ _LIMITS = {"noise": (0, 1), "blur": (0, 10), "bias": (0, 0.95), "thick-slices": 
 Effect = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
 
 
-def perturbed(case: TestCase, sweep: str, level: float, seed: int) -> TestCase:
+def perturbed(case: EvaluationCase, sweep: str, level: float, seed: int) -> EvaluationCase:
     """The case as a registration is to see it; score with ``case`` itself (see the module).
 
     Fixed and moving image are disturbed independently of one another, and of those of other cases; the levels of one

@@ -14,7 +14,7 @@ from torch import Tensor
 from deformgan.errors import DeformganError, InputError, UsageError
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.cases import TestCase, read_case, read_field
+from deformgan.workshop.evaluation.cases import EvaluationCase, read_case, read_field
 from deformgan.workshop.evaluation.memory import PeakMemory
 from deformgan.workshop.evaluation.methods import Compute, Method, Spec, make_method
 from deformgan.workshop.evaluation.metrics import dice, endpoint_error, folding_percent, rmse_percent
@@ -41,7 +41,7 @@ class Job:
     level: float | None = None
     seed: int = 0
 
-    def load(self) -> tuple[TestCase, TestCase]:
+    def load(self) -> tuple[EvaluationCase, EvaluationCase]:
         """The case as a method is to see it and as it is scored, changed as the sweep says."""
         case = read_case(self.folder)
         if self.sweep is None or self.level is None:
@@ -53,7 +53,7 @@ class Job:
         return {} if self.sweep is None else {"sweep": self.sweep, "level": self.level}
 
 
-def score_field(case: TestCase, field: Tensor) -> dict[str, float | None]:
+def score_field(case: EvaluationCase, field: Tensor) -> dict[str, float | None]:
     """Judge a field by the truth of its case.
 
     Args:
@@ -121,7 +121,7 @@ def rows_of(spec: Spec, jobs: Sequence[Job], compute: Compute) -> Iterator[dict[
         yield _row(spec.name, case, job, scores, {**cost, **where})
 
 
-def _predict(method: Method, case: TestCase) -> Tensor:
+def _predict(method: Method, case: EvaluationCase) -> Tensor:
     try:
         return method.predict(case.fixed, case.moving, case.spacing)
     except DeformganError as error:
@@ -156,6 +156,6 @@ def _external_cost(path: Path) -> dict[str, float | None]:
         raise InputError(f"{path} cannot be read: {error}", "it holds seconds and peak_rss_mb as JSON") from error
 
 
-def _row(name: str, case: TestCase, job: Job, scores: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
+def _row(name: str, case: EvaluationCase, job: Job, scores: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
     about = {key: case.meta[key] for key in ("kind", "subject", "regime")}
     return {"method": name, "case": case.name, **about, **job.label(), **scores, **cost}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deformgan.errors import UsageError
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.evaluation.make_cases import redeformed
 
 DEFORMATION = "deformation"
@@ -26,7 +26,7 @@ def levels(sweep: str) -> tuple[float, ...]:
     return tuple(DISTURBANCES[sweep])
 
 
-def perturb(case: TestCase, sweep: str, level: float, seed: int) -> tuple[TestCase, TestCase]:
+def perturb(case: EvaluationCase, sweep: str, level: float, seed: int) -> tuple[EvaluationCase, EvaluationCase]:
     """A case at one level of a sweep: as a method is to see it, and as it is scored.
 
     A larger deformation changes both. What else disturbs images is seen, but the field that a method finds then is

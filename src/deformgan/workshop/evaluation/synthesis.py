@@ -26,7 +26,7 @@ from deformgan.networks import Role
 from deformgan.networks.base import GeneratorNetwork, TransformationNetwork, reduced
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
-from deformgan.workshop.evaluation.cases import TestCase
+from deformgan.workshop.evaluation.cases import EvaluationCase
 from deformgan.workshop.evaluation.metrics import endpoint_error
 
 _SECTIONS: tuple[tuple[Role, str], ...] = (("T", "network"), ("G", "generator"))
@@ -106,7 +106,7 @@ def load_snapshot(run: str | Path, step: int, device: str | torch.device = "cpu"
 
 
 @torch.inference_mode()
-def run_stage(snapshot: Snapshot, case: TestCase, window: int = 7, epsilon: float = 1.0) -> Stage:
+def run_stage(snapshot: Snapshot, case: EvaluationCase, window: int = 7, epsilon: float = 1.0) -> Stage:
     """Register a case with T, translate the moved image with G, and measure.
 
     Args:
@@ -135,7 +135,7 @@ def run_stage(snapshot: Snapshot, case: TestCase, window: int = 7, epsilon: floa
 
 def measure_synthesis(
     runs: Mapping[str, str | Path],
-    cases: Sequence[TestCase],
+    cases: Sequence[EvaluationCase],
     device: str | torch.device = "cpu",
     window: int = 7,
     epsilon: float = 1.0,

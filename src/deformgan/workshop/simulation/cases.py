@@ -41,8 +41,11 @@ _FILL = 0.76  # share of each axis the content may take, which leaves room to be
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """One case; tensors are (1, 1, D, H, W) on ``grid``, images float32 in [0, 1], labels int16, the mask boolean."""
+class SimulatedCase:
+    """One case as it is made, with both directions of its map; read again for scoring it is an `EvaluationCase`.
+
+    Tensors are (1, 1, D, H, W) on ``grid``, images float32 in [0, 1], labels int16, the mask boolean.
+    """
 
     fixed: Tensor
     moving: Tensor
@@ -71,7 +74,7 @@ def make_case(
     spacing: float | None = None,
     tumour: bool = True,
     strength: float = 0.5,
-) -> Case:
+) -> SimulatedCase:
     """Make one case.
 
     The moving image is the deformed `moving_true`, scan artefacts included: the truth is exact in intensity too.
@@ -104,7 +107,7 @@ def make_case(
         images.append(degrade(ideal, mask, generator, strength))
     fixed_labels = to_case.nearest(labels[None, None].short()) * mask
     deformation = sample_deformation(grid.shape, regime, generator, mask.float())
-    return Case(
+    return SimulatedCase(
         fixed=images[0],
         moving=deformed(images[1], mask, deformation.inverse),
         moving_true=images[1],
@@ -204,7 +207,7 @@ def _meta(
     }
 
 
-def write_case(case: Case, folder: Path) -> None:
+def write_case(case: SimulatedCase, folder: Path) -> None:
     """Write a case's files into an existing folder (names in the module's docstring)."""
     volumes = {
         "fixed": case.fixed,
