@@ -1,9 +1,13 @@
-"""The collector is still while modules load, and as it was afterwards."""
+"""The collector is still while modules load, what no run uses waits, and the process ends at once and in order."""
 
 import gc
+import importlib
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 from conftest import PairFiles
 from tiny import write_tiny_model
 
-from deformgan.commands.startup import quick_imports, read_ahead
+from deformgan.commands.startup import POSTPONED, postponed, quick_imports, read_ahead
 from deformgan.errors import InputError
 from deformgan.io.image import load_image
 from deformgan.output.provenance import describe_input, sha256
@@ -25,6 +29,9 @@ UNUSED = (
     "jinja2",
     "torch._dynamo",
     "torch._inductor",
+    # imported by PyTorch's own __init__, and postponed
+    "torch._prims",
+    "torch.export.graph_signature",
     "SimpleITK",
     "h5py",
 )
@@ -104,3 +111,91 @@ def test_a_registration_imports_nothing_that_it_does_not_use(pair_files: PairFil
     ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert ended.returncode in (0, 4), ended.stderr
     assert ended.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.fixture
+def lazy_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package's module that leaves a trace when it is run."""
+    (tmp_path / "lazy_home").mkdir()
+    (tmp_path / "lazy_home" / "__init__.py").write_text("from . import waits, runs\n")
+    for name in ("waits", "runs"):
+        (tmp_path / "lazy_home" / f"{name}.py").write_text(
+            f"import os\nanswer = 42\nos.environ['LAZY_HOME'] = os.environ['LAZY_HOME'] + '{name} '\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LAZY_HOME", "")
+    yield "lazy_home"
+    for name in [name for name in sys.modules if name.startswith("lazy_home")]:
+        del sys.modules[name]
+
+
+def test_a_postponed_module_runs_once_when_it_is_asked_for_something(lazy_module: str) -> None:
+    with postponed([f"{lazy_module}.waits"]):
+        home = importlib.import_module(lazy_module)
+        assert os.environ["LAZY_HOME"] == "runs "
+    assert importlib.import_module(f"{lazy_module}.waits") is home.waits
+    assert os.environ["LAZY_HOME"] == "runs "
+    assert home.waits.answer == 42
+    assert os.environ["LAZY_HOME"] == "runs waits "
+    assert type(home.waits) is type(home.runs)
+    assert home.waits.__spec__.loader.__class__ is home.runs.__spec__.loader.__class__
+    with pytest.raises(AttributeError):
+        _ = home.waits.question
+    assert os.environ["LAZY_HOME"] == "runs waits "
+
+
+def test_nothing_is_postponed_after_the_block(lazy_module: str) -> None:
+    with postponed([f"{lazy_module}.waits"]):
+        pass
+    importlib.import_module(lazy_module)
+    assert os.environ["LAZY_HOME"] == "waits runs "
+
+
+def test_pytorch_is_whole_for_whoever_asks_for_more() -> None:
+    """What its own __init__ imports works as ever, though it was postponed."""
+    code = (
+        "from deformgan.commands.startup import quick_imports\n"
+        "with quick_imports():\n    import torch\n"
+        "import sys\n"
+        "waiting = 'torch._prims' not in sys.modules\n"
+        "one = torch.randperm(5, generator=torch.Generator().manual_seed(0)).tolist()\n"
+        "torch.manual_seed(0)\n"
+        "assert one == torch.randperm(5).tolist()\n"
+        "assert torch.distributions.Normal(0.0, 1.0).mean == 0\n"
+        "assert callable(torch.export.export) and callable(torch.testing.assert_close)\n"
+        "assert torch.empty(3, device='meta').exp().shape == (3,)\n"
+        "assert torch._meta_registrations.activate_meta and 'torch._prims' in sys.modules\n"
+        "assert isinstance(torch.Generator(), torch.Generator)\n"
+        "print(waiting)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    known = any(version("torch").startswith(f"{release}.") for release in POSTPONED)
+    assert ended.stdout == f"{known}\n", ended.stderr
+
+
+def test_the_pinned_release_is_one_that_was_tried() -> None:
+    pins = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8")
+    pinned = next(line for line in pins.splitlines() if line.startswith("torch=="))
+    assert ".".join(pinned.removeprefix("torch==").split(".")[:2]) in POSTPONED
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_process_ends_at_once_and_in_order(watched: bool) -> None:
+    """What is registered for the end is called, and output arrives; with a profiler Python ends as ever."""
+    code = (
+        "import atexit, os, sys\n"
+        "import deformgan.commands.main\n"
+        "class Module: pass\n"
+        "class Last:\n    def __del__(self, write=os.write): write(1, b'taken apart')\n"
+        "sys.modules['torch'] = Module()\n"
+        "last = Last()\n"
+        "atexit.register(lambda: print('in order'))\n"
+        "deformgan.commands.main.main = lambda: 3\n"
+        "from deformgan.__main__ import main\n"
+        f"sys.setprofile({'lambda *_: None' if watched else None})\n"
+        "sys.exit(main())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert ended.stdout == ("in order\ntaken apart" if watched else "in order\n")
