@@ -6,10 +6,12 @@ Coordinates are tenths of a pixel from the upper left corner of the slice.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import contourpy
 import numpy as np
-from scipy.ndimage import gaussian_filter
+
+from deformgan.output.report.slices import smoothed
 
 UNITS = 10  # a pixel
 GRID_LINES = 20  # of the warped grid along the content's longest side
@@ -26,7 +28,7 @@ def outline(mask: np.ndarray) -> str:
         return ""
     (top, bottom), (left, right) = ((int(o[0]), int(o[-1]) + 1) for o in occupied)
     part = np.pad(mask[top:bottom, left:right].astype(np.float32), 3)
-    lines = contourpy.contour_generator(z=gaussian_filter(part, _SMOOTH), line_type="Separate").lines(0.5)
+    lines = contourpy.contour_generator(z=smoothed(part, _SMOOTH), line_type="Separate").lines(0.5)
     shift = np.array([left - 3 + 0.5, top - 3 + 0.5])
     return "".join(_closed(np.asarray(line) + shift) for line in lines if len(line) >= _LEAST)
 
@@ -58,24 +60,31 @@ def _grid_lines(displacement: np.ndarray, mask: np.ndarray, across: int, up: int
     # both directions of the page run against the axes
     x, y = columns - displacement[..., across], rows - displacement[..., up]
     first = [(n % step) // 2 for n in mask.shape]
-    lines = [(x[r], y[r], mask[r]) for r in range(first[0], mask.shape[0], step)]
-    lines += [(x[:, c], y[:, c], mask[:, c]) for c in range(first[1], mask.shape[1], step)]
-    for xs, ys, inside in lines:
-        at = np.flatnonzero(inside)
-        for run in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1):
-            if len(run) > 2:
-                keep = run[::_EVERY] if (len(run) - 1) % _EVERY == 0 else np.append(run[::_EVERY], run[-1])
-                yield _path(np.stack([xs[keep], ys[keep]], -1))
+    corners = _whole(np.stack([x, y], -1))
+    lines = [(corners[r], mask[r]) for r in range(first[0], mask.shape[0], step)]
+    lines += [(corners[:, c], mask[:, c]) for c in range(first[1], mask.shape[1], step)]
+    for line, inside in lines:
+        ends = np.flatnonzero(np.diff(np.pad(inside, 1).astype(np.int8))).tolist()
+        for start, end in zip(ends[::2], ends[1::2], strict=True):
+            if end - start > 2:
+                keep = [*range(start, end - 1, _EVERY), end - 1]
+                yield _path(line[keep].tolist())
 
 
 def _closed(line: np.ndarray) -> str:
     thin = line[:-1:2] if len(line) > _THIN else line[:-1]
-    return _path(thin) + "z"
+    return _path(_whole(thin).tolist()) + "z"
 
 
-def _path(points: np.ndarray) -> str:
+def _whole(points: np.ndarray) -> np.ndarray:
+    """Pixels as whole tenths."""
+    return np.rint(points * UNITS).astype(int)
+
+
+def _path(points: list[list[int]]) -> str:
     """``M x y`` and then steps from point to point."""
-    whole = np.rint(points * UNITS).astype(int)
-    steps = np.diff(whole, axis=0)
-    steps = steps[steps.any(1)]
-    return f"M{whole[0, 0]} {whole[0, 1]}l" + " ".join(map(str, steps.ravel().tolist()))
+    steps = []
+    for (x, y), (next_x, next_y) in pairwise(points):
+        if x != next_x or y != next_y:
+            steps += [str(next_x - x), str(next_y - y)]
+    return f"M{points[0][0]} {points[0][1]}l" + " ".join(steps)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
 
 from deformgan.io.image import Image
 from deformgan.output.report.material import Material, to_unit
+from deformgan.output.report.slices import filled, without_specks
 from deformgan.spatial.blockwise import to_sample_often
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
@@ -177,17 +177,7 @@ def _seen(material: Material, role: str, source: tuple[Image, float], transform:
 
 def _whole(mask: np.ndarray, axis: int) -> np.ndarray:
     """Each slice of a mask with its holes filled and without specks."""
-    out = np.zeros_like(mask)
-    for n in range(mask.shape[axis]):
-        at = tuple(n if a == axis else slice(None) for a in range(3))
-        filled = np.asarray(ndimage.binary_fill_holes(mask[at]), bool)
-        parts, count = ndimage.label(filled)  # type: ignore[misc]
-        if count:
-            sizes = np.bincount(parts.ravel())
-            sizes[0] = 0
-            filled = (sizes >= _SPECK * sizes.sum())[parts] & filled
-        out[at] = filled
-    return out
+    return np.moveaxis(without_specks(filled(np.moveaxis(mask, axis, 0)), _SPECK), 0, axis)
 
 
 def _lesion_mm(material: Material) -> np.ndarray | None:

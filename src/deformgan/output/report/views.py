@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import binary_erosion, gaussian_filter
+
+from deformgan.output.report.slices import eroded, smoothed
 
 # edges of one image alone and of the other alone; their sum, where both have one, is white
 EDGE_FIXED, EDGE_OTHER = (0, 165, 255), (255, 90, 0)
@@ -29,7 +30,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 def edge_strength(image: np.ndarray, mask: np.ndarray, pixel_mm: float) -> np.ndarray:
     """How steep a slice is, (rows, columns) in [0, 1], relative to the steepest places inside ``mask``."""
-    down, across = np.gradient(gaussian_filter(image.astype(np.float32), _EDGE_SIGMA_MM / pixel_mm))
+    down, across = np.gradient(smoothed(image.astype(np.float32), _EDGE_SIGMA_MM / pixel_mm))
     steep = np.hypot(down, across)
     if not mask.any():
         return np.zeros_like(steep)
@@ -51,7 +52,7 @@ def edges(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     steep = np.hypot(*np.gradient(image)) * mask
     if not mask.any():
         return np.zeros(image.shape, bool)
-    inner = np.asarray(binary_erosion(mask, iterations=_RIM), bool)
+    inner = eroded(mask, _RIM)
     limit = np.quantile(steep[inner if inner.any() else mask], 1 - _EDGE_SHARE)
     padded = np.pad(steep, 1)
     across = (steep >= padded[:-2, 1:-1]) & (steep >= padded[2:, 1:-1])
