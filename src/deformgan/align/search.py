@@ -54,7 +54,6 @@ ROUNDS = (
 )
 
 
-@one_thread()
 def search(
     fixed: Subsampled,
     moving: Subsampled,
@@ -76,18 +75,20 @@ def search(
     Returns:
         4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` in the last round, in [0, 1].
     """
-    rotations, theta = _starts(fixed, moving, centres_mm, rigid)
-    if near:
-        return _pursued(fixed, moving, centres_mm, rotations[:1], theta[:1], rigid, rounds)
-    screen = make_level(fixed, moving, *_SCREEN, centres_mm)
-    found, score = _pursued(fixed, moving, centres_mm, rotations[:2], theta[:2], rigid, rounds)
-    scores = _scored(screen, rotations, theta)
-    elsewhere = scores[_angles(rotations) > _ELSEWHERE]
-    if float(nmi_score(screen, _centred(found, centres_mm))[0]) >= _CLEARLY * float(elsewhere.amax()):
-        return found, score
-    # the headers and the centres come first, and always go on
-    scores[:2] += 1
-    return _pursued(fixed, moving, centres_mm, rotations, theta, rigid, rounds, scores)
+    threads = torch.get_num_threads()  # for what is large
+    with one_thread():
+        rotations, theta = _starts(fixed, moving, centres_mm, rigid)
+        if near:
+            return _pursued(fixed, moving, centres_mm, rotations[:1], theta[:1], rigid, rounds)
+        screen = make_level(fixed, moving, *_SCREEN, centres_mm)
+        found, score = _pursued(fixed, moving, centres_mm, rotations[:2], theta[:2], rigid, rounds)
+        scores = _scored(screen, rotations, theta, threads)
+        elsewhere = scores[_angles(rotations) > _ELSEWHERE]
+        if float(nmi_score(screen, _centred(found, centres_mm))[0]) >= _CLEARLY * float(elsewhere.amax()):
+            return found, score
+        # the headers and the centres come first, and always go on
+        scores[:2] += 1
+        return _pursued(fixed, moving, centres_mm, rotations, theta, rigid, rounds, scores)
 
 
 def _pursued(
@@ -202,10 +203,10 @@ def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
     return torch.stack(kept)
 
 
-def _scored(level: Level, all_rotations: Tensor, theta: Tensor) -> Tensor:
+def _scored(level: Level, all_rotations: Tensor, theta: Tensor, threads: int) -> Tensor:
     size = max(1, _CHUNK // len(level.points))
     matrices = Maps(all_rotations, theta).matrices
-    return torch.cat([nmi_score(level, part) for part in matrices.split(size)])
+    return torch.cat([nmi_score(level, part, threads) for part in matrices.split(size)])
 
 
 def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, dof: int) -> tuple[Tensor, Tensor]:

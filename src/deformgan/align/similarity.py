@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def make_level(
     return Level(points, bins, values, to_volume, max(needed, 1.0), _excluded(moving, spacing_mm))
 
 
-def nmi_score(level: Level, matrices: Tensor) -> Tensor:
+def nmi_score(level: Level, matrices: Tensor, threads: int = 1) -> Tensor:
     """Normalised mutual information ``2 I / (H + H)`` of each candidate, less where too little is compared.
 
     The joint histogram spreads each moving value over the two bins beside it (a Parzen window of order 1), so that it
@@ -84,12 +85,14 @@ def nmi_score(level: Level, matrices: Tensor) -> Tensor:
 
     Args:
         matrices: (B, 3, 4), from fixed position minus fixed centre to moving position minus moving centre, mm.
+        threads: That share the candidates in compiled code.
 
     Returns:
         (B,) in [0, 1].
     """
     if usable(level.volume, matrices[:1]):
-        return shared_information(*_sampled(level), _to_voxels(level, matrices))[0]
+        to_voxels = _to_voxels(level, matrices)
+        return shared_information(*_sampled(level), to_voxels, with_slope=False, threads=threads)[0]
     linear = level.to_volume[:, :3] @ matrices[:, :, :3]
     offset = matrices[:, :, 3] @ level.to_volume[:, :3].T + level.to_volume[:, 3]
     at = level.points @ linear.transpose(1, 2) + offset[:, None]
@@ -117,7 +120,7 @@ def nmi_slope(level: Level, matrices: Tensor) -> tuple[Tensor, Tensor]:
     """`nmi_score` (B,) and its derivative with respect to each map, (B, 3, 4)."""
     if usable(level.volume):
         score, slope = shared_information(*_sampled(level), _to_voxels(level, matrices))
-        return score, _linear_to_voxels(level).T @ slope
+        return score, _linear_to_voxels(level).T @ cast(Tensor, slope)
     with torch.enable_grad():
         leaf = matrices.detach().requires_grad_()
         score = nmi_score(level, leaf)

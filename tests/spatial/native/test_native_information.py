@@ -61,6 +61,18 @@ def test_every_variant_gives_the_same(instructions: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 31, 33, 200])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_scores_alone_on_any_number_of_threads(count: int, threads: int) -> None:
+    pair, matrices = level((20, 24, 18), excluded=True), maps(count)
+    volumes = pair.points, pair.bins, pair.volume, pair.excluded, pair.needed
+    expected, slope = shared_information(*volumes, matrices)
+    assert slope is not None
+    found, none = shared_information(*volumes, matrices, with_slope=False, threads=threads)
+    assert none is None
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("excluded", [False, True])
 def test_the_slope_is_that_of_autograd(excluded: bool) -> None:
     # at a bin's or a voxel's edge the derivative jumps, and rounding decides on which side a point lies: few points

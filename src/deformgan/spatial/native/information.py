@@ -15,6 +15,7 @@ from deformgan.spatial.native.structures import InformationJob
 
 BINS = 8  # few: a thousand points must fill their square; as in c/information.c
 _KEPT = 5  # numbers for each point
+_PART = 32  # maps that one thread takes at a time
 
 
 def shared_information(
@@ -25,7 +26,10 @@ def shared_information(
     needed: float,
     matrices: Tensor,
     level: int | None = None,
-) -> tuple[Tensor, Tensor]:
+    *,
+    with_slope: bool = True,
+    threads: int = 1,
+) -> tuple[Tensor, Tensor | None]:
     """The score of each map, in [0, 1], and its derivative with respect to the map.
 
     Args:
@@ -36,9 +40,11 @@ def shared_information(
         needed: Points inside the volume for the full score.
         matrices: (B, 3, 4) float32, from points to voxel indices along W, H and D.
         level: See `deformgan.spatial.native.library.kernel`.
+        with_slope: Whether the derivative is wanted, which takes as long as the score.
+        threads: That share the maps; each is scored by one.
 
     Returns:
-        (B,) and (B, 3, 4).
+        (B,) and (B, 3, 4), or None.
 
     Raises:
         ValueError: Shapes or bins do not fit.
@@ -50,13 +56,14 @@ def shared_information(
         raise ValueError(f"bins are 0 to {BINS - 1}")
     points, bins, volume, matrices = (t.detach().contiguous() for t in (points, bins, volume, matrices))
     excluded = None if excluded is None else excluded.contiguous()
-    scores, slope = torch.empty(len(matrices)), torch.empty(len(matrices), 3, 4)
-    scratch = torch.empty(_KEPT * len(points))
-    job = InformationJob(points=len(points), maps=len(matrices), needed=needed)
+    scores, slope = torch.empty(len(matrices)), torch.empty(len(matrices), 3, 4) if with_slope else None
+    parts = max(1, len(matrices) // _PART)
+    scratch = torch.empty(parts * _KEPT * len(points))
+    job = InformationJob(points=len(points), maps=len(matrices), parts=parts, threads=threads, needed=needed)
     job.shape[:] = volume.shape[2:]
     memory = {"at": points, "fixed": bins, "volume": volume, "matrices": matrices, "scores": scores}
-    for name, tensor in {**memory, "slope": slope, "scratch": scratch}.items():
-        setattr(job, name, tensor.data_ptr())
-    job.excluded = None if excluded is None else excluded.data_ptr()
+    memory |= {"scratch": scratch, "slope": slope, "excluded": excluded}
+    for name, tensor in memory.items():
+        setattr(job, name, None if tensor is None else tensor.data_ptr())
     kernel("dg_information", level=level)(byref(job))
     return scores, slope

@@ -240,6 +240,8 @@ class InformationJob(Structure):
         ("shape", c_int64 * 3),
         ("points", c_int64),
         ("maps", c_int64),
+        ("parts", c_int64),
+        ("threads", c_int64),
         ("at", c_void_p),
         ("fixed", c_void_p),
         ("volume", c_void_p),

@@ -9,7 +9,7 @@ enum { BINS = 8, CELLS = BINS * BINS, KEPT = 5 };
 
 typedef struct {
     int64_t shape[3]; /* of the volume, (D, H, W) */
-    int64_t points, maps;
+    int64_t points, maps, parts, threads; /* maps are scored in so many parts, on so many threads */
     const float *at;       /* (points, 3): x, y, z in millimetres */
     const int64_t *fixed;  /* (points): bins */
     const float *volume;   /* in [0, 1] */
@@ -17,8 +17,8 @@ typedef struct {
     double needed;         /* points that must be inside for the full score */
     const float *matrices; /* (maps, 3, 4): from `at` to voxels, along W, H and D */
     float *scores;         /* (maps) */
-    float *slope;          /* (maps, 3, 4): of the scores with respect to the matrices */
-    float *scratch;        /* KEPT for each point */
+    float *slope;          /* (maps, 3, 4): of the scores with respect to the matrices, or NULL */
+    float *scratch;        /* KEPT for each point and part */
 } information_job;
 
 /* The voxels on both sides of x, and the weight of the second; whether a step along the axis changes anything. */
@@ -96,7 +96,8 @@ static double entropy(const double *p, int n) {
 
 static double entropy_slope(double p) { return p < LEAST ? 0 : -log(p) - 1; }
 
-/* The score of a joint histogram whose sum is `seen`, and its derivative with respect to what falls into each cell. */
+/* The score of a joint histogram whose sum is `seen`, and its derivative with respect to what falls into each cell,
+ * if it is asked for. */
 static double scored(const double *counts, double seen, double needed, double *slope) {
     double joint[CELLS], rows[BINS] = {0}, columns[BINS] = {0}, sum = fmax(seen, 1);
     for (int i = 0; i < CELLS; i++) {
@@ -106,7 +107,7 @@ static double scored(const double *counts, double seen, double needed, double *s
     }
     double found = entropy(rows, BINS) + entropy(columns, BINS), alone = fmax(found, 1e-6);
     double shared = found - entropy(joint, CELLS), covered = fmin(seen / needed, 1);
-    for (int i = 0; i < CELLS; i++) {
+    for (int i = 0; i < CELLS && slope != NULL; i++) {
         double of_alone = entropy_slope(rows[i / BINS]) + entropy_slope(columns[i % BINS]);
         double of_shared = of_alone - entropy_slope(joint[i]);
         double clamped = found < 1e-6 ? 0 : shared * of_alone / alone;
@@ -115,11 +116,11 @@ static double scored(const double *counts, double seen, double needed, double *s
     return 2 * shared / alone * covered;
 }
 
-static void score_map(const information_job *job, int64_t map) {
+static void score_map(const information_job *job, int64_t map, float *scratch) {
     const float *matrix = job->matrices + 12 * map;
     double counts[CELLS] = {0}, slope[CELLS], seen = 0, gradient[12] = {0};
     for (int64_t i = 0; i < job->points; i++) {
-        float *kept = job->scratch + KEPT * i;
+        float *kept = scratch + KEPT * i;
         sample(job, matrix, job->at + 3 * i, kept);
         if (kept[1] == 0) continue;
         int64_t low = lower_bin(kept[0]);
@@ -128,9 +129,10 @@ static void score_map(const information_job *job, int64_t map) {
         cell[1] += part;
         seen += kept[1];
     }
-    job->scores[map] = (float)scored(counts, seen, job->needed, slope);
+    job->scores[map] = (float)scored(counts, seen, job->needed, job->slope == NULL ? NULL : slope);
+    if (job->slope == NULL) return;
     for (int64_t i = 0; i < job->points; i++) {
-        const float *kept = job->scratch + KEPT * i, *at = job->at + 3 * i;
+        const float *kept = scratch + KEPT * i, *at = job->at + 3 * i;
         if (kept[1] == 0) continue;
         const double *cell = slope + job->fixed[i] * BINS + lower_bin(kept[0]);
         double rise = (cell[1] - cell[0]) * kept[1];
@@ -143,6 +145,12 @@ static void score_map(const information_job *job, int64_t map) {
     for (int k = 0; k < 12; k++) job->slope[12 * map + k] = (float)gradient[k];
 }
 
+static void score_part(void *context, int64_t part) {
+    const information_job *job = context;
+    int64_t from = part * job->maps / job->parts, to = (part + 1) * job->maps / job->parts;
+    for (int64_t map = from; map < to; map++) score_map(job, map, job->scratch + KEPT * job->points * part);
+}
+
 DG_EXPORT void DG_NAME(dg_information)(const information_job *job) {
-    for (int64_t map = 0; map < job->maps; map++) score_map(job, map);
+    dg_parallel(score_part, (void *)job, job->parts, job->threads);
 }
