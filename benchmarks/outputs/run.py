@@ -1,12 +1,13 @@
 """What ``deformgan register`` leaves behind, what writing it small costs the map, and what the run took.
 
     python benchmarks/outputs/run.py [--shape 240 240 155] [--fixed T2 --moving T1] [--threads 2] [--refine-steps N]
+        [-- OPTIONS OF REGISTER]
 
 Without images a pair is simulated from the shipped anatomy, with noise in the foreground, stored as 16-bit integers.
 The command runs twice, as a process of its own: as it is, and with ``--full-grid``. Written are the sizes of all
-files, processor seconds (user and system), the largest resident set, and in millimetres how far the two maps are apart
-at voxels of the fixed foreground, and how far one is off after the map and the saved inverse at random places between
-them. A JSON file joins benchmarks/outputs/results.
+files, seconds, processor seconds (user and system), the largest resident set with and without the report, and in
+millimetres how far the two maps are apart at voxels of the fixed foreground, and how far one is off after the map and
+the saved inverse at random places between them. A JSON file joins benchmarks/outputs/results.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,11 @@ def register(fixed: Path, moving: Path, out: Path, threads: int, more: list[str]
     command = [sys.executable, "-m", "deformgan", "register", "-f", str(fixed), "-m", str(moving), "-o", str(out)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*command, "--threads", str(threads), "--device", "cpu", *more], **quiet)
-    _, status, usage = os.wait4(process.pid, 0)
+    start, peak, ended = time.perf_counter(), 0.0, 0
+    while not ended:  # the record knows the peak before the report alone
+        peak = max(peak, resident_peak_mb(process.pid))
+        time.sleep(0.02)
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
     process.returncode = code = os.waitstatus_to_exitcode(status)
     if code not in (0, 4):  # 4: done, but the quality check failed
         raise RuntimeError(f"deformgan register ended with {code} on {fixed}")
@@ -67,10 +73,21 @@ def register(fixed: Path, moving: Path, out: Path, threads: int, more: list[str]
     return {
         "mb": {path.name: path.stat().st_size / 1e6 for path in sorted(out.iterdir())},
         "processor_s": usage.ru_utime + usage.ru_stime,
+        "s": time.perf_counter() - start,
         "peak_mb": record["peak_memory_mb"],
+        "peak_with_report_mb": peak,
         "stages_s": record["timings"],
         "fields": record["fields"],
     }
+
+
+def resident_peak_mb(pid: int) -> float:
+    """The largest resident set of a process so far; 0 where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return max((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), default=0.0)
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -101,9 +118,10 @@ def main() -> None:
     parser.add_argument("--refine-steps", type=int, default=None)
     parser.add_argument("--without-full-grid", action="store_true", help="do not write the large files to compare with")
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    options = parser.parse_args()
+    options, others = parser.parse_known_args()
     torch.set_num_threads(options.threads)
-    more = [] if options.refine_steps is None else ["--refine-steps", str(options.refine_steps)]
+    more = [word for word in others if word != "--"]
+    more += [] if options.refine_steps is None else ["--refine-steps", str(options.refine_steps)]
     runs: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -123,14 +141,23 @@ def main() -> None:
     for name in runs["as it is"]["mb"]:
         table.add_row(name, *(f"{run['mb'][name]:.1f}" for run in runs.values()))
     table.add_row("all", *(f"{sum(run['mb'].values()):.1f}" for run in runs.values()))
+    table.add_row("s", *(f"{run['s']:.1f}" for run in runs.values()))
     table.add_row("processor s", *(f"{run['processor_s']:.1f}" for run in runs.values()))
     table.add_row("peak MB", *(f"{run['peak_mb']:.0f}" for run in runs.values()))
+    table.add_row("peak MB with the report", *(f"{run['peak_with_report_mb']:.0f}" for run in runs.values()))
     console = Console()
     console.print(table)
     for name, of in errors.items():
         console.print(f"{name}: mean {of['mean']:.4f}, 99.9 % {of['p999']:.4f}, max {of['max']:.4f}")
     what = "given" if options.fixed else list(options.shape)
-    result = {"machine": machine(), "pair": what, "threads": options.threads, "runs": runs, "errors": errors}
+    result = {
+        "machine": machine(),
+        "pair": what,
+        "threads": options.threads,
+        "options": more,
+        "runs": runs,
+        "errors": errors,
+    }
     console.print(str(keep("outputs", result, options.results)))
 
 

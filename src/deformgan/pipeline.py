@@ -28,6 +28,7 @@ from deformgan.preprocess.scan import Scan, read_pair
 from deformgan.quality import Evidence, Quality, error_map, examine, explained, judge
 from deformgan.refine.pair import OTHER_FROM, OTHER_FROM_OF_BRAINS, Refined, refine_pair
 from deformgan.spatial.field import resize
+from deformgan.spatial.native.threads import beside, one_thread
 from deformgan.transforms.carried import Carried
 from deformgan.transforms.compact import compact
 from deformgan.transforms.of_field import transform_of_field
@@ -78,10 +79,14 @@ def register(
         fixed_lesion=fixed_lesion, moving_lesion=moving_lesion, moving_labels=moving_labels,
         moving_points=moving_points, init=init,
     )  # fmt: skip
+    loaded = None if options.is_linear else beside(lambda: _loaded(model, options))
     with run.stage("read"):  # image, foreground and lesion of either; of a head, its brain
         scan, other = _brains(read_pair((fixed, fixed_mask, fixed_lesion), (moving, moving_mask, moving_lesion)), run)
         carried = Carried.read(other.original, moving_labels, moving_points)
-    network = None if options.is_linear else _loaded(model, run)
+    network = None
+    if loaded is not None:
+        with run.stage("load model"):
+            network = loaded()
     with run.stage("align"):
         start = find_start(scan, other, options.transform, init)  # fixed_to_moving, world mm: always a 4×4
     with run.stage("conform"):  # two tensors on working grids, and the way back
@@ -128,9 +133,8 @@ def _brains(pair: tuple[Scan, Scan], run: Run) -> tuple[Scan, Scan]:
     return scans["fixed"], scans["moving"]
 
 
-def _loaded(model: str | os.PathLike[str] | Model, run: Run) -> Model:
-    with run.stage("load model"):
-        return model if isinstance(model, Model) else load_model(model, run.options.device)
+def _loaded(model: str | os.PathLike[str] | Model, options: Options) -> Model:
+    return model if isinstance(model, Model) else load_model(model, options.device)
 
 
 def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], run: Run) -> Refined:
@@ -152,6 +156,7 @@ def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transfo
     return start.completed(transform_of_field(pair.fixed.grid, pair.moving.grid, field, pair.fixed.mask))
 
 
+@one_thread()
 def _assessed(
     pair: Pair, fields: tuple[Tensor, Tensor | None, Tensor | None], placed: tuple[Scan, Start], run: Run
 ) -> tuple[Evidence | None, Quality]:

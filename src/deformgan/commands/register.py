@@ -15,6 +15,7 @@ from deformgan.commands.options import Force, Json, Messages, ModelName, OutFold
 from deformgan.commands.startup import quick_imports, read_ahead
 from deformgan.errors import DeformganError, QualityError
 from deformgan.output.folder import OUTPUTS, RECORD, REPORT, staged_addition, staged_folder
+from deformgan.spatial.native.threads import beside
 
 if TYPE_CHECKING:
     from deformgan.output.registration import Registration
@@ -113,6 +114,8 @@ class Register:
                 progress=progress,
             )
             result = replace(result, provenance={**result.provenance, "arguments": given(self)})
+            if not self.no_report:
+                beside(_ready_to_draw)
             return result, result.write(
                 folder,
                 inverse=not self.no_inverse,
@@ -120,6 +123,14 @@ class Register:
                 full_grid=self.full_grid,
                 progress=progress,
             )
+
+
+def _ready_to_draw() -> None:
+    """What drawing the page begins with, a sixth of a second; whatever is wrong with it is said when it is drawn."""
+    with suppress(Exception):
+        from deformgan.output.report.page import page_template
+
+        page_template()
 
 
 def _add_report(console: Console, out: Path, result: Registration, record: dict[str, Any]) -> None:

@@ -68,7 +68,8 @@ def surface_distance_mm(a: Tensor, b: Tensor, spacing_mm: tuple[float, float, fl
     """Mean distance from the surface of either mask (D, H, W) to that of the other; infinite where one is empty."""
     if not (a.any() and b.any()):
         return float("inf")
-    surfaces = [mask & ~_eroded(mask) for mask in (a, b)]
+    box = _box(a | b)
+    surfaces = [(mask & ~_eroded(mask))[box] for mask in (a, b)]
     way = [distance_mm(surface, spacing_mm) for surface in surfaces]
     total = way[1][surfaces[0]].sum() + way[0][surfaces[1]].sum()
     return float(total / (surfaces[0].sum() + surfaces[1].sum()))
@@ -108,14 +109,18 @@ def roughness(field: Tensor, mask: Tensor) -> float:
 
     Taken over the bounding box of the mask (D, H, W): farther out nothing holds the field.
     """
-    index = torch.nonzero(mask)
-    if index.numel() == 0:
+    if not mask.any():
         return 0.0
-    low, high = index.amin(0).tolist(), index.amax(0).tolist()
-    box = field[(..., *(slice(a, b + 1) for a, b in zip(low, high, strict=True)))]
+    box = field[(..., *_box(mask))]
     if min(box.shape[2:]) < 3:
         return 0.0
     return float(bending_energy(box).sqrt())
+
+
+def _box(mask: Tensor) -> tuple[slice, ...]:
+    """The smallest part of a volume (D, H, W) that holds all of a mask, which is not empty."""
+    index = torch.nonzero(mask)
+    return tuple(slice(a, b + 1) for a, b in zip(index.amin(0).tolist(), index.amax(0).tolist(), strict=True))
 
 
 def inverse_residual(transform: Transform, inverse: Transform, content: np.ndarray, grid: Grid) -> float:

@@ -6,13 +6,14 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from deformgan.spatial.native import threads
-from deformgan.spatial.native.threads import Usage, _quota, available_cpus, free_cpus, one_thread
+from deformgan.spatial.native.threads import Usage, _quota, available_cpus, beside, free_cpus, one_thread
 
 LINE = "cpu{} {} {} {} 900 5 {} {} {} 0 0\n"  # core, user, nice, system, …, irq, softirq, steal
 
@@ -47,6 +48,46 @@ def test_a_quota_counts_and_not_the_host(monkeypatch: pytest.MonkeyPatch, quota:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(threads, "_quota", lambda root, membership: quota)
     assert available_cpus() == expected
+
+
+def test_work_goes_on_beside_and_is_waited_for() -> None:
+    before, go_on, ran_on = torch.get_num_threads(), threading.Event(), []
+
+    def work() -> int:
+        ran_on.append(threading.current_thread())
+        assert go_on.wait(60)
+        return 42
+
+    torch.set_num_threads(2)
+    try:
+        found = beside(work)
+        go_on.set()
+        assert (found(), found()) == (42, 42)
+    finally:
+        torch.set_num_threads(before)
+    assert len(ran_on) == 1
+    assert ran_on[0] is not threading.current_thread()
+
+
+def test_on_one_thread_nothing_goes_on_beside() -> None:
+    ran_on = []
+    with one_thread():
+        found = beside(lambda: ran_on.append(threading.current_thread()))
+        assert ran_on == []
+        assert (found(), found()) == (None, None)
+    assert ran_on == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_goes_wrong_beside_is_raised_where_it_is_asked_for(count: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        found = beside(lambda: 1 // 0)
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ZeroDivisionError):
+        found()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")

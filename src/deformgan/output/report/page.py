@@ -80,7 +80,7 @@ def material_of(found: Registration, record: dict[str, Any], made: Synthesis | N
 
 
 @cache
-def _template() -> Template:
+def page_template() -> Template:
     """Compiled once a process: that takes a third of a second, and a worker of a cohort writes many pages."""
     return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         _asset("report.html.j2").decode()
@@ -96,7 +96,7 @@ def render(record: dict[str, Any], material: Material, *, no_synthesis: str = ""
     sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, viewer_script, library) if text)
     drawn = draw(material)
     names = {role: texts.file_name(record, role) for role in ("fixed", "moving")}
-    return _template().render(
+    return page_template().render(
         record=record,
         csp=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {sources}; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'",

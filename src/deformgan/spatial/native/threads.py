@@ -10,13 +10,18 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from deformgan.spatial.native.cgroups import MEMBERSHIP, ROOT, folders
 
+Found = TypeVar("Found")
 _SMALL = 1 << 15  # numbers below which waking another thread costs more than it gains
 _SHORTEST = 0.2  # seconds over which others' use of the cores can be told
 
@@ -32,6 +37,21 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def beside(call: Callable[[], Found]) -> Callable[[], Found]:
+    """Begin something on a thread of its own; what is returned waits for its result, or raises what it raised.
+
+    Where PyTorch has one thread nothing goes on beside another: the work is then done when it is first asked for.
+    """
+    import torch
+
+    if torch.get_num_threads() == 1:
+        return cache(call)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
+    job = pool.submit(copy_context().run, call)
+    pool.shutdown(wait=False)
+    return job.result
 
 
 def native_threads(size: int) -> int:
