@@ -35,7 +35,7 @@ from deformgan.transforms.transform import Transform, load_transform
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from measuring import keep, machine  # noqa: E402 (the benchmarks' own module, one folder up)
-from scaling import FIELD_OF_VIEW_MM, simulated  # noqa: E402
+from scaling.run import FIELD_OF_VIEW_MM, simulated  # noqa: E402
 
 PLACES = 100_000
 

@@ -139,3 +139,20 @@ def test_the_table_of_lesions_has_the_size_of_the_error(script) -> None:
     }  # fmt: skip
     assert lesions.table(rows).count("\n") == 4
     assert "| 15.0 | 1.0 |" in lesions.table(rows).splitlines()[-1]
+
+
+def test_ratios_are_of_one_round(script) -> None:
+    """A machine that slows down between rounds slows all tools, and their ratios stay."""
+    seconds = script("rivals/seconds")
+    rounds = [
+        {
+            "greedy-nmi": {"s": 20.0 * slow, "processor_s": 30.0},
+            "deformgan": {"s": 4.0 * slow, "processor_s": 6.0 * slow},
+        }
+        for slow in (1, 3, 2)
+    ]
+    found = seconds.summary(rounds)
+    assert found["greedy-nmi"]["s"] == 40
+    assert found["deformgan"]["s_ratios"] == pytest.approx([0.2] * 3)
+    assert found["deformgan"]["processor_s_ratio"] == pytest.approx(0.4)
+    assert "s_ratio" not in seconds.summary([{"deformgan": {"s": 4.0, "processor_s": 6.0}}])["deformgan"]
