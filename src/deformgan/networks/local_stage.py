@@ -131,7 +131,7 @@ class EdgeStage(nn.Module):
         moved_half = sampling.warp(moving.image, field, "border", half)
         gradients = (native.unit_gradients(image, EPSILON, 1) for image in (moved_half, F.avg_pool3d(moved_half, 2)))
         sampling.warp(moving.features, field, "border", out=parts[1])
-        native.local_correlation(self.project(fixed.features), self.project(parts[1]), out=parts[2])
+        native.local_correlation(fixed.projected(self.project), self.project(parts[1]), out=parts[2])
         both = (fixed.edges, fixed.coarse_edges)
         for edges, padded, factor, out in zip(both, gradients, (2, 1), parts[3:5], strict=True):
             native.shifted_products(edges, padded, factor=factor, squared=True, out=out)
@@ -155,6 +155,13 @@ class FixedSide:
             self.scratch = image.new_empty(image.shape[0], SHIFTS, *image.shape[2:], dtype=torch.float32)
             self.strength = F.avg_pool3d(self.edges.square().sum(1, keepdim=True), 2)
         self._evidence: Tensor | None = None
+        self._projected: Tensor | None = None
+
+    def projected(self, project: nn.Module) -> Tensor:
+        """The features as the stage projects them, computed once: every iteration takes the same."""
+        if self._projected is None:
+            self._projected = project(self.features)
+        return self._projected
 
     def evidence(self, channels: list[int]) -> Tensor:
         """(B, sum of ``channels``, …) at 1/4, the fixed image's own channels filled in; the same memory every time."""
