@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +80,11 @@ def register(
         fixed_lesion=fixed_lesion, moving_lesion=moving_lesion, moving_labels=moving_labels,
         moving_points=moving_points, init=init,
     )  # fmt: skip
-    loaded = None if options.is_linear else beside(lambda: _loaded(model, options))
+    loaded = _loading(model, run)
     with run.stage("read"):  # image, foreground and lesion of either; of a head, its brain
         scan, other = _brains(read_pair((fixed, fixed_mask, fixed_lesion), (moving, moving_mask, moving_lesion)), run)
         carried = Carried.read(other.original, moving_labels, moving_points)
-    network = None
-    if loaded is not None:
-        with run.stage("load model"):
-            network = loaded()
+    network = loaded()  # T, or None where the map is linear
     with run.stage("align"):
         start = find_start(scan, other, options.transform, init)  # fixed_to_moving, world mm: always a 4×4
     with run.stage("conform"):  # two tensors on working grids, and the way back
@@ -95,10 +93,9 @@ def register(
     run.warn(pair_warnings(pair, spacing))
     field, prediction, backward = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None
     if network is not None:
-        with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid
+        with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid; backward for the error's map alone
             a, b = pair.seen_tensors
             field = prediction = pair.completed(network.predict(a, b, options.precision).cpu())
-            # the map of the expected error alone is worth a second prediction
             backward = network.predict(b, a, options.precision).cpu() if options.uncertainty else None
         if options.refine_steps:
             with run.stage("refine"):
@@ -133,8 +130,17 @@ def _brains(pair: tuple[Scan, Scan], run: Run) -> tuple[Scan, Scan]:
     return scans["fixed"], scans["moving"]
 
 
-def _loaded(model: str | os.PathLike[str] | Model, options: Options) -> Model:
-    return model if isinstance(model, Model) else load_model(model, options.device)
+def _loading(model: str | os.PathLike[str] | Model, run: Run) -> Callable[[], Model | None]:
+    """The weights begin to be loaded, beside the images; what is returned waits for them."""
+    if run.options.is_linear:
+        return lambda: None
+    begun = beside(lambda: model if isinstance(model, Model) else load_model(model, run.options.device))
+
+    def loaded() -> Model:
+        with run.stage("load model"):
+            return begun()
+
+    return loaded
 
 
 def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], run: Run) -> Refined:
