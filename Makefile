@@ -1,6 +1,7 @@
 # Commands for users, each making the environment it needs:
 #   make demo    register the shipped example and draw it, offline
-#   make test    style, types and tests, as in continuous integration
+#   make test    style, types and the tests, but for those that are marked slow
+#   make test-all  the slow ones too, with coverage: what continuous integration runs
 #   make browser a Chromium, in which the tests open the report
 #   make docs    the documentation site in site/, to be opened from the disk
 
@@ -23,11 +24,12 @@ SOURCES = $$(if [ "$(TORCH)" = cpu ] && ! $(BIN)/python -m pip config list | gre
 	echo "PyTorch: the CPU build (make TORCH=cuda for the other)" >&2; echo "--extra-index-url $(TORCH_CPU_INDEX)"; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit avx2 browser audit docs clean bench-speed bench-scaling bench-roofline torture
+.PHONY: help demo test test-all lint types unit coverage avx2 browser audit docs clean bench-speed bench-scaling bench-roofline torture
 
 help:
 	@echo "make demo   register the shipped example, offline; pictures go to $(DEMO_OUT)/"
-	@echo "make test   style, types and tests with coverage"
+	@echo "make test   style, types and the tests, but for those that are marked slow; some minutes"
+	@echo "make test-all  style, types and every test, with coverage: what continuous integration runs"
 	@echo "make avx2   the tests whose numbers depend on the processor once more, as on one without AVX-512"
 	@echo "make TORCH=cuda …   PyTorch's CUDA build where no GPU is seen (TORCH=cpu: the CPU's where one is)"
 	@echo "make browser  a Chromium for the report's tests, which are skipped without one"
@@ -41,6 +43,8 @@ demo: $(VENV)/.stamp-demo $(KERNELS)
 
 test: lint types unit
 
+test-all: lint types coverage
+
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,14 +53,17 @@ types: $(VENV)/.stamp-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # one thread a worker: with more, the workers fight over the cores
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 unit: $(VENV)/.stamp-dev $(KERNELS)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 \
-		--cov --cov-report term
+	$(PYTEST) --durations 10 -m 'not slow'
+
+coverage: $(VENV)/.stamp-dev $(KERNELS)
+	$(PYTEST) --durations 10 --cov --cov-report term
 
 # what most laptops have: AVX2 and nothing after it
 avx2: $(VENV)/.stamp-dev $(KERNELS)
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q \
-		-n $(JOBS) --dist worksteal -m processor tests/networks tests/refine tests/test_pipeline.py
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -q -m processor tests/networks tests/refine tests/test_pipeline.py
 
 # the system's Chromium, which the tests look for first, else Playwright's own in the user's cache
 browser: $(VENV)/.stamp-dev

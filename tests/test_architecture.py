@@ -93,12 +93,17 @@ def imported_names(path: Path) -> Iterator[str]:
             yield from (f"{prefix}.{alias.name}" for alias in node.names)
 
 
+@cache
+def known_entries() -> set[str]:
+    """Entries of this package that have a layer, or are on disk."""
+    return {name for layer in LAYERS for name in layer} | {entry(path) for path in MODULES}
+
+
+@cache
 def own_entries(path: Path) -> set[str]:
     """Entries of this package that a file imports; names of the package's front page (``__version__``) are not one."""
-    entries = {name for layer in LAYERS for name in layer}
     found = {name.split(".")[1] for name in imported_names(path) if name.startswith("deformgan.")}
-    on_disk = {entry(p) for p in MODULES}
-    return found & (entries | on_disk)
+    return found & known_entries()
 
 
 def layer_of(name: str) -> int:
@@ -279,20 +284,15 @@ def loaded_after(code: str) -> set[str]:
     return {name.split(".")[0] for name in done.stderr.split("LOADED ")[-1].split()}
 
 
-def help_code(*arguments: str) -> str:
-    return (
-        f"sys.argv = {['deformgan', *arguments, '--help']!r}\n"
+def test_help_imports_nothing_heavy() -> None:
+    """Neither that of all commands nor that of any, one after the other in one process."""
+    loaded = loaded_after(
         "from deformgan.commands.main import main\n"
-        "try:\n    code = main()\nexcept SystemExit as stop:\n    code = stop.code\n"
-        "assert not code, code"
+        f"for name in [[], *([name] for name in {list(COMMANDS)!r})]:\n"
+        "    assert main([*name, '--help']) == 0, name\n"
+        f"    assert not (heavy := set({HEAVY!r}) & {{one.split('.')[0] for one in sys.modules}}), (name, heavy)"
     )
-
-
-@pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_help_imports_nothing_heavy(command: str | None) -> None:
-    loaded = loaded_after(help_code(*([command] if command else [])))
     assert "deformgan" in loaded
-    assert not loaded & set(HEAVY)
 
 
 def test_the_front_page_imports_nothing_heavy() -> None:

@@ -26,7 +26,7 @@ from scipy import ndimage
 
 import deformgan
 from deformgan.io.image import Image, load_image, load_labels
-from deformgan.models.anatomy import load_anatomy
+from deformgan.models.anatomy import load_anatomy_model
 from deformgan.preprocess.brain_extraction import brain_mask, find_anatomy
 from deformgan.spatial.grid import Grid
 from deformgan.workshop.datasets.heads import load_label_maps
@@ -91,7 +91,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)  # that whole heads are none of what T knows
-    model, rows = load_anatomy(given.weights), []
+    model, rows = load_anatomy_model(given.weights), []
     for cases in (nichart(given.data), synthetic(given.data, given.cache)):
         for kind, name, image, brain in cases:
             shown = back_to_front(image) if given.turned else image

@@ -202,6 +202,7 @@ def on_a_disk_of(pair_files: PairFiles, weights: Path, tmp_path: Path) -> OnDisk
     return run
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(on_a_disk_of: OnDisk) -> None:
     done = on_a_disk_of("60k")
     assert done.returncode == 3, done.stderr
@@ -210,6 +211,7 @@ def test_a_disk_that_is_really_full(on_a_disk_of: OnDisk) -> None:
     check_refusal((done.stdout, refusal), "disk is full")
 
 
+@pytest.mark.slow
 def test_a_disk_that_has_no_room_for_the_report_alone(
     on_a_disk_of: OnDisk,
 ) -> None:

@@ -201,6 +201,7 @@ def quick(root: Path) -> list[str]:
     return [str(root), str(out), "participant", "--model", str(root.parent / "weights"), "--refine-steps", "0"]
 
 
+@pytest.mark.slow
 def test_the_official_validator_finds_no_error_in_what_is_written(
     data_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def first_cells(page: Any, column: int) -> list[str]:
     return rows.all_text_contents()
 
 
+@pytest.mark.slow
 def test_it_is_quick_with_5000_rows(page: Any) -> None:
     """In the processor seconds that the page itself takes, most of which is drawing 5 strip plots."""
     times = page.evaluate(
@@ -169,6 +170,7 @@ def test_paper_holds_the_first_rows_and_no_empty_page(page: Any, tmp_path: Path)
     assert page.locator("#on-paper").text_content() == ""
 
 
+@pytest.mark.slow
 def test_nothing_hangs_over_on_a_telephone(browser: Any, page_path: Path) -> None:
     opened = browser.new_page(viewport={"width": 390, "height": 800})
     opened.goto(page_path.as_uri())

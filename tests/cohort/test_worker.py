@@ -163,6 +163,7 @@ for name in ("big", "p0"):
 """
 
 
+@pytest.mark.slow
 def test_memory_is_limited_and_the_worker_lives_on(pair: Pair, tmp_path: Path) -> None:
     big = np.zeros((480, 480, 480), np.uint8)
     big[100:400, 100:400, 100:400] = 100

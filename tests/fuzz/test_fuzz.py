@@ -21,6 +21,7 @@ from fuzz.kinds import Kind, sound
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc as Linux has them")
 
 
+@pytest.mark.slow
 @linux
 def test_nothing_but_our_own_errors_comes_back() -> None:
     tallies = harness.run(1500, seed=7)

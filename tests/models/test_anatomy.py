@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deformgan.errors import InputError, UsageError
-from deformgan.models.anatomy import load_anatomy
+from deformgan.models.anatomy import load_anatomy_model
 from deformgan.models.load import load_model, save_model, shipped_models
 from deformgan.networks import build
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_shares_add_up_and_the_brain_is_a_probability(folder: Path) -> None:
-    model = load_anatomy(folder)
+    model = load_anatomy_model(folder)
     structures, brain = model.predict(torch.rand(1, 1, 24, 20, 28))
     assert structures.shape == (1, 4, 12, 10, 14)
     assert brain.shape == (1, 1, 24, 20, 28)
@@ -58,7 +58,7 @@ def test_shares_add_up_and_the_brain_is_a_probability(folder: Path) -> None:
 def test_a_configuration_that_does_not_fit_is_refused(folder: Path, change: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps({**CONFIG, **change}))
     with pytest.raises(InputError, match="damaged"):
-        load_anatomy(folder)
+        load_anatomy_model(folder)
 
 
 def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
@@ -66,14 +66,14 @@ def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
     weights["head.weight"][0] = float("inf")
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(InputError, match="not finite"):
-        load_anatomy(folder)
+        load_anatomy_model(folder)
 
 
 def test_it_is_no_transformation_network(folder: Path) -> None:
     with pytest.raises(InputError, match="the kind of T is one of"):
         load_model(folder)
     with pytest.raises(InputError, match="the kind of S is one of"):
-        load_anatomy(Path(load_model.__globals__["__file__"]).parent / "weights" / "t1-t2")
+        load_anatomy_model(Path(load_model.__globals__["__file__"]).parent / "weights" / "t1-t2")
 
 
 def test_no_transformation_network_is_offered_for_it() -> None:
@@ -81,4 +81,4 @@ def test_no_transformation_network_is_offered_for_it() -> None:
     assert "anatomy" not in shipped_models()
     assert shipped_models("S") == ["anatomy"]
     with pytest.raises(UsageError):
-        load_anatomy("t1-t2")
+        load_anatomy_model("t1-t2")

@@ -51,7 +51,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return ByBrightness()
 
     monkeypatch.setattr(module, "shipped_models", lambda role: ["anatomy"])
-    monkeypatch.setattr(module, "load_anatomy", load)
+    monkeypatch.setattr(module, "load_anatomy_model", load)
     return loaded
 
 

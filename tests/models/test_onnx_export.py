@@ -55,7 +55,7 @@ def run(path: Path, fixed: torch.Tensor, moving: torch.Tensor) -> np.ndarray:
     return session.run(None, {"fixed": fixed.numpy(), "moving": moving.numpy()})[0]
 
 
-@pytest.mark.parametrize("kind", ["shipped", "unet", "unet, reduced"])
+@pytest.mark.parametrize("kind", [pytest.param("shipped", marks=pytest.mark.slow), "unet", "unet, reduced"])
 def test_onnx_runtime_computes_what_pytorch_does(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture) -> None:
     folder, own = saved(tmp_path / "model", kind)
     model = load_model(folder)
@@ -79,6 +79,7 @@ def test_onnx_runtime_computes_what_pytorch_does(tmp_path: Path, kind: str, caps
     assert str(Path(export.__file__).parent).encode() not in out.read_bytes()
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     model = load_model(saved(tmp_path / "model", "wide unet")[0])
     half = tmp_path / "half.onnx"
@@ -90,7 +91,7 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
 
 def test_another_shape(tmp_path: Path) -> None:
     record = export.export_onnx(
-        load_model(saved(tmp_path / "model", "unet")[0]), tmp_path / "t.onnx", shape=(16, 32, 32)
+        load_model(saved(tmp_path / "model", "unet, reduced")[0]), tmp_path / "t.onnx", shape=(16, 32, 32)
     )
     assert json.loads(record["output_shape"]) == [8, 16, 16]
 
@@ -112,7 +113,7 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
 
 def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_difference", lambda *_: float("nan"))
-    model = load_model(saved(tmp_path / "model", "unet")[0])
+    model = load_model(saved(tmp_path / "model", "unet, reduced")[0])
     with pytest.raises(InputError, match="off"):
         export.export_onnx(model, tmp_path / "t.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]

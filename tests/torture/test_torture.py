@@ -15,11 +15,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_signals_at_random_moments_break_nothing(tmp_path: Path) -> None:
     count = torture(tmp_path, 6, seed=1, all_of_them=False)
     assert count.broken == []
 
 
+@pytest.mark.slow
 def test_full_disks_quotas_and_two_writers_break_nothing(tmp_path: Path) -> None:
     found = conditions(tmp_path)
     assert found.broken == []

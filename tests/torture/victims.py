@@ -7,14 +7,13 @@ tenth of a second and not several. Some are started as users start them, so that
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import nibabel as nib
 import numpy as np
 from hearing import hear_all
@@ -25,7 +24,6 @@ from deformgan.spatial.grid import Grid
 from deformgan.transforms.formats.itk import write_affine, write_displacement
 
 SHAPE = (20, 22, 18)
-_LONGEST_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -49,79 +47,26 @@ class Victim:
         return (*self.words, "--force") if force and not self.resumes else self.words
 
 
-class Run:
-    """A command at work."""
-
-    def __init__(self, pid: int, said: int) -> None:
-        self.pid, self._said, self._code = pid, said, None
-
-    def is_over(self) -> bool:
-        """Whether it has ended."""
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-        return self._code is not None
-
-    def send(self, number: signal.Signals) -> None:
-        """A signal, unless it has ended."""
-        if not self.is_over():
-            os.kill(self.pid, number)
-
-    def end(self) -> tuple[int, str]:
-        """Its exit code and what it said, when it has ended."""
-        until = time.monotonic() + _LONGEST_S
-        while not self.is_over():
-            if time.monotonic() > until:
-                os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.005)
-        assert self._code is not None
-        with os.fdopen(self._said, "rb") as stream:  # a pipe, which no quota limits; what is said fits into it
-            return self._code, stream.read().decode("utf-8", "replace")
-
-
-def start(home: Path, words: tuple[str, ...], *, fork: bool, first: Callable[[], None] | None = None) -> Run:
+def start(home: Path, words: tuple[str, ...], *, fork: bool, first: Callable[[], None] | None = None) -> forked.Run:
     """Start a command.
 
     Args:
         fork: From this process, with all imports done.
         first: Called in the new process before the command.
     """
-    said, stream = os.pipe()
-    if not fork:
+    if fork:
+        return forked.fork(words, home, first)
 
-        def begin() -> None:
-            hear_all()
-            if first is not None:
-                first()
-
-        command = [sys.executable, "-m", "deformgan", *words]
-        process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=stream, preexec_fn=begin)
-        os.close(stream)
-        return Run(process.pid, said)
-    import deformgan.pipeline
-    import deformgan.workshop.training.loop  # noqa: F401 — the child shall not have to
-    from deformgan.commands.main import main
-
-    pid = os.fork()
-    if pid:
-        os.close(stream)
-        return Run(pid, said)
-    code = 99
-    try:
+    def begin() -> None:
         hear_all()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.dup2(stream, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
-        os.chdir(home)
         if first is not None:
             first()
-        code = main(list(words))
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        os._exit(code)
+
+    said, stream = os.pipe()
+    command = [sys.executable, "-m", "deformgan", *words]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=stream, preexec_fn=begin)
+    os.close(stream)
+    return forked.Run(process.pid, said)
 
 
 def prepare(home: Path, *, all_of_them: bool = True) -> dict[str, Victim]:

@@ -55,7 +55,7 @@ class AnatomyModel:
         return structures.float().softmax(1).cpu(), mask.float().sigmoid().cpu()
 
 
-def load_anatomy(name: str | Path, device: str | torch.device = "cpu") -> AnatomyModel:
+def load_anatomy_model(name: str | Path, device: str | torch.device = "cpu") -> AnatomyModel:
     """Load S by the name of shipped weights or the path of a folder that ``deformgan train`` wrote.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deformgan.align.options import Options
-from deformgan.models.anatomy import load_anatomy
+from deformgan.models.anatomy import load_anatomy_model
 from deformgan.models.load import shipped_models
 from deformgan.preprocess.masks import LEAST_MASK, cut_by_mask
 from deformgan.preprocess.scan import Scan
@@ -72,7 +72,7 @@ def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] 
     # SciPy's import takes a fifth of a second, and few images are heads
     from deformgan.preprocess.brain_extraction import brain_mask, find_anatomy
 
-    model = load_anatomy(DEFAULT_ANATOMY, device)
+    model = load_anatomy_model(DEFAULT_ANATOMY, device)
     anatomy = find_anatomy(image, model)
     if not anatomy.is_known:
         return None

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from deformgan.commands.main import main
 from deformgan.errors import UsageError
-from deformgan.models.anatomy import load_anatomy
+from deformgan.models.anatomy import load_anatomy_model
 from deformgan.workshop.simulation.head_scans import ScanConfig
 from deformgan.workshop.simulation.structures import STRUCTURES
 from deformgan.workshop.training.anatomy import learning_rate, train_anatomy
@@ -56,6 +56,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_it_learns(maps: Path, tmp_path: Path) -> None:
     train_anatomy(configured(maps, steps=60, validate_every=15, learning_rate=1e-2, average=0.9), tmp_path / "run")
     rows = list(read_metrics(tmp_path / "run"))
@@ -158,7 +159,7 @@ def test_the_published_configurations_can_be_read(part: int) -> None:
     config = AnatomyConfig.from_dict(read_toml(path))
     assert config.network["labels"] == len(STRUCTURES)
     assert not set(config.label_maps) & set(config.validation)
-    shipped = load_anatomy("anatomy")
+    shipped = load_anatomy_model("anatomy")
     assert shipped.structures == STRUCTURES
     if part == 2:
         assert (shipped.shape, shipped.spacing) == (config.scans.shape, config.scans.spacing)

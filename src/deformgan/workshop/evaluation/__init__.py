@@ -1,0 +1,1 @@
+"""How good a method is: cases with a known truth, scores, statistics, tables and figures."""

@@ -1,4 +1,4 @@
-"""Making test cases: real patients and label maps, deformed by known fields, in the layout of `workshop.simulation`.
+"""Making cases to score: real patients and label maps under known fields, in the layout of `workshop.simulation`.
 
 The truth of a patient's case is what both volumes show. Where a deformation takes brain out of the moving volume, as it
 may in training, ``moving_true``, ``fixed_seg`` and ``mask`` end there too: a perfect field scores perfectly.

@@ -1,0 +1,1 @@
+"""Made images whose truth is known: anatomies, contrasts, tumours, artefacts and deformations."""

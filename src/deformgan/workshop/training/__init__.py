@@ -1,0 +1,1 @@
+"""How networks are taught: T with G and D, T's parts, and S; runs that stop anywhere and go on."""

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from deformgan.errors import UsageError
 from deformgan.losses import soft_dice
-from deformgan.models.anatomy import load_anatomy
+from deformgan.models.anatomy import load_anatomy_model
 from deformgan.models.device import pick_precision
 from deformgan.models.load import save_model
 from deformgan.networks import build
@@ -115,7 +115,7 @@ class _Run:
         for name in ("S", "average"):
             networks[name] = _built(config).to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.start_from:
-            networks["S"].load_state_dict(load_anatomy(Path(config.start_from)).network.state_dict())
+            networks["S"].load_state_dict(load_anatomy_model(Path(config.start_from)).network.state_dict())
         networks["average"].load_state_dict(networks["S"].state_dict())
         optimizer = torch.optim.AdamW(networks["S"].parameters(), config.learning_rate, (0.9, 0.99), weight_decay=1e-4)
         return cls(config, device, networks, optimizer)

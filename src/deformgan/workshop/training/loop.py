@@ -58,11 +58,7 @@ def train(
         for number, (stage, start, end) in enumerate(_spans(config)):
             if run.step >= end:
                 continue
-            if number and run.step == start:
-                run.enter_stage(stage.scale / config.parts[number - 1].scale)
-            held_out = _held_out(validation, config, stage.scale)
-            if config.gate and "T" in stage.train:
-                require(gate(transformation_loss(run.unwrapped, config.loss), held_out, stage.scale), config.gate)
+            held_out = _begin_stage(run, number, validation, fresh=run.step == start)
             clock, first = time.perf_counter(), run.step
             for items in _loader(run, learning, number, skip=run.step - start):
                 values = run.turn(items, stage, learning_rate(config, run.step))
@@ -74,6 +70,21 @@ def train(
                 if time.monotonic() > ends_at:
                     return run.pause()
     return run.finish()
+
+
+def _begin_stage(run: Run, number: int, validation: list[Subject], *, fresh: bool) -> Pairs:
+    """Bring the networks to the resolution of a stage that was not begun before, and make its validation pairs.
+
+    Raises:
+        QualityError: T is to learn, and its loss does not tell small errors apart.
+    """
+    config, stage = run.config, run.config.parts[number]
+    if number and fresh:
+        run.enter_stage(stage.scale / config.parts[number - 1].scale)
+    held_out = _held_out(validation, config, stage.scale)
+    if config.gate and "T" in stage.train:
+        require(gate(transformation_loss(run.unwrapped, config.loss), held_out, stage.scale), config.gate)
+    return held_out
 
 
 def _after_step(
