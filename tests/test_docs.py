@@ -42,6 +42,8 @@ SHORTER = {
     "export": ["--shape", "32", "32", "32"],
     "simulate": ["--shape", "40", "44", "36"],
 }
+# pages that start processes, or export a network
+SLOW = ("how-to/cohorts.md", "tutorials/cohort.md", "how-to/run-without-pytorch.md")
 PREDICT = Model.predict
 LIST = re.compile(r"^\| (.+?) \| `(tests/[\w./]+\.py)::(\w+)` \|$", re.MULTILINE)
 COMPARED = REPOSITORY / "docs" / "explanation" / "compared.md"
@@ -131,7 +133,12 @@ def run_shell(block: Block, where: str) -> None:
         assert code in (0, 4), f"{where}: {' '.join(words)}\nexit code {code}\n{said.getvalue()}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def pages() -> Iterator[Any]:
+    for page, name in zip(PAGES, NAMES, strict=True):
+        yield pytest.param(page, id=name, marks=[pytest.mark.slow] if name.removeprefix("docs/") in SLOW else [])
+
+
+@pytest.mark.parametrize("page", pages())
 def test_every_block_runs(
     page: Path, inputs: Path, result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,22 @@ def test_patients_become_cases_scores_and_tables(
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"] == record["rows"]
 
 
-def test_the_answer_is_one_line_best_first(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_for_each_method_finds_what_this_one_does(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {}
+    for where in ("there", "here"):
+        assert call(tmp_path / where, "--cases", cases, "--method", "identity") == 0
+        rows[where] = [json.loads(line) for line in (tmp_path / where / "scores.jsonl").read_text("utf-8").splitlines()]
+        assert [row.pop("seconds") >= 0 and row.pop("peak_memory_mb") is not False for row in rows[where]] == [True] * 2
+        in_process(monkeypatch)
+    assert rows["there"] == rows["here"]
+
+
+def test_the_answer_is_one_line_best_first(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_process(monkeypatch)
     weights = write_weights(tmp_path / "w")
     assert call(tmp_path / "out", "--cases", cases, "--regime", "medium", "--method", f"net={weights}", "identity") == 0
     said = capsys.readouterr()

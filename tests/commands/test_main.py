@@ -21,6 +21,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from anatomies import coarse_anatomy
 from conftest import PairFiles, Phantom
 from forked import Run, fork
 from grids import inner_points
@@ -291,7 +292,10 @@ def test_info_reports_versions_devices_and_weights(capsys: pytest.CaptureFixture
         assert name in text
 
 
-def test_simulate_writes_cases_that_register_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_writes_cases_that_register_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deformgan.workshop.simulation.cases.load_anatomy", coarse_anatomy)
     small = ["--cases", "1", "--shape", "24", "28", "20", "--regime", "small", "--threads", "1", "--json"]
     assert main(["simulate", "-o", str(tmp_path / "cases"), *small]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -139,6 +139,7 @@ def test_other_words_are_refused() -> None:
         Options(brain="skull")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_registration_of_heads_is_one_of_brains(shipped: list[str]) -> None:
     (fixed, _), (moving, _) = head(), head(shift=8.0)
