@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deformgan.align.handedness import mirrored_agreement
 from deformgan.align.options import Options
-from deformgan.align.start import Start, find_start
+from deformgan.align.start import Start, agreement_elsewhere, find_start
 from deformgan.io.image import Image
 from deformgan.io.points import Points
 from deformgan.models.brain import brains_of
@@ -27,7 +27,7 @@ from deformgan.preprocess.finer import finer_pair
 from deformgan.preprocess.input_warnings import pair_warnings
 from deformgan.preprocess.scan import Scan, read_pair
 from deformgan.quality import Evidence, Quality, error_map, examine, explained, judge
-from deformgan.refine.pair import OTHER_FROM, OTHER_FROM_OF_BRAINS, Refined, refine_pair
+from deformgan.refine.pair import Refined, refine_pair
 from deformgan.spatial.field import resize
 from deformgan.spatial.native.threads import beside, one_thread
 from deformgan.transforms.carried import Carried
@@ -91,7 +91,7 @@ def register(
         shape, spacing = (network.grid_shape, network.spacing) if network else (WORKING_SHAPE, WORKING_SPACING)
         pair = conform_pair(scan, start.moving, start.fixed_to_moving, shape, spacing)
     run.warn(pair_warnings(pair, spacing))
-    field, prediction, backward = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None
+    field, prediction, backward, sides = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None, None
     if network is not None:
         with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid; backward for the error's map alone
             a, b = pair.seen_tensors
@@ -99,15 +99,15 @@ def register(
             backward = network.predict(b, a, options.precision).cpu() if options.uncertainty else None
         if options.refine_steps:
             with run.stage("refine"):
-                refined = _refined(pair, prediction, (scan.image, start.moving.image), run)
-                field = pair.lesions.fill_harmonic(refined.field.cpu())
+                refined = _refined(pair, prediction, (scan.image, start.moving.image), network, run)
+                field, sides = pair.lesions.fill_harmonic(refined.field.cpu()), refined.sides
                 run.settle(subject=refined.subject, refine_steps=refined.steps)
     with run.stage("transform"):  # world mm from here on
         found = _mapped(pair, field, start, linear=network is None)
         found = compact(found, scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
     with run.stage("assess"):
-        evidence, quality = _assessed(pair, (field, prediction, backward), (scan, start), run)
+        evidence, quality = _assessed(pair, (field, prediction, backward), (scan, start), sides, run)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),
@@ -143,15 +143,15 @@ def _loading(model: str | os.PathLike[str] | Model, run: Run) -> Callable[[], Mo
     return loaded
 
 
-def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], run: Run) -> Refined:
+def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], network: Model, run: Run) -> Refined:
     """The field after optimisation on the run's device."""
     options, device = run.options, run.options.device
+    a, b = pair.seen_tensors
     fixed, moving, mask, start = (one.to(device) for one in (*pair.tensors, pair.fixed.mask, field))
     return refine_pair(
         fixed, moving, start, mask=mask, lesions=pair.excluded.to(device), steps=options.refine_steps,
-        subject=options.subject, other_from=OTHER_FROM_OF_BRAINS if "brains" in run.settled else OTHER_FROM,
-        smoothness=options.smoothness, fine=lambda: finer_pair(images, pair),
-        progress=run.step,
+        subject=options.subject, smoothness=options.smoothness, fine=lambda: finer_pair(images, pair),
+        mirrored=lambda: network.predict(a, b.flip(2), options.precision), progress=run.step,
     )  # fmt: skip
 
 
@@ -164,19 +164,26 @@ def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transfo
 
 @one_thread()
 def _assessed(
-    pair: Pair, fields: tuple[Tensor, Tensor | None, Tensor | None], placed: tuple[Scan, Start], run: Run
+    pair: Pair,
+    fields: tuple[Tensor, Tensor | None, Tensor | None],
+    placed: tuple[Scan, Start],
+    sides: tuple[float, float] | None,
+    run: Run,
 ) -> tuple[Evidence | None, Quality]:
     """What tells how well it went, and the verdict.
 
     Args:
         fields: The result, T's own, and T's with the images exchanged.
         placed: The fixed scan, and where the moving one starts.
+        sides: How well the moving image and its mirror image matched in refinement, if that was asked.
     """
     (field, prediction, backward), (scan, start) = fields, placed
     if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
         field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
     evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.excluded)
-    quality = judge(evidence).with_sides(*mirrored_agreement(scan, start.moving, start.fixed_to_moving))
+    quality = judge(evidence).with_sides(mirrored_agreement(scan, start.moving, start.fixed_to_moving), sides)
     subject = run.settled.get("subject", run.options.subject)
     searched = run.options.transform != "deform"
+    if not searched:
+        quality = quality.with_place(*agreement_elsewhere(scan, start.moving, start.fixed_to_moving))
     return evidence, explained(quality, scan, start.moving, subject=subject, searched=searched)

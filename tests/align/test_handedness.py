@@ -76,7 +76,10 @@ def test_a_mirrored_header_is_never_a_pass(lopsided: Phantom, tmp_path: Path) ->
 
 
 def test_the_more_it_fits_the_surer_it_is() -> None:
-    assert QUALITY.with_sides(0.4, 0.39).verdict == "pass"
-    assert QUALITY.with_sides(0.4, 0.4 * (MIRRORED + 0.01)).verdict == "look"
-    assert QUALITY.with_sides(0.4, 0.4 * (SURELY_MIRRORED + 0.01)).verdict == "fail"
-    assert QUALITY.with_sides(0.01, 0.02) is QUALITY
+    assert QUALITY.with_sides((0.4, 0.39)).verdict == "pass"
+    assert QUALITY.with_sides((0.4, 0.4 * (MIRRORED + 0.01))).verdict == "look"
+    assert QUALITY.with_sides((0.4, 0.4 * (SURELY_MIRRORED + 0.01))).verdict == "fail"
+    assert QUALITY.with_sides((0.01, 0.02), None) is QUALITY
+    # of two looks the one that speaks most for the mirror image counts
+    assert QUALITY.with_sides((0.4, 0.39), (0.3, 0.4)).verdict == "fail"
+    assert QUALITY.with_sides((0.4, 0.39), (0.3, 0.3)).mirror_ratio == 1.0

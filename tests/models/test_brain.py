@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan import pipeline
 from deformgan.align.options import Options
 from deformgan.errors import UsageError
 from deformgan.io.image import Image
@@ -20,7 +19,6 @@ from deformgan.models import brain as module
 from deformgan.models.brain import FoundBrain, brains_of
 from deformgan.pipeline import register
 from deformgan.preprocess.scan import Scan
-from deformgan.refine.pair import OTHER_FROM, OTHER_FROM_OF_BRAINS, Refined
 from deformgan.spatial.grid import Grid
 
 GRID = Grid.centred((52, 60, 52), 4.0, np.array([3.0, -5.0, 9.0]))
@@ -164,20 +162,3 @@ def test_the_report_tells_what_was_found_and_by_which_weights(tmp_path: Path) ->
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The brain in the fixed and in the moving image was found by a network" in page
     assert "(SHA-256 000000000000)" in page
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.usefixtures("shipped")
-@pytest.mark.parametrize(("brain", "expected"), [("auto", OTHER_FROM_OF_BRAINS), ("whole", OTHER_FROM)])
-def test_brains_found_apart_are_two_people_s_from_more_on(
-    monkeypatch: pytest.MonkeyPatch, brain: str, expected: float
-) -> None:
-    asked: list[float] = []
-
-    def refined(*images: Tensor, other_from: float, **_: object) -> Refined:
-        asked.append(other_from)
-        return Refined(images[2], "same", 1)
-
-    monkeypatch.setattr(pipeline, "refine_pair", refined)
-    register(head()[0], head(shift=8.0)[0], refine_steps=1, brain=brain)
-    assert asked == [expected]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import Phantom
@@ -31,7 +33,7 @@ def test_a_pass_needs_no_cause(phantom: Phantom) -> None:
 
 
 def test_left_for_right_comes_first(phantom: Phantom) -> None:
-    mirrored = FAILED.with_sides(0.4, 0.5)
+    mirrored = FAILED.with_sides((0.4, 0.5))
     assert "left and right" in first(scan(phantom.t2), scan(phantom.t1, at=50.0), mirrored)
 
 
@@ -69,3 +71,12 @@ def test_far_apart_unless_the_start_was_searched(phantom: Phantom) -> None:
 def test_there_is_always_something_to_try(phantom: Phantom) -> None:
     assert "--transform joint" in first(scan(phantom.t2), scan(phantom.t1))
     assert "--model" in first(scan(phantom.t2), scan(phantom.t1), searched=True)
+
+
+def test_a_better_place_elsewhere_is_no_pass() -> None:
+    good = replace(FAILED, reasons=())
+    assert good.with_place(0.30, 0.31).verdict == "pass"
+    assert good.with_place(0.20, 0.31).verdict == "look"
+    assert "another place" in good.with_place(0.20, 0.31).doubts[0]
+    assert good.with_place(0.02, 0.04).verdict == "pass"  # neither says anything
+    assert FAILED.with_place(0.20, 0.31) is FAILED

@@ -56,9 +56,33 @@ def test_fine_differences_are_two_people() -> None:
     assert mean_error(found.field, truth, mask) < mean_error(stiff.field, truth, mask)
 
 
-def test_what_is_much_between_people_can_be_said() -> None:
+def sides_of(moving: Tensor, fixed: Tensor, mask: Tensor):
+    zeros = torch.zeros(1, 3, 24, 24, 24)
+    return refine_pair(fixed, moving, zeros, mask=mask, mirrored=lambda: zeros)
+
+
+def test_one_person_whom_a_fluid_field_fits_better_is_told_by_the_mirror_image() -> None:
     fixed, moving, mask = pair(bumps(5.0, 9, 3))
-    assert refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask, other_from=9.0).subject == "same"
+    found = sides_of(moving, fixed, mask)
+    assert found.subject == "same"
+    assert found.sides is not None
+    assert found.sides[1] < 0.8 * found.sides[0]
+
+
+def test_a_mirrored_person_matches_better_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deformgan.refine.pair._View.is_other", lambda *_: True)
+    fixed, moving, mask = pair(bumps(3.0, 5, 3))
+    found = sides_of(moving.flip(2), fixed, mask)
+    assert found.sides is not None
+    assert found.sides[1] > 1.1 * found.sides[0]
+
+
+def test_a_stranger_matches_either_way_alike() -> None:
+    fixed, mask = anatomy(1), (anatomy(1) > 0).float()
+    found = sides_of((1.2 - anatomy(8)) * mask, fixed, mask)
+    assert found.subject == "other"
+    assert found.sides is not None
+    assert 0.9 < found.sides[1] / found.sides[0] < 1.1
 
 
 @pytest.mark.parametrize("subject", ["same", "other"])

@@ -73,6 +73,16 @@ def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "joint", in
     return Start(given @ found, moving, outer)
 
 
+def agreement_elsewhere(fixed: Scan, moving: Scan, fixed_to_moving: np.ndarray) -> tuple[float, float]:
+    """Agreement of the pair near a place that was not searched for, and the best from everywhere; in [0, 1].
+
+    Args:
+        fixed_to_moving: 4×4, world mm (RAS+).
+    """
+    pair, _ = adult_sized(*subsampled_pair(fixed, moving.moved_by(np.linalg.inv(fixed_to_moving))))
+    return search(*pair, near=True)[1], search(*pair)[1]
+
+
 def _headers_or_centres(fixed: Scan, moving: Scan) -> np.ndarray:
     """No map where the images agree as their headers place them, else the shift from centre to centre."""
     require_overlap(fixed.image, moving.image)

@@ -9,6 +9,8 @@ MAX_INVERSE_RESIDUAL_MM = 3.0  # a voxel of the half-resolution field: finer tha
 
 # of 33 pairs that are the right way round none had more than 1.01; pairs of one person, mirrored, have 1.08 to 1.39
 MIRRORED, SURELY_MIRRORED = 1.05, 1.10
+# a search from everywhere that agrees so much better than one near the headers' place has found another place
+BETTER_ELSEWHERE = 1.1
 _LEAST_AGREEMENT = 0.05  # below which the sides say nothing
 _WORDS = ("reasons", "doubts", "causes")
 
@@ -86,10 +88,17 @@ class Quality:
             reasons += (f"the inverse is off by {residual_mm:.1f} mm (limit {MAX_INVERSE_RESIDUAL_MM:g} mm)",)
         return replace(self, inverse_residual_mm=residual_mm, reasons=reasons)
 
-    def with_sides(self, plain: float, mirrored: float) -> Quality:
-        """The same with how well the pair agrees as it is and mirrored; a mirror image that fits better is no pass."""
-        if plain < _LEAST_AGREEMENT:
+    def with_sides(self, *looks: tuple[float, float] | None) -> Quality:
+        """The same with how well the pair agrees as it is and mirrored; a mirror image that fits better is no pass.
+
+        Args:
+            looks: Each a measure of the pair as it is and mirrored, or None; the one that speaks most for the mirror
+                image counts.
+        """
+        known = [look for look in looks if look is not None and look[0] >= _LEAST_AGREEMENT]
+        if not known:
             return self
+        plain, mirrored = max(known, key=lambda look: look[1] / look[0])
         ratio = mirrored / plain
         found = replace(self, mirror_ratio=ratio)
         if ratio < MIRRORED:
@@ -98,6 +107,13 @@ class Quality:
         if ratio >= SURELY_MIRRORED or self.reasons:
             return replace(found, reasons=(*self.reasons, said), doubts=())
         return replace(found, doubts=(said, *self.doubts))
+
+    def with_place(self, here: float, elsewhere: float) -> Quality:
+        """The same with how well the pair agrees near its start and where a search finds the best place for it."""
+        if elsewhere < BETTER_ELSEWHERE * here or elsewhere < _LEAST_AGREEMENT or self.reasons:
+            return self
+        said = f"the images agree better in another place than where they were put ({here:.3f} → {elsewhere:.3f})"
+        return replace(self, doubts=(said, *self.doubts))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, with ``passed`` and ``verdict``; a number that is not finite becomes None."""

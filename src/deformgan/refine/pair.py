@@ -28,10 +28,12 @@ _PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0)
 _LITTLE = 1.5  # voxels of mean displacement, below which a pair may be aligned already
 _STIFF = (25.0, 5.0)  # times as much bending costs there: the first that is as good
 _AS_GOOD = 0.99  # share of the match of edges that a stiffer field must keep
-# share by which a fluid field betters the match of edges between people: within one person it is 0.055 at most, between
-# heads 0.073 and more. Between stripped brains it is 0.17 and more; borders that were found in each head apart cost one
-# person's images some 0.08
-OTHER_FROM, OTHER_FROM_OF_BRAINS = 0.065, 0.11
+# share by which a fluid field betters the match of edges, from which on there may be two people: 0.07 and more
+# between them, within one person 0.055 at most, but 0.08 where borders of a brain were found apart or slices are thick
+OTHER_FROM = 0.05
+# how well a mirror image may match as one person's, as a share of the image's own match, where it is one person's: a
+# stranger's brain matches either way alike
+SAME_BELOW = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +44,14 @@ class Refined:
         field: (1, 3, d, h, w) in voxels of its own grid.
         subject: ``same`` or ``other``: how it was refined; what was asked for where it was not.
         steps: Of the refinement that was kept.
+        sides: The match of edges with the moving image as it is and mirrored left to right, each refined as one
+            person's; None where that was not asked.
     """
 
     field: Tensor
     subject: str
     steps: int
+    sides: tuple[float, float] | None = None
 
 
 @torch.no_grad()
@@ -59,9 +64,9 @@ def refine_pair(
     lesions: Lesions = NO_LESIONS,
     steps: int = DEFAULT_STEPS,
     subject: Subject = "auto",
-    other_from: float = OTHER_FROM,
     smoothness: float = 1.0,
     fine: Callable[[], tuple[Tensor, Tensor] | None] = lambda: None,
+    mirrored: Callable[[], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refined:
     """Refine T's field.
@@ -73,26 +78,38 @@ def refine_pair(
         lesions: Where the images have no counterpart in each other.
         steps: Of the optimisation, 0 for none; between people `FLUID_SHARE` as many.
         subject: ``same`` person, ``other`` person, or ``auto``: a fluid field that betters the match of edges much,
-            which it did not look at, is one between people.
-        other_from: The share from which on that is much.
+            which it did not look at, is one between people, unless a mirror image fits clearly worse.
         smoothness: How much smoother the field shall be than by default; 1 is the default.
         fine: Gives both images on a finer grid, or None; asked only between people.
+        mirrored: Gives T's field for the moving image mirrored along its first axis; asked where `auto` is in doubt.
         progress: Called after each step with the steps done and their number.
     """
     if steps == 0:
         return Refined(predicted, subject, 0)
-    view = _View(fixed, moving, mask, lesions)
+    view, sides = _View(fixed, moving, mask, lesions), None
     start = view.better_start(predicted)
     if subject != "other":
         same = _same(view, start, steps, smoothness, progress)
-        if subject == "same" or not view.is_other(same, other_from):
+        if subject == "same" or not view.is_other(same):
             return Refined(same, "same", steps)
+        if mirrored is not None:
+            sides = view.edges(same), _mirrored_edges(view, mirrored(), steps, smoothness)
+            if sides[1] < SAME_BELOW * sides[0]:
+                return Refined(same, "same", steps, sides)
     how = replace(DEFAULT_FLUID, field_sigma=DEFAULT_FLUID.field_sigma * smoothness**0.5)
     many = max(1, round(FLUID_SHARE * steps))
     given = {"mask": mask, "lesions": lesions, "compared": view.compared}
     fluid = refine_fluid(fixed, moving, start, many, **given, fine=fine(), settings=how, progress=progress)
     kept = fluid if view.edges(fluid) >= view.edges(start) else start
-    return Refined(kept, "other", many)
+    return Refined(kept, "other", many, sides)
+
+
+def _mirrored_edges(view: _View, predicted: Tensor, steps: int, smoothness: float) -> float:
+    """The match of edges with the moving image mirrored, refined as one person's."""
+    lesion = view.lesions.moving
+    lesions = replace(view.lesions, moving=None if lesion is None else lesion.flip(2))
+    mirror = _View(view.fixed, view.moving.flip(2), view.mask, lesions)
+    return mirror.edges(_same(mirror, mirror.better_start(predicted), steps, smoothness, None))
 
 
 def _same(
@@ -150,11 +167,11 @@ class _View:
         field = self._at_full(field)
         return float((field.square().sum(1, keepdim=True).sqrt() * self.mask).sum() / self.mask.sum().clamp_min(1))
 
-    def is_other(self, field: Tensor, share: float) -> bool:
+    def is_other(self, field: Tensor) -> bool:
         """Whether a few fluid steps by intensities alone improve the match of edges as they do between people."""
         given = {"mask": self.mask, "lesions": self.lesions, "compared": self.compared}
         probe = refine_fluid(self.fixed, self.moving, field, _PROBE_STEPS, **given, settings=_PROBE)
-        return self._coarse_edges(probe) > (1 + share) * self._coarse_edges(field)
+        return self._coarse_edges(probe) > (1 + OTHER_FROM) * self._coarse_edges(field)
 
     def _coarse_edges(self, field: Tensor) -> float:
         f, m = self.compared.images(2)
