@@ -6,8 +6,10 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,3 +86,25 @@ def reserve(kind: str, folder: Path) -> Path:
             return path
         except FileExistsError:
             number += 1
+
+
+@contextmanager
+def recorded_features() -> Iterator[dict[str, float | None]]:
+    """What the verdict's model was given of the last registration inside; empty before the first.
+
+    `deformgan.register` tells the probability alone; to fit or judge the model anew the features are needed.
+    """
+    assess = import_module("deformgan.quality.assess")  # the package has a function of this name
+    found: dict[str, float | None] = {}
+    real = assess.features
+
+    def features(evidence: Any) -> dict[str, float | None]:
+        found.clear()
+        found.update(real(evidence))
+        return dict(found)
+
+    assess.features = features
+    try:
+        yield found
+    finally:
+        assess.features = real

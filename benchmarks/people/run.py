@@ -1,7 +1,7 @@
 """Between people: Dice of anatomical labels after one person's image was registered onto another's, beside other tools.
 
     python benchmarks/people/run.py -o OUT PERSON PERSON [PERSON PERSON …] [--image t1] [--onto t1]
-        [--tools none deformgan greedy-nmi ants-syn] [--arguments=--refine-steps=0]
+        [--tools none deformgan greedy-nmi greedy-wncc ants-syn ants-syn-full niftyreg] [--arguments=--refine-steps=0]
 
 PERSON is a folder with ``t1.nii.gz`` (or another image) and ``labels.nii.gz`` on its voxels: the first is moved onto
 the second, the third onto the fourth, and so on. Every registration is a process of its own; seconds are those of the
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep, machine
 
 RESULTS = Path(__file__).parent / "results"
-TOOLS = ("none", "deformgan", "greedy-nmi", "ants-syn")
+TOOLS = ("none", "deformgan", "greedy-nmi", "greedy-wncc", "ants-syn", "ants-syn-full", "niftyreg")
 
 
 def main() -> int:

@@ -4,7 +4,8 @@
     python benchmarks/verdict/run.py --cases DIR [--first 24]           # tests it on cases of validation patients
 
 ``--fit`` makes cases of the patients and label maps that the weights were trained on (their configuration names them),
-registers and degrades each in some 15 ways (`verdict_cases`), and fits the models (`verdict_fit`). ``--cases`` does
+registers and degrades each in some 15 ways (`verdict_cases`), registers the hard jobs made of one case of each person
+(`verdict_hard`), and fits the models (`verdict_fit`). ``--cases`` does
 the same with ready cases (``deformgan evaluate`` writes such) and writes ``report.json``, ``report.md`` and the figures
 into ``results/``. Measurements are kept in ``--work``, so that either half can be redone in seconds; give a
 new folder after changing the weights, the refinement or what is measured.
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import numpy as np
 import torch
 from verdict_cases import Sample, samples
 from verdict_fit import area, fit_linear, fit_logistic, fit_monotone
+from verdict_hard import hard_samples, one_a_subject
 from verdict_report import write_report
 
 from deformgan.io.atomic import atomic
@@ -40,10 +44,10 @@ LOCAL = ("log_shift", "pinning", "agreement", "gain", "log_inconsistency", "log_
 NATURAL = ("registered", "stopped early", "a lobe displaced")
 
 
-def collect(folders: list[Path], model: Model, seed: int, store: Path) -> list[Sample]:
-    """The samples of some cases; from ``store`` if they are there."""
+def collect(make: Callable[[], Iterable[Sample]], store: Path) -> list[Sample]:
+    """What ``make`` gives; from ``store`` if it is there."""
     if not store.is_file():
-        found = list(samples(folders, model, seed))
+        found = list(make())
         arrays = {f"voxels_{i}": s.voxels for i, s in enumerate(found)}
         words = json.dumps([s.as_dict() for s in found])
         with atomic(store) as partial, open(partial, "wb") as file:
@@ -53,6 +57,13 @@ def collect(folders: list[Path], model: Model, seed: int, store: Path) -> list[S
         return [
             Sample(**{**e, "reasons": tuple(e["reasons"])}, voxels=data[f"voxels_{i}"]) for i, e in enumerate(entries)
         ]
+
+
+def registrations(cases: Callable[[], list[Path]], model: Model, seed: int, store: Path) -> list[Sample]:
+    """Degraded registrations of all cases, and the hard jobs of one case of each subject."""
+    made = cache(cases)
+    degraded = collect(lambda: samples(made(), model, seed), store.with_suffix(".npz"))
+    return degraded + collect(lambda: hard_samples(one_a_subject(made())), store.with_name(f"{store.name}-hard.npz"))
 
 
 def training_cases(root: Path, model: Model, work: Path) -> list[Path]:
@@ -162,14 +173,13 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     model, start = load_model(args.model), time.perf_counter()
     if args.fit:
-        store = args.work / "training.npz"
-        folders = [] if store.is_file() else training_cases(args.root, model, args.work)
-        entry = fit(collect(folders, model, 1, store), model)
+        found = registrations(lambda: training_cases(args.root, model, args.work), model, 1, args.work / "training")
+        entry = fit(found, model)
         with atomic(SHIPPED) as partial:
             partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     if args.cases is not None:
         folders = sorted(p.parent for p in args.cases.glob("*/meta.json"))[: args.first]
-        found = collect(folders, model, 2, args.work / "validation.npz")
+        found = registrations(lambda: folders, model, 2, args.work / "validation")
         calibration = Calibration.read(json.loads(SHIPPED.read_text(encoding="utf-8")))
         write_report(found, calibration, args.out, LOCAL)
     print(f"{time.perf_counter() - start:.0f} s")

@@ -16,7 +16,7 @@ from tiny import CONFIG, write_tiny_model
 from deformgan.errors import InputError, UsageError
 from deformgan.models import load as models
 from deformgan.models.device import pick_precision
-from deformgan.models.load import Model, load_model, save_model, shipped_models
+from deformgan.models.load import Model, load_generator, load_model, save_model, shipped_models
 from deformgan.networks import build
 from deformgan.networks.base import reduced
 from deformgan.workshop.training.predict import stage_fields
@@ -281,3 +281,17 @@ def test_weights_that_lead_beyond_any_image_are_refused(tmp_path: Path) -> None:
     pair = torch.rand(1, 1, *model.grid_shape), torch.rand(1, 1, *model.grid_shape)
     with pytest.raises(InputError, match="beyond any image"):
         model.predict(*pair)
+
+
+def test_the_paper_s_method_is_shipped_with_its_generator() -> None:
+    model, translator = load_model("deform-gan-2"), load_generator("deform-gan-2")
+    assert translator is not None
+    assert model.generator_sha256 == translator.sha256
+    assert all(weight.dtype == torch.float32 for weight in model.network.parameters())
+    start = load_model("t1-t2").network.state_dict()
+    moved = max(float((weight - start[name]).abs().max()) for name, weight in model.network.state_dict().items())
+    assert 0 < moved < 0.05  # a part of the way from where its training began
+    image = torch.rand(1, 1, *model.grid_shape, generator=torch.Generator().manual_seed(1))
+    drawn = translator.translate(image)
+    assert drawn.shape[2:] == tuple(n // 2 for n in model.grid_shape)
+    assert bool(drawn.isfinite().all())

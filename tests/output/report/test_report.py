@@ -24,7 +24,7 @@ from tiny import GENERATOR, write_tiny_model
 from deformgan.commands.main import main
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_image
-from deformgan.models.load import load_generator, load_model
+from deformgan.models.load import Translator, load_generator, load_model
 from deformgan.networks import build
 from deformgan.output import folder as outputs
 from deformgan.output.provenance import describe_input, sha256
@@ -35,6 +35,7 @@ from deformgan.output.report.page import render
 from deformgan.output.report.rebuild import rebuild_report
 from deformgan.output.report.synthesis import synthesise
 from deformgan.preprocess.conform import conform
+from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
 HOSTILE = "<img src=x onerror=alert(1)>.nii.gz"
@@ -115,7 +116,7 @@ def test_every_slice_has_its_letters_and_its_place(shown: Material) -> None:
 
 
 def test_panels_with_nothing_in_them_are_left_out() -> None:
-    bare = render(small_report.record(), small_report.bare(), no_synthesis="No G.", viewer=False)
+    bare = render(small_report.record(), small_report.bare(), synthesis_told="No G.", viewer=False)
     titles = re.findall(r"<h2>(.*?)</h2>", bare)
     assert {"Expected error", "Synthesis"}.isdisjoint(titles)
     assert re.findall(r'data-mark="(\w+)"', bare) == ["outline"]
@@ -146,7 +147,7 @@ def test_whatever_a_file_is_called_it_is_text(shown: Material, name: str) -> Non
         record["quality"] = record["quality"] | {"verdict": "fail", "passed": False, "reasons": [word], word: 1.5}
         record["settings"] = record["settings"] | {"init": path, word: word}
         record["environment"] = record["environment"] | {"system": word}
-        return render(record, shown, no_synthesis=word, viewer=False)
+        return render(record, shown, synthesis_told=word, viewer=False)
 
     harmless, hostile = _Outline(page("harmless.nii.gz")), _Outline(page(name))
     assert hostile.tags == harmless.tags
@@ -323,12 +324,29 @@ def test_without_g_a_sentence_says_why(tmp_path: Path, with_generator: Path) -> 
     ):
         found = synthesise({"model": model}, fixed, moved)
         assert found.image is None
-        assert words in found.why
+        assert words in found.told
     empty = Image(np.zeros_like(moved.data), moved.grid)
     model = {"name": str(with_generator), "generator": checksum}
-    assert "brings nothing of the moving image" in synthesise({"model": model}, fixed, empty).why
+    assert "brings nothing of the moving image" in synthesise({"model": model}, fixed, empty).told
     (alone / "generator.safetensors").write_bytes(b"no weights")
-    assert "is damaged" in synthesise({"model": {"name": str(alone), "generator": checksum}}, fixed, moved).why
+    assert "is damaged" in synthesise({"model": {"name": str(alone), "generator": checksum}}, fixed, moved).told
+
+
+@pytest.mark.parametrize(("voxels", "least", "most"), [(0, 99, 100), (1, 0, 40)])
+def test_the_page_says_whether_g_moves_what_it_draws(
+    monkeypatch: pytest.MonkeyPatch, phantom: Phantom, voxels: int, least: int, most: int
+) -> None:
+    class Shifts(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return -torch.roll(image, voxels, 2)  # the other contrast, so many voxels off
+
+    image = Image(phantom.t1, Grid(phantom.t1.shape, phantom.affine))
+    grid = ((32, 32, 32), float(image.grid.spacing[0]) * max(image.grid.shape) / 32)
+    translator = Translator(Shifts(), grid, 1, "0" * 64)  # type: ignore[arg-type]
+    monkeypatch.setattr("deformgan.output.report.synthesis.load_generator", lambda name: translator)
+    told = synthesise({"model": {"name": "any", "generator": "0" * 64}}, image, image).told
+    share = int(re.search(r"In (\d+) % of the content", told).group(1))  # type: ignore[union-attr]
+    assert least <= share <= most
 
 
 # -- a folder of results ---------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4a
 
 
 def write_report(
-    path: Path, record: dict[str, Any], material: Material, *, no_synthesis: str = "", viewer: bool = True
+    path: Path, record: dict[str, Any], material: Material, *, synthesis_told: str = "", viewer: bool = True
 ) -> None:
     """Write the page of one registration, whole or not at all.
 
@@ -37,10 +37,10 @@ def write_report(
         path: Of the HTML file.
         record: What registration.json holds.
         material: What is drawn.
-        no_synthesis: Why there is no image of the generator, if there is none.
+        synthesis_told: How well the generator's image lies on the moved one, or why there is none.
         viewer: With the interactive viewer, which is most of the file.
     """
-    page = render(record, material, no_synthesis=no_synthesis, viewer=viewer)
+    page = render(record, material, synthesis_told=synthesis_told, viewer=viewer)
     with atomic(path) as partial:
         partial.write_bytes(page.encode("utf-8", "replace"))
 
@@ -52,7 +52,7 @@ def report_of(found: Registration, record: dict[str, Any], path: Path) -> None:
         ValueError: The registration does not carry its pair.
     """
     made = Synthesis(None) if found.pair is None else synthesise(record, found.pair[0], found.moved)
-    write_report(path, record, material_of(found, record, made), no_synthesis=made.why)
+    write_report(path, record, material_of(found, record, made), synthesis_told=made.told)
 
 
 def material_of(found: Registration, record: dict[str, Any], made: Synthesis | None = None) -> Material:
@@ -87,7 +87,7 @@ def page_template() -> Template:
     )
 
 
-def render(record: dict[str, Any], material: Material, *, no_synthesis: str = "", viewer: bool = True) -> str:
+def render(record: dict[str, Any], material: Material, *, synthesis_told: str = "", viewer: bool = True) -> str:
     """The page as text; whatever comes from files is escaped."""
     script, viewer_script = _asset("report.js").decode(), _asset("viewer.js").decode() if viewer else ""
     library = gzip.decompress(_asset("niivue.umd.js.gz")).decode() if viewer else ""
@@ -112,7 +112,8 @@ def render(record: dict[str, Any], material: Material, *, no_synthesis: str = ""
         units=outlines.UNITS,
         label_colours=LABEL_COLOURS,
         bars=_bars(drawn),
-        omitted=_omitted(drawn, no_synthesis),
+        omitted=_omitted(drawn, synthesis_told),
+        synthesis_told=synthesis_told,
         images=texts.image_facts(material, names),
         overlap=texts.overlap_sentence(material),
         before=texts.before_sentence(material),
@@ -152,15 +153,15 @@ def _bars(drawn: Drawn) -> dict[str, dict[str, Any]]:
     }
 
 
-def _omitted(drawn: Drawn, no_synthesis: str) -> list[str]:
+def _omitted(drawn: Drawn, synthesis_told: str) -> list[str]:
     """Why panels are missing that a reader may look for."""
     reasons = []
     if "change" not in drawn.rows:
         reasons.append("The map changes every volume alike, so there is no map of the volume change.")
     if "error" not in drawn.rows:
         reasons.append("The expected error was not mapped; deformgan register --uncertainty does it.")
-    if "synthesis" not in drawn.rows and no_synthesis:
-        reasons.append(no_synthesis)
+    if "synthesis" not in drawn.rows and synthesis_told:
+        reasons.append(synthesis_told)
     return reasons
 
 

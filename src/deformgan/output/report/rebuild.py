@@ -59,7 +59,7 @@ def rebuild_report(folder: Path, *, viewer: bool = True) -> Path:
         points_mm=read_points(folder / _POINTS).positions_mm if _POINTS in there else None,
         selections=read_selections(record, lambda source: _require(Path(source["path"]), source.get("sha256"))),
     )
-    write_report(folder / REPORT, record, material, no_synthesis=made.why, viewer=viewer)
+    write_report(folder / REPORT, record, material, synthesis_told=made.told, viewer=viewer)
     return folder / REPORT
 
 

@@ -1,22 +1,33 @@
-"""What the generator G makes of the moved image: the fixed image's contrast on the moving image's anatomy."""
+"""What the generator G makes of the moved image: the fixed image's contrast on the moving image's anatomy.
+
+G must change intensities and move nothing: what it moved would hide what the map leaves undone. So the page says how
+well the edges of its image lie on those of the moved image.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from deformgan.errors import DeformganError
 from deformgan.io.image import Image
 from deformgan.models.load import load_generator
+from deformgan.networks.base import reduced
 from deformgan.preprocess.conform import conform
+from deformgan.quality.matching import STRIDES, match
+
+# of the match of edges, by which a shift has to better it to count: less is chance
+_BETTER = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Synthesis:
-    """G's image, intensities in [0, 1]; or None, and a sentence that says why there is none."""
+    """G's image, intensities in [0, 1], and a sentence on how well it lies; or None, and why there is none."""
 
     image: Image | None
-    why: str = ""
+    told: str = ""
 
 
 def synthesise(record: dict[str, Any], fixed: Image, moved: Image) -> Synthesis:
@@ -44,6 +55,24 @@ def synthesise(record: dict[str, Any], fixed: Image, moved: Image) -> Synthesis:
     if generator is None or generator.sha256 != model["generator"]:
         return Synthesis(None, f"The generator beside the weights {name} is not the one of this registration any more.")
     grid = conform(fixed, *generator.grid).grid
-    made = generator.translate(conform(moved, grid=grid).tensor)[0, 0]
-    d, h, w = made.shape
-    return Synthesis(Image(made.numpy(), grid.resized((d, h, w)), "G's image"))
+    given = conform(moved, grid=grid)
+    made = generator.translate(given.tensor)
+    d, h, w = made.shape[2:]
+    coarse = grid.resized((d, h, w))
+    seen, mask = (reduced(volume.float(), generator.reduction) for volume in (given.tensor, given.mask))
+    told = _lies(seen, made, mask > 0.5, float(coarse.spacing.mean()))
+    return Synthesis(Image(made[0, 0].numpy(), coarse, "G's image"), told)
+
+
+def _lies(seen: Tensor, made: Tensor, inside: Tensor, spacing_mm: float) -> str:
+    """How the edges of G's image lie on those of the image it was made of, both (1, 1, D, H, W), in a sentence."""
+    if not bool(inside.any()):
+        return ""
+    found = match(seen, made, inside.float(), spacing_mm)
+    where = inside[0, 0]
+    agreement, still = float(found.agreement[where].mean()), float((found.gain[where] <= _BETTER).float().mean())
+    reach = f"{STRIDES[0] * spacing_mm:.3g} to {STRIDES[-1] * spacing_mm:.3g} mm"
+    return (
+        f"In {100 * still:.0f} % of the content no shift of {reach} makes the edges of the generator's image match "
+        f"those of the moved image better than they do; their match is {agreement:.2f} (1: edges run alike everywhere)."
+    )

@@ -1,0 +1,114 @@
+"""Hard cases keep their truth: where a position of the fixed image lies in the moving one, whatever was done to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import make_phantom
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "hard_cases"
+
+
+@pytest.fixture
+def kinds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _load("kinds", monkeypatch)
+
+
+def _load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(f"hard_cases_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def a_pair(kinds: ModuleType):
+    """A shift of (3, -2, 4) voxels of 2 mm; images are smooth, so that they may be interpolated."""
+    phantom = make_phantom()
+    image = gaussian_filter(phantom.t1.astype(np.float32), 1.5)
+    shift = np.array([3, -2, 4])
+    moving = np.roll(image, tuple(shift), (0, 1, 2))
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    index = np.argwhere(phantom.labels > 0)[::7]
+    index = index[((index + shift > 0) & (index + shift < np.array(image.shape) - 1)).all(1)]
+    points = index * 2.0
+    return kinds.Pair(image, moving, affine, affine, points, points + 2.0 * shift, image)
+
+
+def at(image: np.ndarray, affine: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    inverse = np.linalg.inv(affine)
+    index = positions @ inverse[:3, :3].T + inverse[:3, 3]
+    return map_coordinates(image.astype(np.float64), index.T, order=1)
+
+
+def kinds_with_truth() -> list[str]:
+    names = ["full", "slab-moving", "slab-fixed", "slab-thin", "slab-oblique", "cut", "tiny", "turned", "not-searched"]
+    return [*names, "wrong-size", "noisy", "thick", "aligned", "identical"]
+
+
+def test_every_kind_is_tested(kinds: ModuleType) -> None:
+    assert {*kinds_with_truth(), "mirrored", "unrelated"} == {*kinds.KINDS}
+    assert {*kinds.OPTIONS} <= {*kinds.KINDS}
+
+
+@pytest.mark.parametrize("kind", kinds_with_truth())
+def test_partners_show_the_same(kinds: ModuleType, kind: str) -> None:
+    made = kinds.KINDS[kind](a_pair(kinds), np.random.default_rng(3))
+    assert len(made.points) == len(made.targets) > 100
+    fixed = at(made.fixed, made.fixed_affine, made.points)
+    moving = at(made.moving, made.moving_affine, made.targets)
+    off = np.abs(fixed - moving)
+    if kind in ("thick", "noisy"):  # voxels differ there, but less than those of any other place
+        elsewhere = np.abs(fixed - at(made.moving, made.moving_affine, made.points)).mean()
+        assert off.mean() < 0.7 * elsewhere
+    else:
+        assert off.max() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["slab-moving", "slab-thin", "cut"])
+def test_a_slab_shows_less(kinds: ModuleType, kind: str) -> None:
+    pair = a_pair(kinds)
+    made = kinds.KINDS[kind](pair, np.random.default_rng(3))
+    assert made.moving.shape[2] < pair.moving.shape[2]
+    assert made.moving.shape[:2] == pair.moving.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["mirrored", "unrelated"])
+def test_nothing_can_be_right_there(kinds: ModuleType, kind: str) -> None:
+    pair = a_pair(kinds)
+    made = kinds.KINDS[kind](pair, np.random.default_rng(3))
+    assert made.targets is None
+    assert made.moving.shape == pair.moving.shape
+    assert not np.allclose(made.moving, pair.moving)
+
+
+def test_saved_images_are_read_as_they_were(kinds: ModuleType, tmp_path: Path) -> None:
+    from deformgan.io.image import load_image
+
+    made = kinds.KINDS["turned"](a_pair(kinds), np.random.default_rng(3))
+    fixed, moving = (load_image(path) for path in kinds.save(made, tmp_path))
+    np.testing.assert_allclose(fixed.data, made.fixed, atol=1e-6)
+    np.testing.assert_allclose(moving.grid.affine, made.moving_affine, atol=1e-4)
+
+
+def test_the_verdict_is_judged_by_what_it_says_of_right_and_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _load("run", monkeypatch)
+    right = [{"wrong": False, "verdict": "pass", "probability": 0.1}, {"wrong": False, "verdict": "look"}]
+    wrong = [
+        {"wrong": True, "verdict": "fail", "probability": 0.9},
+        {"wrong": True, "verdict": "pass", "probability": 0.2},
+    ]
+    # the failure that passes is worse told than the doubtful success, and better than the sure one
+    assert run.area([*right, *wrong]) == 0.75
+    assert run.is_wrong({"error_mm": 2.9, "error_p95_mm": 7.9}) is False
+    assert run.is_wrong({"error_mm": 2.9, "error_p95_mm": 8.1}) is True
+    assert run.is_wrong({"verdict": "pass"}) is True
