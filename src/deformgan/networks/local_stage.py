@@ -159,9 +159,10 @@ class FixedSide:
 
     def projected(self, project: nn.Module) -> Tensor:
         """The features as the stage projects them, computed once: every iteration takes the same."""
-        if self._projected is None:
-            self._projected = project(self.features)
-        return self._projected
+        projected = self._projected
+        if projected is None:
+            projected = self._projected = project(self.features)
+        return projected
 
     def evidence(self, channels: list[int]) -> Tensor:
         """(B, sum of ``channels``, …) at 1/4, the fixed image's own channels filled in; the same memory every time."""
