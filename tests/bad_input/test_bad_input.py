@@ -55,6 +55,7 @@ def nan(path: Path, p: Phantom) -> None:
     write_nifti(path, data, p.affine)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_said() -> None:
     """Also that each answer is a refusal as it should be: code, one line, cause and hint, nothing left behind."""
     assert PAGE.read_text(encoding="utf-8") == page(), "make it anew: python tests/bad_input"

@@ -96,6 +96,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         read_filters(tmp_path / "f.json")
 
 
+@pytest.mark.slow
 def test_the_app_writes_a_derivative(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("h5py")
     root, out = tmp_path / "raw", tmp_path / "raw" / "derivatives" / "deformgan"

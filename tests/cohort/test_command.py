@@ -46,6 +46,7 @@ def there() -> Iterator[list[str]]:
         yield ["--scheduler", cluster.scheduler_address]
 
 
+@pytest.mark.slow
 def test_a_cohort_from_dry_run_to_merge(
     words: list[str], there: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_the_figures_are_those_of_the_known_error(small: None, monkeypatch: pyte
         assert f"{stage} {record['timings'][stage]:.2f}" in line
 
 
+@pytest.mark.slow
 def test_the_folder_is_complete(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _stand_in(monkeypatch)
     out = tmp_path / "out"

@@ -158,6 +158,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ways", "native"),
     [(("fork", "futures", "threads", "spawn"), "1"), (("fork", "joblib"), "0")],

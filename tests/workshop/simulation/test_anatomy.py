@@ -95,6 +95,7 @@ def test_a_map_without_brain_is_refused(tmp_path: Path, content: int) -> None:
         read_anatomy(tmp_path / "labels.nii.gz")
 
 
+@pytest.mark.slow
 def test_a_real_head_keeps_its_brain_and_loses_its_skin(shared_data: Path) -> None:
     found = read_anatomy(sorted((shared_data / "synthseg_label_maps").glob("*.nii.gz"))[0])
     assert found.data.max() < 200
