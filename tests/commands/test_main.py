@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from anatomies import coarse_anatomy
 from conftest import PairFiles, Phantom
-from forked import Run, fork
+from forked import fork
 from grids import inner_points
-from hearing import ignore_hang_up
+from hearing import hear_all, ignore_hang_up
 from tiny import write_tiny_model
 
 import deformgan
@@ -319,21 +319,23 @@ def test_simulate_refuses_nonsense(tmp_path: Path, extra: list[str]) -> None:
 
 
 @contextmanager
-def at_work(words: list[str], out: Path, hearing: Callable[[], None] | None = None) -> Iterator[Run]:
-    """A registration that would take very long, in its middle."""
+def at_work(words: list[str], out: Path, hearing: Callable[[], None]) -> Iterator[subprocess.Popen[str]]:
+    """A registration that would take very long, in its middle; no fork, whose threads would be those of other tests."""
     words[words.index("--refine-steps") + 1] = "100000"
-    run = fork(words, out.parents[1], hearing)
+    command = [sys.executable, "-m", "deformgan", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)
     try:
         until = time.monotonic() + 60
         while not (out.parent.is_dir() and list(out.parent.iterdir())) and time.monotonic() < until:
             time.sleep(0.02)
         assert [p.name[:11] for p in out.parent.iterdir()] == [".deformgan-"], "it is at work"
-        time.sleep(0.5)
-        yield run
+        time.sleep(1)
+        yield process
     finally:
-        run.send(signal.SIGKILL)
+        process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)]
 )
@@ -341,24 +343,25 @@ def test_interrupted_in_the_middle_nothing_is_left(
     pair_files: PairFiles, tmp_path: Path, weights: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "results" / "out"
-    with at_work(arguments(pair_files, out, weights), out) as run:
-        run.send(number)
-        ended, said = run.end()
-    assert ended == code
+    with at_work(arguments(pair_files, out, weights), out, hear_all) as process:
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
     assert "Traceback" not in said
     assert "no unfinished file is left behind" in said
     assert not out.parent.exists()
 
 
+@pytest.mark.slow
 def test_under_nohup_it_outlives_the_terminal(pair_files: PairFiles, tmp_path: Path, weights: Path) -> None:
     out = tmp_path / "results" / "out"
-    with at_work(arguments(pair_files, out, weights), out, ignore_hang_up) as run:
-        run.send(signal.SIGHUP)
-        time.sleep(0.5)
-        assert not run.is_over()
-        run.send(signal.SIGTERM)
-        ended, said = run.end()
-    assert ended == 143
+    with at_work(arguments(pair_files, out, weights), out, ignore_hang_up) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
     assert "no unfinished file is left behind" in said
     assert not out.parent.exists()
 
@@ -380,12 +383,14 @@ def test_interrupted_while_writing_old_results_survive(
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
-def test_a_reader_that_has_gone_is_no_bug(tmp_path: Path) -> None:
+def test_a_reader_that_has_gone_is_no_bug() -> None:
     read, write = os.pipe()
     os.close(read)
-    code, said = fork(["info"], tmp_path, stdout=write).end()
+    done = subprocess.run(
+        [sys.executable, "-m", "deformgan", "info"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(write)
-    assert (code, said) == (141, "")
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_moved_image_of_a_phantom_agrees(
