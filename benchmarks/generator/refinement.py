@@ -7,7 +7,7 @@ starts from the field of the same T (``--model``) and takes the same steps of Ad
 resolution, where the generator works, with the same bending and folding terms; one thing changes: the similarity. Two
 rows besides are no part of that comparison: T alone, and the refinement that `deformgan register` does (three levels).
 Last, each row's similarity is compared at T's own field and at the truth: where the truth is not better, what T leaves
-cannot be mended by it.
+cannot be corrected by it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -34,10 +33,10 @@ from deformgan.spatial.adam import adam
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.cases import EvaluationCase, find_cases, read_case
-from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent, rmse_percent
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep
+from scores import cells, regimes_of, scored
 
 RESULTS = Path(__file__).parent / "results"
 WINDOW, GRADIENT = 5, 2.0  # of the local losses; β
@@ -97,25 +96,13 @@ class Pair:
         return parameters.field(shape).detach()
 
 
-def scores(case: EvaluationCase, field: Tensor) -> dict[str, float]:
-    """Of one field, against the truth."""
-    field = resize(field, case.shape)
-    return {
-        "error": float(endpoint_error(field, case.field, case.mask).mean()),
-        "rmse": rmse_percent(warp(case.moving, field), case.moving_true, case.mask),
-        "folding": folding_percent(field, case.mask),
-    }
-
-
 def rows_of(
     case: EvaluationCase, predicted: Tensor, translator: Translator, given: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Every row of one case."""
     pair = Pair(case, translator)
-    about = {"case": case.name, "subject": case.meta["subject"], "regime": case.meta["regime"]}
-    full = refine(case.fixed, case.moving, predicted, settings=DEFAULT_SETTINGS)
-    found = [{**about, "method": "T alone", **scores(case, predicted)}]
-    found.append({**about, "method": "refinement as shipped", **scores(case, full)})
+    full = resize(refine(case.fixed, case.moving, predicted, settings=DEFAULT_SETTINGS), case.shape)
+    found = [scored(case, "T alone", resize(predicted, case.shape)), scored(case, "refinement as shipped", full)]
     half = tuple(pair.fixed.shape[2:])
     for name in given.rows:
         weights = ROWS[name]
@@ -123,25 +110,21 @@ def rows_of(
         with torch.no_grad():
             at = {k: resize(f, half) for k, f in (("start", predicted), ("end", field), ("truth", case.field))}
             similar = {k: float(pair.similarity(warp(pair.moving, f), weights)) for k, f in at.items()}
-        found.append({**about, "method": name, **scores(case, field), "similarity": similar})
+        found.append({**scored(case, name, resize(field, case.shape)), "similarity": similar})
     return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean error in voxels and RMSE in % for each regime, and how often the truth is better than T's field."""
-    regimes = [r for r in ("small", "medium", "large") if any(row["regime"] == r for row in rows)]
+    regimes = regimes_of(rows)
     lines = ["| similarity | " + " | ".join(regimes) + " | truth before T's field | truth before its own end |"]
     lines.append("|---|" + "---:|" * (len(regimes) + 2))
     for name in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == name]
-        cells = []
-        for regime in regimes:
-            mine = [row for row in own if row["regime"] == regime]
-            cells.append(f"{fmean(row['error'] for row in mine):.2f} / {fmean(row['rmse'] for row in mine):.1f}")
+        own, shown = [row for row in rows if row["method"] == name], cells(rows, name)
         for place in ("start", "end"):
             told = [row["similarity"]["truth"] > row["similarity"][place] for row in own if "similarity" in row]
-            cells.append(f"{sum(told)} of {len(told)}" if told else "")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            shown.append(f"{sum(told)} of {len(told)}" if told else "")
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,11 +28,11 @@ from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.cases import EvaluationCase, find_cases, read_case
 from deformgan.workshop.evaluation.fluid import register_fluid
 from deformgan.workshop.evaluation.fluid_force import Similarity
-from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent, rmse_percent
 from deformgan.workshop.training.gate import gate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep
+from scores import cells, regimes_of, scored
 
 WINDOW = 5
 RESULTS = Path(__file__).parent / "results"
@@ -76,18 +75,7 @@ def scores(case: EvaluationCase, translator: Translator, names: list[str]) -> li
     for name in names:
         similarity, translate = ROWS[name]
         fields[name] = register_fluid(case.fixed, moving[translate], similarity=similarity)
-    for name, field in fields.items():
-        rows.append(
-            {
-                "method": name,
-                "case": case.name,
-                "subject": case.meta["subject"],
-                "regime": case.meta["regime"],
-                "error": float(endpoint_error(field, case.field, case.mask).mean()),
-                "rmse": rmse_percent(warp(case.moving, field), case.moving_true, case.mask),
-                "folding": folding_percent(field, case.mask),
-            }
-        )
+    rows += [scored(case, name, field) for name, field in fields.items()]
     return rows
 
 
@@ -112,14 +100,10 @@ def gates(cases: list[EvaluationCase], translator: Translator) -> dict[str, dict
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean error in voxels and RMSE in % for each regime, in Markdown."""
-    regimes = [r for r in ("small", "medium", "large") if any(row["regime"] == r for row in rows)]
+    regimes = regimes_of(rows)
     lines = ["| method | " + " | ".join(regimes) + " |", "|---|" + "---:|" * len(regimes)]
     for name in dict.fromkeys(row["method"] for row in rows):
-        cells = []
-        for regime in regimes:
-            mine = [row for row in rows if (row["method"], row["regime"]) == (name, regime)]
-            cells.append(f"{fmean(row['error'] for row in mine):.2f} / {fmean(row['rmse'] for row in mine):.1f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells(rows, name)) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,7 @@
 For each method and case, at half resolution: the terms of T's loss (and G's translation where the method has one) for
 three fields. A loss that is lowest at the true field but not reached by T speaks of too little training; one that is as
 low at T's wrong field speaks against the loss. With ``--weights`` the methods are finished trainings, with the G beside
-them, that began with ``--start``, whose field is looked at as well: it is the error that they were to mend.
+them, that began with ``--start``, whose field is looked at as well: it is the error that they were to correct.
 """
 
 from __future__ import annotations
