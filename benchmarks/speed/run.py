@@ -1,11 +1,12 @@
 """Time and memory of T, of refinement and of the whole command, on a pair this project makes itself or on yours.
 
-    python benchmarks/speed/run.py [--fixed T2.nii.gz --moving T1.nii.gz] [--threads 2] [--rounds 5] [--results DIR]
+    python benchmarks/speed/run.py [--fixed T2.nii.gz --moving T1.nii.gz] [--device auto] [--threads 2] [--rounds 5]
+        [--results DIR]
 
 Without images a 240×240×155 pair of 1 mm is simulated from the shipped anatomy. T and refinement are timed in this
-process on the conformed pair, the command as a process of its own: start-up, imports, reading, writing and all. The
-median and the best of the rounds are given; memory is the largest resident set of the process. A JSON file joins
-results/.
+process on the conformed pair, and so is the whole of `deformgan.register`; the command is a process of its own: start-up,
+imports, reading, writing and all. The median and the best of the rounds are given; memory is the largest resident set of
+the process, and of what is timed here on a GPU the most that PyTorch held there. A JSON file joins results/.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from deformgan import register
 from deformgan.align.options import DEFAULT_STEPS
+from deformgan.models.device import pick_device
 from deformgan.models.load import DEFAULT_MODEL, load_model
 from deformgan.preprocess.conform import conform_pair
 from deformgan.preprocess.scan import read_pair
@@ -51,11 +54,13 @@ def simulated_pair(folder: Path) -> tuple[Path, Path]:
 
 
 def timed(call: Callable[[], object], rounds: int) -> list[float]:
-    """Seconds of each round, after one that does not count."""
+    """Seconds of each round, after one that does not count; a GPU has finished what it was given."""
     seconds = []
     for number in range(rounds + 1):
         start = time.perf_counter()
         call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         if number:
             seconds.append(time.perf_counter() - start)
     return seconds
@@ -73,6 +78,7 @@ def main() -> None:
     parser = timing_parser(__doc__, DEFAULT_MODEL, RESULTS)
     parser.add_argument("--fixed", type=Path)
     parser.add_argument("--moving", type=Path)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows: dict[str, dict[str, float]] = {}
@@ -85,7 +91,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fixed, moving = (options.fixed, options.moving) if options.fixed else simulated_pair(folder / "case")
-        threads = ["--threads", str(options.threads), "--model", options.model]
+        device = pick_device(options.device)
+        threads = ["--threads", str(options.threads), "--model", options.model, "--device", device]
         for name, extra in (("command, --refine-steps 0", ["--refine-steps", "0"]), ("command, default", [])):
             memory: list[float] = []
             seconds = timed(
@@ -95,18 +102,21 @@ def main() -> None:
                 options.rounds,
             )
             add(name, seconds, max(memory))
-        model = load_model(options.model)
+        model = load_model(options.model, device)
         pair = conform_pair(
             *read_pair((fixed, None, None), (moving, None, None)), None, model.grid_shape, model.spacing
         )
-        images = pair.tensors
+        *images, mask = (one.to(device) for one in (*pair.tensors, pair.fixed.mask))
         add("T", timed(lambda: model.predict(*images), 4 * options.rounds))
         add("T, fp32", timed(lambda: model.predict(*images, precision="fp32"), options.rounds))
         field = model.predict(*images)
         add(
             f"refinement, {DEFAULT_STEPS} steps",
-            timed(lambda: refine(*images, field, mask=pair.fixed.mask), options.rounds),
+            timed(lambda: refine(*images, field, mask=mask), options.rounds),
         )
+        add("register, in this process", timed(lambda: register(fixed, moving, model=model), options.rounds))
+        if device == "cuda":
+            rows["register, in this process"]["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
 
     table = Table(
         "what", "median s", "best s", "peak MB", title=f"{options.threads} threads, load {os.getloadavg()[0]:.1f}"
@@ -115,7 +125,7 @@ def main() -> None:
         peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else "–"
         table.add_row(name, f"{row['median_s']:.3f}", f"{row['best_s']:.3f}", peak)
     Console().print(table)
-    result = {"machine": machine(), "threads": options.threads, "rows": rows}
+    result = {"machine": machine(), "device": device, "threads": options.threads, "rows": rows}
     Console().print(str(keep("speed", result, options.results)))
 
 
