@@ -7,8 +7,8 @@
 registers and degrades each in some 15 ways (`verdict_cases`), registers the hard jobs made of one case of each person
 (`verdict_hard`), and fits the models (`verdict_fit`). ``--cases`` does
 the same with ready cases (``deformgan evaluate`` writes such) and writes ``report.json``, ``report.md`` and the figures
-into ``results/``. Measurements are kept in ``--work``, so that either half can be redone in seconds; give a
-new folder after changing the weights, the refinement or what is measured.
+into ``results/``. Measurements are kept in ``--work``, a file a case: a run that was interrupted goes on, and either
+half can be redone in seconds; give a new folder after changing the weights, the refinement or what is measured.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from verdict_cases import Sample, samples
+from verdict_cases import Sample, samples_of
 from verdict_fit import area, fit_linear, fit_logistic, fit_monotone
 from verdict_hard import hard_samples, one_a_subject
 from verdict_report import write_report
@@ -50,7 +50,7 @@ def collect(make: Callable[[], Iterable[Sample]], store: Path) -> list[Sample]:
         found = list(make())
         arrays = {f"voxels_{i}": s.voxels for i, s in enumerate(found)}
         words = json.dumps([s.as_dict() for s in found])
-        with atomic(store) as partial, open(partial, "wb") as file:
+        with atomic(store) as beside, open(beside, "wb") as file:
             np.savez_compressed(file, samples=np.array(words), **arrays)
     with np.load(store) as data:
         entries = json.loads(str(data["samples"]))
@@ -59,11 +59,17 @@ def collect(make: Callable[[], Iterable[Sample]], store: Path) -> list[Sample]:
         ]
 
 
-def registrations(cases: Callable[[], list[Path]], model: Model, seed: int, store: Path) -> list[Sample]:
-    """Degraded registrations of all cases, and the hard jobs of one case of each subject."""
-    made = cache(cases)
-    degraded = collect(lambda: samples(made(), model, seed), store.with_suffix(".npz"))
-    return degraded + collect(lambda: hard_samples(one_a_subject(made())), store.with_name(f"{store.name}-hard.npz"))
+def registrations(folders: list[Path], model: Model, seed: int, store: Path) -> list[Sample]:
+    """Degraded registrations of all cases, and the hard jobs of one of each subject; a file a case in ``store``."""
+    store.mkdir(parents=True, exist_ok=True)
+    found: list[Sample] = []
+    for i, folder in enumerate(folders):
+        name = f"{folder.parent.name}-{folder.name}"
+        found += collect(partial(samples_of, folders, i, model, seed), store / f"{name}.npz")
+    for folder in one_a_subject(folders):
+        name = f"{folder.parent.name}-{folder.name}"
+        found += collect(partial(hard_samples, folder), store / f"{name}-hard.npz")
+    return found
 
 
 def training_cases(root: Path, model: Model, work: Path) -> list[Path]:
@@ -173,13 +179,13 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     model, start = load_model(args.model), time.perf_counter()
     if args.fit:
-        found = registrations(lambda: training_cases(args.root, model, args.work), model, 1, args.work / "training")
+        found = registrations(training_cases(args.root, model, args.work), model, 1, args.work / "training")
         entry = fit(found, model)
-        with atomic(SHIPPED) as partial:
-            partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        with atomic(SHIPPED) as beside:
+            beside.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     if args.cases is not None:
         folders = sorted(p.parent for p in args.cases.glob("*/meta.json"))[: args.first]
-        found = registrations(lambda: folders, model, 2, args.work / "validation")
+        found = registrations(folders, model, 2, args.work / "validation")
         calibration = Calibration.read(json.loads(SHIPPED.read_text(encoding="utf-8")))
         write_report(found, calibration, args.out, LOCAL)
     print(f"{time.perf_counter() - start:.0f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,13 @@ class _Known:
     known: Tensor
 
 
-def samples(folders: list[Path], model: Model, seed: int) -> Iterator[Sample]:
-    """All registrations of all cases; the junk and the wrong partner of a case come from the next one."""
-    cases = [_read(folder) for folder in folders]
-    for i, case in enumerate(cases):
-        generator = torch.Generator().manual_seed(seed * 1000 + i)
-        yield from _of_case(case, cases[(i + 1) % len(cases)], model, generator)
+def samples_of(folders: list[Path], i: int, model: Model, seed: int) -> Iterator[Sample]:
+    """All registrations of one of the cases; its junk and its wrong partner come from the next one."""
+    case, other = (_read(folders[(i + more) % len(folders)]) for more in (0, 1))
+    yield from _of_case(case, other, model, torch.Generator().manual_seed(seed * 1000 + i))
 
 
+@lru_cache(2)
 def _read(folder: Path) -> _Known:
     scans = read_pair(*((folder / f"{name}.nii.gz", None, None) for name in ("fixed", "moving")))
     conformed = conform_pair(*scans, find_start(*scans).fixed_to_moving)

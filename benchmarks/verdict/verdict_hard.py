@@ -23,14 +23,13 @@ from measuring import recorded_features
 _MODEL = "probability of a failure"  # in a reason that is the model's, not a rule's
 
 
-def hard_samples(folders: list[Path]) -> Iterator[Sample]:
-    """Every kind of every case, by `deformgan.register`; those that the model is not asked about are left out."""
-    for folder in folders:
-        subject = str(json.loads((folder / "meta.json").read_text())["subject"])
-        for kind in KINDS:
-            found = _sample(folder, subject, kind)
-            if found is not None:
-                yield found
+def hard_samples(folder: Path) -> Iterator[Sample]:
+    """Every kind of one case, by `deformgan.register`; those that the model is not asked about are left out."""
+    subject = str(json.loads((folder / "meta.json").read_text())["subject"])
+    for kind in KINDS:
+        found = _sample(folder, subject, kind)
+        if found is not None:
+            yield found
 
 
 def one_a_subject(folders: list[Path]) -> list[Path]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.align.options import DEFAULT_STEPS, Subject
@@ -18,7 +19,7 @@ from deformgan.losses.joint_histogram import normalised_mutual_information
 from deformgan.preprocess.lesions import NO_LESIONS, Lesions
 from deformgan.refine.fluid import refine_fluid
 from deformgan.refine.optimise import refine
-from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS, FLUID_SHARE
+from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS, FLUID_SHARE, RefineSettings
 from deformgan.refine.weights import Compared, Weight
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
@@ -115,20 +116,47 @@ def _mirrored_edges(view: _View, predicted: Tensor, steps: int, smoothness: floa
 def _same(
     view: _View, start: Tensor, steps: int, smoothness: float, progress: Callable[[int, int], None] | None
 ) -> Tensor:
-    """With control points; where little moves, as stiffly as the images allow, and not at all where that is as good."""
+    """With control points; where little moves, as stiffly as the images allow and as far as both directions agree."""
     loose = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
-    given = {"mask": view.mask, "lesions": view.lesions, "compared": view.compared, "progress": progress}
-    field = refine(view.fixed, view.moving, start, steps, settings=loose, **given)
+    field = _by_edges(view, start, steps, loose, progress)
     if view.size(field) > _LITTLE:
         return field
-    none = torch.zeros_like(field)
+    none, chosen = torch.zeros_like(field), loose
     for times in _STIFF:
         how = replace(loose, bending=times * loose.bending)
-        stiff = refine(view.fixed, view.moving, none, steps, settings=how, **given)
+        stiff = _by_edges(view, none, steps, how, progress)
         if view.edges(stiff) >= _AS_GOOD * view.edges(field):
-            field = stiff
+            field, chosen = stiff, how
             break
+    field = consistent(field, _by_edges(view.exchanged(), none, steps, chosen, progress), view.mask)
     return field if view.information(field) > view.information(none) else none
+
+
+def _by_edges(
+    view: _View, start: Tensor, steps: int, how: RefineSettings, progress: Callable[[int, int], None] | None
+) -> Tensor:
+    given = {"mask": view.mask, "lesions": view.lesions, "compared": view.compared, "progress": progress}
+    return refine(view.fixed, view.moving, start, steps, settings=how, **given)
+
+
+def consistent(forward: Tensor, backward: Tensor, mask: Tensor) -> Tensor:
+    """The part of a small field that is found again with the images exchanged.
+
+    What the images show is found in both directions; edges without a partner draw each image their own way. The mean of
+    the two fields is shortened by the share of their squared length that they have in common.
+
+    Args:
+        forward, backward: (1, 3, d, h, w) in voxels of their grid, fixed to moving and moving to fixed.
+        mask: (1, 1, D, H, W), where the fields count.
+
+    Returns:
+        As ``forward``, no longer than the mean.
+    """
+    again = -warp(backward, forward, padding="border")
+    weight = F.adaptive_avg_pool3d(mask, list(forward.shape[2:]))
+    common = float((forward * again * weight).sum())
+    length = float(((forward.square() + again.square()) * weight).sum()) / 2
+    return (forward + again) * (max(0.0, common / length) / 2 if length > 0 else 0.0)
 
 
 class _View:
@@ -140,6 +168,10 @@ class _View:
         self.compared = Compared(fixed, moving, self.mask)
         self._weight = Weight.of(self.mask, lesions)
         self._edges: tuple[Tensor, GradientSimilarity] | None = None
+
+    def exchanged(self) -> _View:
+        """The moving image as the fixed one; little moves, so that the mask stays."""
+        return _View(self.moving, self.fixed, self.mask, Lesions(self.lesions.moving, self.lesions.fixed))
 
     def edges(self, field: Tensor) -> float:
         """Squared product of normalised gradients on the working grid, in [0, 1]."""
