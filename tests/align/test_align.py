@@ -161,7 +161,7 @@ def test_the_search_over_rotations_is_spared_where_the_headers_are_near(
     fixed, moving = pair
     begun: list[int] = []
     pursued = search_module._pursued
-    monkeypatch.setattr(search_module, "_pursued", lambda *a: (begun.append(len(a[3])), pursued(*a))[1])
+    monkeypatch.setattr(search_module, "_pursued", lambda *a: (begun.append(len(a[4])), pursued(*a))[1])
     for degrees, starts in ((8, 1), (150, 2)):
         begun.clear()
         moved, truth = rotated(moving, Rotation.from_euler("x", degrees, degrees=True), 1.0, (5, 0, 0))
@@ -306,3 +306,12 @@ def test_the_score_of_an_image_with_itself_is_one() -> None:
     shift = identity.clone()
     shift[0, 2, 3] = 3.0 * 7  # half of the last axis
     assert float(nmi_score(level, shift)) < 0.1
+
+
+def test_a_map_that_distorts_must_fit_better() -> None:
+    """A turn, a shift and one scale cost nothing; a stretch by e along one axis two thirds, in closed form."""
+    turned = search_module._rotations(5)[3:4] * 1.3
+    stretched = turned @ torch.diag(torch.tensor([np.e, 1.0, 1.0])).float()
+    maps = torch.cat([torch.cat([one, torch.full((1, 3, 1), 9.0)], 2) for one in (turned, stretched)])
+    rated = search_module._rated(torch.tensor([0.3, 0.3]), maps)
+    torch.testing.assert_close(rated, torch.tensor([0.3, 0.3 * (1 - 2 / 3)]), rtol=1e-4, atol=1e-6)

@@ -3,6 +3,9 @@
 The headers' place and the centres' are improved first: a result that clearly beats every other orientation is it.
 Else rotations all over SO(3) are scored at low resolution, the best are improved, fewer and fewer (successive halving)
 while resolution and degrees of freedom rise, and the last few are compared where left and right, front and back differ.
+Where one image shows much less of the brain than the other, a part of it fits many places: then everything is searched,
+the headers' and the centres' places are improved at fine resolution too, the best of all is slid along the smaller
+image's axes and improved again, and maps that distort must fit better.
 The map never mirrors: a header that does shows one hemisphere as the other, and nothing in a single brain tells.
 """
 
@@ -26,11 +29,16 @@ _NEW = 0.05  # difference from them that makes it worth a trial
 _OFFSETS_MM = (-40.0, -20.0, 20.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
 _SCREEN = (8.0, 400)  # mm apart and points, when all starts are scored
 _PARTIAL = 1.35  # ratio of the foregrounds' volumes, at a scale, that says so
+_SLIDES_MM = (-30.0, -20.0, -10.0, 10.0, 20.0, 30.0)  # then, from what was found, along each axis
+_DISTORTION = 1.0  # then, share of the score that a map loses for the sum of squares of its log stretches
 _ELSEWHERE = 40.0  # degrees from the headers' orientation, from which on a rotation is another one
 _CLEARLY = 1.15  # times the best score of those that the improved headers' or centres' place needs to be believed
 _SAME_MM = 4.0  # between candidates that are one
 _DECAYS = (0.8, 0.95)  # of Adam's moments: there are few steps
 _CHUNK = 200_000  # samples at once, so that they stay in the cache
+
+
+_Place = tuple[Tensor, Tensor, float]  # rotation (1, 3, 3), parameters (1, 13), and their `nmi_score`
 
 
 @dataclass(frozen=True)
@@ -76,40 +84,83 @@ def search(
         4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` in the last round, in [0, 1].
     """
     threads = torch.get_num_threads()  # for what is large
+    given = (fixed, moving, centres_mm, rigid)
     with one_thread():
-        rotations, theta = _starts(fixed, moving, centres_mm, rigid)
+        rotations, theta = _starts(*given)
         if near:
-            return _pursued(fixed, moving, centres_mm, rotations[:1], theta[:1], rigid, rounds)
+            return _world(*_pursued(*given, rotations[:1], theta[:1], rounds), centres_mm)
         screen = make_level(fixed, moving, *_SCREEN, centres_mm)
-        found, score = _pursued(fixed, moving, centres_mm, rotations[:2], theta[:2], rigid, rounds)
         scores = _scored(screen, rotations, theta, threads)
+        tried = [_pursued(*given, rotations[:2], theta[:2], rounds)]
+        partial = _is_partial(_ratio(fixed, moving))
         elsewhere = scores[_angles(rotations) > _ELSEWHERE]
-        if float(nmi_score(screen, _centred(found, centres_mm))[0]) >= _CLEARLY * float(elsewhere.amax()):
-            return found, score
+        beats = float(nmi_score(screen, Maps(*tried[0][:2]).matrices)[0]) >= _CLEARLY * float(elsewhere.amax())
+        if beats and not partial:
+            return _world(*tried[0], centres_mm)
         # the headers and the centres come first, and always go on
         scores[:2] += 1
-        return _pursued(fixed, moving, centres_mm, rotations, theta, rigid, rounds, scores)
+        tried.append(_pursued(*given, rotations, theta, rounds, scores))
+        if not partial:
+            return _world(*tried[1], centres_mm)
+        tried.append(_pursued(*given, rotations[:2], theta[:2], rounds[-3:]))
+        tried.append(_pursued(*given, *_slid(fixed, moving, *_best(tried)[:2]), rounds[-4:]))
+        return _world(*_best(tried), centres_mm)
+
+
+def _best(tried: list[_Place]) -> _Place:
+    """By score less distortion."""
+    return max(tried, key=lambda one: float(_rated(one[2], Maps(*one[:2]).matrices)))
 
 
 def _pursued(
     fixed: Subsampled,
     moving: Subsampled,
     centres_mm: tuple[np.ndarray, np.ndarray],
+    rigid: bool,
     rotations: Tensor,
     theta: Tensor,
-    rigid: bool,
     rounds: tuple[Round, ...],
     score: Tensor | None = None,
-) -> tuple[np.ndarray, float]:
-    """The best of some starts after all rounds, as `search` returns it; all go on where there are no scores."""
+) -> _Place:
+    """The best of some starts after all rounds; all go on where there are no scores."""
     score = torch.zeros(len(rotations)) if score is None else score
+    partial, plain = _is_partial(_ratio(fixed, moving)), score
     for one in rounds:
         best = _distinct(Maps(rotations, theta).matrices, score, one.keep)
         rotations, theta = rotations[best], theta[best]
         level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
-        theta, score = _improved(level, rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
+        theta, plain = _improved(level, rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
+        score = _rated(plain, Maps(rotations, theta).matrices) if partial else plain
     best = int(score.argmax())
-    return _world(Maps(rotations, theta).matrices[best], centres_mm), float(score[best])
+    return rotations[best : best + 1], theta[best : best + 1], float(plain[best])
+
+
+def _slid(fixed: Subsampled, moving: Subsampled, rotation: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """A place (1, 3, 3) and (1, 13), and those beside it along the axes of the image that shows less."""
+    axes = _axes(moving)
+    if _ratio(fixed, moving) > 1:
+        axes = _axes(fixed) @ Maps(rotation, theta).matrices[0, :, :3].T
+    offsets = torch.cat([torch.zeros(1, 3), *(mm * axes for mm in _SLIDES_MM)])
+    beside = theta.repeat(len(offsets), 1)
+    beside[:, :3] += offsets
+    return rotation.repeat(len(offsets), 1, 1), beside
+
+
+def _rated(score: Tensor | float, matrices: Tensor) -> Tensor:
+    """Scores (B,) less what the maps (B, 3, 4) distort: their stretches but for one common scale."""
+    stretches = torch.linalg.svdvals(matrices[:, :, :3]).clamp_min(1e-6).log()
+    return score * (1 - _DISTORTION * (stretches - stretches.mean(1, keepdim=True)).square().sum(1))
+
+
+def _ratio(fixed: Subsampled, moving: Subsampled) -> float:
+    """Volume of the moving foreground over the fixed one's."""
+    volumes = [float(t.mask.sum()) * abs(np.linalg.det(t.grid.affine[:3, :3])) for t in (fixed, moving)]
+    return volumes[1] / max(volumes[0], 1e-6)
+
+
+def _is_partial(ratio: float) -> bool:
+    """Whether volumes of this ratio say that one image shows less of the brain."""
+    return max(ratio, 1 / max(ratio, 1e-6)) > _PARTIAL
 
 
 @one_thread()
@@ -130,8 +181,7 @@ def _starts(
     The ratio of the foregrounds' volumes says that the scale differs, or that one image shows less, or both: each scale
     is tried with the coverage that remains.
     """
-    volumes = [float(t.mask.sum()) * abs(np.linalg.det(t.grid.affine[:3, :3])) for t in (fixed, moving)]
-    ratio = volumes[1] / max(volumes[0], 1e-6)
+    ratio = _ratio(fixed, moving)
     whole = float(np.clip(ratio ** (1 / 3), _SCALES[0], _SCALES[-1]))
     headers = torch.zeros(2, AFFINE)
     headers[0, :3] = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
@@ -141,7 +191,7 @@ def _starts(
     for scale in scales:
         shares = ratio / scale**3
         offsets = torch.zeros(1, 3)
-        if max(shares, 1 / shares) > _PARTIAL:
+        if _is_partial(shares):
             offsets = torch.cat([offsets, *(mm * _axes(fixed if shares > 1 else moving) for mm in _OFFSETS_MM)])
         rotations = every.repeat(len(offsets), 1, 1)
         some = torch.zeros(len(rotations), AFFINE)
@@ -173,11 +223,14 @@ def _rotations(count: int) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2).float()
 
 
-def _world(matrix: Tensor, centres_mm: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _world(
+    rotation: Tensor, theta: Tensor, score: float, centres_mm: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, float]:
+    """What `search` returns."""
     out = np.eye(4)
-    out[:3] = matrix.double().numpy()
+    out[:3] = Maps(rotation, theta).matrices[0].double().numpy()
     out[:3, 3] += centres_mm[1] - out[:3, :3] @ centres_mm[0]
-    return out
+    return out, score
 
 
 def _centred(matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray]) -> Tensor:

@@ -153,7 +153,7 @@ def consistent(forward: Tensor, backward: Tensor, mask: Tensor) -> Tensor:
         As ``forward``, no longer than the mean.
     """
     again = -warp(backward, forward, padding="border")
-    weight = F.adaptive_avg_pool3d(mask, list(forward.shape[2:]))
+    weight = F.adaptive_avg_pool3d(mask, list(forward.shape[2:]))  # type: ignore[arg-type]
     common = float((forward * again * weight).sum())
     length = float(((forward.square() + again.square()) * weight).sum()) / 2
     return (forward + again) * (max(0.0, common / length) / 2 if length > 0 else 0.0)
