@@ -161,7 +161,7 @@ def test_smoothness_is_a_choice(pair_files: PairFiles, model: Model) -> None:
     fixed, moving = pair_files.fixed, nib.nifti1.load(pair_files.moving)
     data = moving.get_fdata(dtype=np.float32)
     i, j, k = np.indices(data.shape, np.float32)
-    bent = ndimage.map_coordinates(data, [i + 1.5 * np.sin(j / 3), j + 1.5 * np.sin(k / 3), k], order=1)
+    bent = ndimage.map_coordinates(data, [i + 4 * np.sin(j / 6), j + 4 * np.sin(k / 6), k], order=1)
     moving = nib.nifti1.Nifti1Image(bent, moving.affine)
     found = [
         deformgan.register(fixed, moving, model=model, refine_steps=40, subject="same", smoothness=s)
