@@ -4,9 +4,10 @@
         [--results DIR]
 
 Without images a 240×240×155 pair of 1 mm is simulated from the shipped anatomy. T and refinement are timed in this
-process on the conformed pair, and so is the whole of `deformgan.register`; the command is a process of its own: start-up,
-imports, reading, writing and all. The median and the best of the rounds are given; memory is the largest resident set of
-the process, and of what is timed here on a GPU the most that PyTorch held there. A JSON file joins results/.
+process on the conformed pair, and so is the whole of `deformgan.register`; the command is a process of its own:
+start-up, imports, reading, writing and all. The median and the best of the rounds are given; memory is the largest
+resident set of the process, and of what is timed here on a GPU the most that PyTorch held there. A JSON file joins
+results/.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from tiny import CONFIG, write_tiny_model
 from deformgan.errors import InputError, UsageError
 from deformgan.models import load as models
 from deformgan.models.device import pick_precision
-from deformgan.models.load import Model, load_generator, load_model, save_model, shipped_models
+from deformgan.models.load import Model, load_discriminator, load_generator, load_model, save_model, shipped_models
 from deformgan.networks import build
 from deformgan.networks.base import reduced
 from deformgan.workshop.training.predict import stage_fields
@@ -293,5 +293,9 @@ def test_the_paper_s_method_is_shipped_with_its_generator() -> None:
     assert 0 < moved < 0.05  # a part of the way from where its training began
     image = torch.rand(1, 1, *model.grid_shape, generator=torch.Generator().manual_seed(1))
     drawn = translator.translate(image)
-    assert drawn.shape[2:] == tuple(n // 2 for n in model.grid_shape)
+    assert drawn.shape[2:] == tuple(n // translator.reduction for n in model.grid_shape)
     assert bool(drawn.isfinite().all())
+    known = load_discriminator("deform-gan-2")
+    assert known is not None
+    build(model.config["training"]["discriminator"], "D").load_state_dict(known)
+    assert load_discriminator("t1-t2") is None

@@ -26,6 +26,7 @@ DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _GENERATOR = "generator.safetensors"
+_DISCRIMINATOR = "discriminator.safetensors"
 _MAX_VOXELS, _MAX_SIDE = 2**27, 1024
 MOST_BYTES = 2**31  # of weights
 _MOST_LEVELS, _MOST_REPEATS = 8, 64
@@ -191,6 +192,22 @@ def load_generator(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Translator |
     return Translator(network.eval(), (shape, spacing), reduction, hashlib.sha256(data).hexdigest())
 
 
+def load_discriminator(name: str | os.PathLike[str]) -> dict[str, Tensor] | None:
+    """The weights of D beside a transformation network, float32, which training alone uses; None where there are none.
+
+    Raises:
+        UsageError: There is nothing of that name.
+        InputError: The file is damaged.
+    """
+    path = weights_folder(name) / _DISCRIMINATOR
+    if not path.is_file():
+        return None
+    try:
+        return {key: value.float() for key, value in load(read_small(path, MOST_BYTES)).items()}
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the discriminator {path} is damaged: {error}", "train it anew, or remove it") from error
+
+
 def _check_grid(config: dict[str, Any]) -> None:
     sizes, spacing = config["grid"]["shape"], float(config["grid"]["spacing"])
     if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes) or not _LEAST_MM <= spacing <= _MOST_MM:
@@ -246,14 +263,21 @@ def weights_folder(name: str | os.PathLike[str], role: Role = "T") -> Path:
     )
 
 
-def save_model(folder: Path, network: nn.Module, config: dict[str, Any], generator: nn.Module | None = None) -> None:
+def save_model(
+    folder: Path,
+    network: nn.Module,
+    config: dict[str, Any],
+    generator: nn.Module | None = None,
+    discriminator: nn.Module | None = None,
+) -> None:
     """Write ``config.json`` and ``model.safetensors`` as `load_model` reads them.
 
     Args:
         generator: G, written as ``generator.safetensors``; ``config["generator"]`` is then how it is built.
+        discriminator: D, written as ``discriminator.safetensors``, for training that goes on from this folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, one in ((_WEIGHTS, network), (_GENERATOR, generator)):
+    for name, one in ((_WEIGHTS, network), (_GENERATOR, generator), (_DISCRIMINATOR, discriminator)):
         if one is None:
             (folder / name).unlink(missing_ok=True)
             continue

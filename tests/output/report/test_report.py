@@ -332,7 +332,7 @@ def test_without_g_a_sentence_says_why(tmp_path: Path, with_generator: Path) -> 
     assert "is damaged" in synthesise({"model": {"name": str(alone), "generator": checksum}}, fixed, moved).told
 
 
-@pytest.mark.parametrize(("voxels", "least", "most"), [(0, 99, 100), (1, 0, 40)])
+@pytest.mark.parametrize(("voxels", "least", "most"), [(0, 99, 100), (2, 0, 40)])
 def test_the_page_says_whether_g_moves_what_it_draws(
     monkeypatch: pytest.MonkeyPatch, phantom: Phantom, voxels: int, least: int, most: int
 ) -> None:

@@ -17,7 +17,7 @@ from small_training import DISCRIMINATOR, GENERATOR, PYRAMID, UNET, data_config,
 
 from deformgan.commands.main import main
 from deformgan.errors import InputError, QualityError, UsageError
-from deformgan.models.load import load_generator, load_model
+from deformgan.models.load import load_discriminator, load_generator, load_model
 from deformgan.networks import build
 from deformgan.networks.base import reduced
 from deformgan.workshop.datasets.subjects import load_subjects
@@ -343,8 +343,19 @@ def test_a_run_starts_from_the_generator_of_another(config: TrainingConfig, tmp_
     taught = train(config, tmp_path / "taught")
     translator = load_generator(taught)
     assert translator is not None
-    begun = Run.begin(replace(config, generator_from=str(taught)), tmp_path / "next").networks["G"].state_dict()
-    assert all(torch.equal(begun[name], tensor) for name, tensor in translator.network.state_dict().items())
+    known = load_discriminator(taught)
+    assert known is not None
+    run = Run.begin(replace(config, generator_from=str(taught), adversarial_rate=3e-4), tmp_path / "next")
+    for role, states in (("G", translator.network.state_dict()), ("D", known)):
+        begun = run.networks[role].state_dict()
+        assert all(torch.equal(begun[name], tensor) for name, tensor in states.items())
+    rates = {role: optimizer.param_groups[0]["lr"] for role, optimizer in run.optimizers.items()}
+    assert rates == {"T": config.learning_rate, "G": 3e-4, "D": 3e-4}
+    (taught / "discriminator.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"discriminator .* is damaged"):
+        Run.begin(replace(config, generator_from=str(taught)), tmp_path / "next")
+    (taught / "discriminator.safetensors").unlink()
+    Run.begin(replace(config, generator_from=str(taught)), tmp_path / "next")
     (taught / "generator.safetensors").unlink()
     with pytest.raises(UsageError, match="hold no generator"):
         Run.begin(replace(config, generator_from=str(taught)), tmp_path / "next")

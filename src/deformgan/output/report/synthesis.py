@@ -20,6 +20,7 @@ from deformgan.quality.matching import STRIDES, match
 
 # of the match of edges, by which a shift has to better it to count: less is chance
 _BETTER = 0.01
+_COMPARED_AT = 2  # working voxels to one where edges are matched, whatever G's resolution
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +60,9 @@ def synthesise(record: dict[str, Any], fixed: Image, moved: Image) -> Synthesis:
     made = generator.translate(given.tensor)
     d, h, w = made.shape[2:]
     coarse = grid.resized((d, h, w))
-    seen, mask = (reduced(volume.float(), generator.reduction) for volume in (given.tensor, given.mask))
-    told = _lies(seen, made, mask > 0.5, float(coarse.spacing.mean()))
+    halves = max(1, _COMPARED_AT // generator.reduction)
+    seen, mask = (reduced(volume.float(), halves * generator.reduction) for volume in (given.tensor, given.mask))
+    told = _lies(seen, reduced(made, halves), mask > 0.5, halves * float(coarse.spacing.mean()))
     return Synthesis(Image(made[0, 0].numpy(), coarse, "G's image"), told)
 
 

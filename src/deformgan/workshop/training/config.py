@@ -114,7 +114,7 @@ class TrainingConfig:
         generator: G, or nothing: T is then trained without an adversary.
         discriminator: D.
         start_from: Name or folder of weights that T starts from (fine-tuning); default: random ones.
-        generator_from: The same for G.
+        generator_from: The same for G, and for D where the folder holds one.
         only: A part of T that learns alone.
         data, augmentation, loss: See there.
         scale: Resolution of the training images relative to the working grid: 0.25, 0.5 or 1.
@@ -123,6 +123,7 @@ class TrainingConfig:
         stages: Parts of the run with resolutions of their own, coarse to fine, in place of ``scale``, ``steps`` and
             ``batch``, which then say the last one's resolution, the sum of the steps, and the last one's pairs.
         learning_rate: Of Adam, at its peak for T.
+        adversarial_rate: The same of G and D, where it is another one; 0: as T's.
         schedule: ``constant``, ``one-cycle`` or ``cosine`` (T only, over the steps in which it learns).
         clip: Largest gradient norm.
         precision: ``auto`` (bf16 where the processor computes in it), ``bf16`` or ``fp32``.
@@ -153,6 +154,7 @@ class TrainingConfig:
     batch: int = 4
     stages: tuple[Stage, ...] = ()
     learning_rate: float = 1e-3
+    adversarial_rate: float = 0.0
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     clip: float = 1.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"

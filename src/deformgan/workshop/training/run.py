@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from deformgan.errors import UsageError
 from deformgan.models.device import pick_precision
-from deformgan.models.load import load_generator, load_model, save_model
+from deformgan.models.load import load_discriminator, load_generator, load_model, save_model
 from deformgan.networks import build
 from deformgan.workshop.training.checkpoint import find_checkpoint, read_state, restore, save_checkpoint, save_snapshot
 from deformgan.workshop.training.config import Stage, TrainingConfig
@@ -74,6 +74,8 @@ class Run:
         _start_from(networks["T"], config, resumed=resumed)
         if config.generator_from and not resumed:
             _fill(networks["G"], _generator_state(config), config.generator_from, "generator")
+            if (known := load_discriminator(config.generator_from)) is not None:
+                _fill(networks["D"], known, config.generator_from, "discriminator")
         optimizers = {role: _optimizer(config, role, network) for role, network in networks.items()}
         if config.only.part:
             networks[AVERAGE] = _built(config.network, "T")
@@ -171,7 +173,7 @@ class Run:
         """Write the model; its folder."""
         if self.accelerator.is_main_process:
             model_config = _model_config(self.config, self.step)
-            save_model(self.out / "model", self.result, model_config, self.networks.get("G"))
+            save_model(self.out / "model", self.result, model_config, self.networks.get("G"), self.networks.get("D"))
         return self.out / "model"
 
 
@@ -184,7 +186,9 @@ def _optimizer(config: TrainingConfig, role: str, network: nn.Module) -> Optimiz
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.only.part:
         return torch.optim.AdamW(learning, config.learning_rate, weight_decay=config.only.weight_decay)
-    return torch.optim.Adam(learning, config.learning_rate, betas=(0.9, 0.99) if role == "T" else (0.5, 0.999))
+    if role == "T":
+        return torch.optim.Adam(learning, config.learning_rate, betas=(0.9, 0.99))
+    return torch.optim.Adam(learning, config.adversarial_rate or config.learning_rate, betas=(0.5, 0.999))
 
 
 def _start_from(network: nn.Module, config: TrainingConfig, *, resumed: bool) -> None:
