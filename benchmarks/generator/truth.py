@@ -2,7 +2,7 @@
 
     python benchmarks/generator/truth.py CASES WEIGHTS [WEIGHTS …] [--model NAME] [--threads N]
 
-WEIGHTS are folders that hold a generator, CASES known deformations of T1 images that are registered onto T2. A loss that
+WEIGHTS are folders that hold a generator, CASES known deformations of T1 images, registered onto T2. A loss that
 is lower at the truth than at smooth random errors (`deformgan.workshop.training.gate`) may still be lower at T's field
 than at the truth; T cannot then be taught by it. Both resolutions that T is taught at are asked.
 """
