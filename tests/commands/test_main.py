@@ -156,6 +156,10 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["regster"], "there is no command 'regster' — did you mean register?"),
         (["register"], "deformgan register needs -f/--fixed, -m/--moving and -o/--out"),
         (["register", "--nonsense"], "deformgan register has no --nonsense"),
+        (
+            ["evaluate", "-o", "out", "--patients", "a", "--method", "identity", "--patients=b"],
+            "--patients is given more",
+        ),
         ([*GIVEN, "--refin", "3"], "did you mean --refine-steps?"),
         ([*GIVEN, "--refine-steps", "abc"], "takes a whole number, not 'abc'"),
         ([*GIVEN, "--refine-steps", "1" + 30 * "0"], "refinement steps are not 0 to 1000000"),

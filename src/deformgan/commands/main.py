@@ -39,7 +39,7 @@ from deformgan.commands.register import Register
 from deformgan.commands.report import Report
 from deformgan.commands.simulate import Simulate
 from deformgan.commands.train import Train
-from deformgan.commands.usage import unknown_command, usage_error
+from deformgan.commands.usage import refuse_repeated, unknown_command, usage_error
 from deformgan.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -246,6 +246,7 @@ def _parse(arguments: list[str], console: Console) -> Command | None:
         rest, notes = renewed(rest, kind)
         for note in () if {"-q", "--quiet"} & set(rest) else notes:
             console.note(note)
+        refuse_repeated(rest, kind, prog)
     help_text, said = StringIO(), StringIO()
     try:
         with redirect_stdout(help_text), redirect_stderr(said):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 
 from deformgan.errors import UsageError
@@ -47,6 +48,21 @@ def usage_error(said: str, prog: str) -> UsageError:
         names = [name for line in lines if (name := _option(line))]
         return UsageError(f"{prog} needs {_listed(names, 'and')}", help_hint)
     return UsageError(re.sub(r"\s+", " ", text.partition("For full")[0]).strip(_FRAME), help_hint)
+
+
+def refuse_repeated(arguments: Sequence[str], kind: type, prog: str) -> None:
+    """Raise `UsageError` where an option that takes a list is given twice: the parser keeps the last list alone."""
+    for field in fields(kind):
+        declared = str(field.type)
+        if "tuple[" not in declared or "UseAppendAction" in declared or "Positional" in declared:
+            continue
+        names = {f"--{field.name.replace('_', '-')}", *re.findall(r"['\"](--?[a-z][\w-]*)['\"]", declared)}
+        given = [word.partition("=")[0] for word in arguments]
+        if sum(word in names for word in given) > 1:
+            name = next(word for word in given if word in names)
+            raise UsageError(
+                f"{name} is given more than once", f"list its values after one {name}; {prog} --help lists the options"
+            )
 
 
 def _option(line: str) -> str:
