@@ -69,7 +69,8 @@ def test_patients_become_cases_scores_and_tables(
         *("rows", "summary", "tests"),
     ]
     # both as if they were one method's seeds: a row more for each case, which may be compared
-    assert main([*words, "--seeds", "both=identity,net", "--compare", "both,net"]) == 0
+    compared = words.index("--compare") + 1
+    assert main([*words[:compared], "both,net", *words[compared + 1 :], "--seeds", "both=identity,net"]) == 0
     both = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [(r["method"], r["seeds"]) for r in both["rows"][4:]] == [("both", 2)] * 2
     assert {t["method"] for t in both["tests"]["comparisons"]} == {"both"}
