@@ -249,6 +249,12 @@ def test_the_paragraph_to_cite_is_written_alone(data_set: Path, capsys: pytest.C
     assert "@software{deformgan" in (out / "logs" / "CITATION.bib").read_text(encoding="utf-8")
 
 
+def test_a_list_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(tmp_path), str(tmp_path / "out"), "participant", "--participant-label", "01", "--participant_label=02"]
+    assert main(words) == 2
+    assert "--participant-label is given more than once" in capsys.readouterr().err
+
+
 def test_options_come_from_a_file_and_go_into_one(tmp_path: Path) -> None:
     options = {
         "participant_label": ("01", "02"),

@@ -16,6 +16,7 @@ from deformgan.commands.arguments import renewed
 from deformgan.commands.console import Console, success
 from deformgan.commands.main import run_command
 from deformgan.commands.options import Json, Messages
+from deformgan.commands.usage import refuse_repeated
 from deformgan.errors import EXIT_BUG, EXIT_OK, DeformganError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
     try:
         words, notes = renewed(_with_file(_hyphens(arguments)), BidsApp)
+        refuse_repeated(words, BidsApp, "deformgan-bids")
         command = tyro.cli(BidsApp, args=words, prog="deformgan-bids", config=config)
     except SystemExit as stop:  # tyro has said why
         return stop.code if isinstance(stop.code, int) else EXIT_BUG

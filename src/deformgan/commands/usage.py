@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import fields
 from difflib import get_close_matches
+from typing import get_type_hints
 
 from deformgan.errors import UsageError
 
@@ -52,11 +52,11 @@ def usage_error(said: str, prog: str) -> UsageError:
 
 def refuse_repeated(arguments: Sequence[str], kind: type, prog: str) -> None:
     """Raise `UsageError` where an option that takes a list is given twice: the parser keeps the last list alone."""
-    for field in fields(kind):
-        declared = str(field.type)
-        if "tuple[" not in declared or "UseAppendAction" in declared or "Positional" in declared:
+    for option, hint in get_type_hints(kind, include_extras=True).items():
+        declared = str(hint)
+        if "tuple[" not in declared or "AppendAction" in declared or "Positional" in declared:
             continue
-        names = {f"--{field.name.replace('_', '-')}", *re.findall(r"['\"](--?[a-z][\w-]*)['\"]", declared)}
+        names = {f"--{option.replace('_', '-')}", *re.findall(r"['\"](--?[a-z][\w-]*)['\"]", declared)}
         given = [word.partition("=")[0] for word in arguments]
         if sum(word in names for word in given) > 1:
             name = next(word for word in given if word in names)
