@@ -33,6 +33,7 @@ from deformgan.spatial.adam import adam
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.cases import EvaluationCase, find_cases, read_case
+from deformgan.workshop.training.objective import translated
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep
@@ -66,12 +67,12 @@ class Pair:
 
     def similarity(self, moved: Tensor, weights: tuple[float, ...]) -> Tensor:
         """The weighted sum of a row's terms, of a moved image (1, 1, D, H, W)."""
-        translated = (self._network(2 * moved - 1).float() + 1) / 2 if weights[1] or weights[3] else moved
+        shown = translated(self._network, moved) if weights[1] or weights[3] else moved
         terms = (
             lambda: self._edges(moved),
-            lambda: self._edges(translated),
+            lambda: self._edges(shown),
             lambda: losses.local_cross_correlation(self.fixed, moved, WINDOW, mask=self.weight),
-            lambda: losses.local_cross_correlation(self.fixed, translated, WINDOW, mask=self.weight),
+            lambda: losses.local_cross_correlation(self.fixed, shown, WINDOW, mask=self.weight),
             lambda: losses.local_gradient_similarity(self.fixed, moved, WINDOW),
         )
         return sum((w * term() for w, term in zip(weights, terms, strict=True) if w), start=torch.zeros(()))

@@ -26,6 +26,7 @@ from deformgan.refine.weights import Compared
 from deformgan.spatial.field import resize
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.cases import EvaluationCase, find_cases, read_case
+from deformgan.workshop.training.objective import translated
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep
@@ -38,7 +39,7 @@ WINDOWS = (3, 5, 9)
 def similarities(fixed: Tensor, moved: Tensor, weight: Tensor, translator: Translator | None) -> dict[str, float]:
     """By name, larger is better; of the image itself where there is no generator."""
     with torch.no_grad():
-        shown = moved if translator is None else (translator.network(2 * moved - 1).float() + 1) / 2
+        shown = moved if translator is None else translated(translator.network, moved)
         edges = GradientSimilarity(fixed, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)
         found = {f"LCC, window {n}": losses.local_cross_correlation(fixed, shown, n, mask=weight) for n in WINDOWS}
         found |= {"NGF²": edges(shown)}
