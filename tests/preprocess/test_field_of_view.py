@@ -8,11 +8,10 @@ import torch
 
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.conform import conform
-from deformgan.preprocess.field_of_view import FieldOfView, common, continued
+from deformgan.preprocess.field_of_view import FieldOfView, common
 from deformgan.preprocess.foreground import find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.quality import measures
-from deformgan.spatial.field import affine_field, identity_positions
 from deformgan.spatial.grid import Grid
 
 RADIUS = 30
@@ -133,23 +132,6 @@ def test_common_and_excluded_regions() -> None:
     assert lesions.moving is None
     assert torch.equal(lesions.fixed, torch.ones_like(one) - one * (1 - other))  # type: ignore[arg-type]
     assert not Lesions().unseen(None, None)
-
-
-def test_beyond_what_is_known_the_map_goes_on_as_it_is() -> None:
-    shape = (24, 24, 24)
-    affine = affine_field(torch.tensor([[[1.1, 0.0, 0.05, 1.0], [0.0, 0.95, 0.0, -2.0], [0.02, 0.0, 1.0, 0.5]]]), shape)
-    known = torch.zeros(1, 1, 48, 48, 48)
-    known[..., 12:36] = 1
-    corrupted = affine.clone()
-    corrupted[..., :6] += 5
-    corrupted[..., 18:] -= 7
-    found = continued(corrupted, known, torch.ones_like(known))
-    torch.testing.assert_close(found, affine, atol=1e-3, rtol=0)
-    wavy = affine + 0.5 * torch.sin(identity_positions(shape) / 2)
-    kept = continued(wavy, known, torch.ones_like(known))
-    assert torch.equal(kept[..., 6:18], wavy[..., 6:18])
-    assert float((kept - affine)[..., 0].abs().max()) < 1.0
-    assert continued(wavy, torch.zeros_like(known), known) is wavy
 
 
 def test_coverage_counts_what_is_known() -> None:

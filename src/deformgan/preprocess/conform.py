@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.io.image import Image
-from deformgan.preprocess.field_of_view import WHOLE, common, continued
+from deformgan.preprocess.field_of_view import WHOLE, common
 from deformgan.preprocess.foreground import Content, find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
+from deformgan.spatial.continuation import continued
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
+from deformgan.spatial.warp import box_maximum
 
 WORKING_SHAPE: Shape = (112, 128, 96)
 WORKING_SPACING = 1.5
@@ -23,6 +25,7 @@ WORKING_SPACING = 1.5
 _SMALL = 0.75  # of the grid's sides that a content fills, below which it is no adult's brain: a child's, or a mouse's
 _SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
 _FILLED = 0.9  # of them that it fills then, as an adult's does
+_BORDER = 1  # voxels of a field around the foreground where what T says holds
 WHITE = 0.998  # quantile of the foreground that becomes 1
 
 
@@ -103,10 +106,13 @@ class Pair:
         return self.tensors if seen is None else (self.fixed.tensor * seen, self.moving.tensor * seen)
 
     def completed(self, field: Tensor) -> Tensor:
-        """A field found from `seen_tensors` (1, 3, d, h, w), continued where nothing was known."""
-        seen = self._seen
-        field = field if seen is None else continued(field, seen, self.fixed.mask)
-        return self.lesions.fill_harmonic(field)
+        """A field found from `seen_tensors` (1, 3, d, h, w), continued beyond the foreground and what is seen of it."""
+        shape, seen = list(field.shape[2:]), self._seen
+        weight = F.adaptive_avg_pool3d(self.fixed.mask.to(field), shape)  # type: ignore[arg-type]
+        known = box_maximum((weight > 0).to(field), _BORDER)
+        if seen is not None:
+            known = known * (F.adaptive_avg_pool3d(seen.to(field), shape) >= 1)  # type: ignore[arg-type]
+        return self.lesions.fill_harmonic(continued(field, known, weight))
 
     @property
     def _seen(self) -> Tensor | None:

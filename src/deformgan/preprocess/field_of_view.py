@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.preprocess.cuts import find_cuts
-from deformgan.spatial.field import affine_field, fit_affine
 from deformgan.spatial.grid import Grid
 
 WHOLE = 0.95  # of a content that is seen, from which on nothing of consequence is missing
@@ -24,10 +22,8 @@ WHOLE = 0.95  # of a content that is seen, from which on nothing of consequence 
 _OCCUPIED = 0.02  # of the largest cross-section, from which on a plane holds content and not outliers
 _CUT = 0.15  # of it, that a content's last plane shows where it is cut
 _ROUND = 10.0  # the same for thick planes, times their thickness over the content's size: the cap of a ball has 4
-_REACH = 6.0  # voxels over which what a field does goes on beyond where anything is known
 _PARALLEL = np.cos(np.radians(10.0))  # between the normals of a plane and of a face that are one cut
 _SLACK = 1e-6  # voxels by which a plane's own voxels may be outside by rounding
-_KNOWN = 0.05  # share of known voxels about a place, from which on it is reached
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,37 +107,3 @@ def common(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return first * second
-
-
-def continued(field: Tensor, known: Tensor, mask: Tensor) -> Tensor:
-    """The field where something is known; beyond, the affine map nearest to it and what is left, fading away.
-
-    Args:
-        field: (1, 3, d, h, w) in voxels of its own grid.
-        known: (1, 1, D, H, W) in [0, 1] over the same extent.
-        mask: The same, where the field matters.
-    """
-    shape = tuple(field.shape[2:])
-    known, mask = (F.adaptive_avg_pool3d(one.to(field), shape) for one in (known, mask))  # type: ignore[arg-type]
-    weight = (known >= 1).to(field) * mask
-    if float(weight.sum()) < 64:
-        return field
-    affine = affine_field(fit_affine(field, weight), shape)
-    inside = (known >= 1).to(field)
-    near = _blurred(inside)
-    rest = _blurred((field - affine) * inside) / near.clamp_min(1e-3) * (near / _KNOWN).clamp(max=1)
-    return torch.where(inside > 0, field, affine + rest)
-
-
-def _blurred(volume: Tensor) -> Tensor:
-    """With a Gaussian of `_REACH` voxels, outside 0."""
-    radius = int(3 * _REACH)
-    at = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    line = torch.exp(-0.5 * (at / _REACH) ** 2)
-    line = (line / line.sum()).to(volume)
-    out = volume.transpose(0, 1)
-    for axis in range(3):
-        size = [1, 1, 1]
-        size[axis] = len(line)
-        out = F.conv3d(out, line.view(1, 1, *size), padding=[n // 2 for n in size])
-    return out.transpose(0, 1)

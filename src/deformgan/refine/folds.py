@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.spatial.field import jacobian_determinant
-from deformgan.spatial.warp import box_maximum
 
 _ROUNDS = 60
 _LEAST = 0.05  # Jacobian determinant below which the surroundings are smoothed
@@ -24,15 +22,52 @@ def without_folds(field: Tensor) -> Tensor:
     Returns:
         Same shape; voxels farther than a few from every fold keep their values.
     """
+    smoothed = None
     for _ in range(_ROUNDS):
-        folded = (jacobian_determinant(field) < _LEAST).to(field)[:, None]
-        if not bool(folded.any()):
+        at = (jacobian_determinant(field if smoothed is None else smoothed)[0] < _LEAST).nonzero()
+        if len(at) == 0:
             break
-        near = box_maximum(folded, _REACH)
-        share = F.avg_pool3d(near, 3, 1, 1)
-        smooth = F.avg_pool3d(F.pad(field, [1] * 6, mode="replicate"), 3, 1)
-        field = torch.lerp(field, smooth, share.expand_as(field))
-    return field
+        smoothed = field.clone() if smoothed is None else smoothed
+        _smooth_around(smoothed[0].flatten(1), at, tuple(field.shape[2:]))
+    return field if smoothed is None else smoothed
+
+
+def _smooth_around(values: Tensor, at: Tensor, shape: tuple[int, ...]) -> None:
+    """Means of 3³ voxels near some voxels, fading out at the rim; folds are few, so the rest is not looked at.
+
+    Args:
+        values: (C, D·H·W), changed in place; the border value goes on outside.
+        at: (N, 3) indices.
+        shape: D, H, W.
+    """
+    last = torch.tensor(shape, device=at.device) - 1
+    near = torch.zeros(values.shape[1], device=values.device)
+    near[_flat(_cubes(at, _REACH, last), shape)] = 1
+    places = _cubes(at, _REACH + 1, last)
+    share, means = torch.zeros(len(places), device=values.device), values.new_zeros(values.shape[0], len(places))
+    for step in _offsets(1, at.device):
+        moved = places + step
+        inside = moved.clamp(min=0).minimum(last)
+        index = _flat(inside, shape)
+        share += near[index] * (inside == moved).all(1)
+        means += values[:, index]
+    index = _flat(places, shape)
+    values[:, index] = torch.lerp(values[:, index], means / 27, share / 27)
+
+
+def _offsets(reach: int, device: torch.device) -> Tensor:
+    line = torch.arange(-reach, reach + 1, device=device)
+    return torch.cartesian_prod(line, line, line)
+
+
+def _cubes(at: Tensor, reach: int, last: Tensor) -> Tensor:
+    """The voxels at most ``reach`` from one of ``at`` along each axis, each once, (M, 3)."""
+    around = (at[:, None] + _offsets(reach, at.device)).flatten(0, 1)
+    return torch.unique(around[((around >= 0) & (around <= last)).all(1)], dim=0)
+
+
+def _flat(at: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return (at[:, 0] * shape[1] + at[:, 1]) * shape[2] + at[:, 2]
 
 
 def count_folds(field: Tensor, mask: Tensor) -> int:
