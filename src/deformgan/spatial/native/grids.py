@@ -97,19 +97,22 @@ def invert(
     place: np.ndarray,
     scale: np.ndarray,
     *,
-    iterations: int = 30,
+    iterations: int = 8,
     tolerance: float,
     slack: float,
     level: int | None = None,
 ) -> tuple[Tensor, float]:
-    """For every voxel the vector ``w`` with ``w + field(place · voxel + scale · w) = 0``, by fixed-point iteration.
+    """For every voxel the vector ``w`` with ``w + field(place · voxel + scale · w) = 0``.
+
+    By fixed-point iteration that begins with what was found in the row before; where that does not arrive, as in strong
+    compression, by Newton's steps.
 
     Args:
         field: (3, m0, m1, m2) float32; beyond its border the border value.
         shape: (n0, n1, n2) of the grid that is wanted.
         place: 4×4 from its voxels to the field's, both in the order of the volumes' axes.
         scale: 3×3 from vectors to the field's voxels.
-        iterations: At most; in the second half steps are halved. The best of all is kept.
+        iterations: At most, of either kind; in the second half those of the first kind are halved. The best is kept.
         tolerance: What a voxel may miss at which it is left alone, in the vectors' unit.
         slack: Voxels beyond the outermost centres that count as inside.
         level: See `deformgan.spatial.native.library.kernel`.

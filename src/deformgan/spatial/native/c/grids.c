@@ -162,7 +162,9 @@ typedef struct {
     int64_t threads;
 } invert_job;
 
-enum { LANE = 64 };
+enum { LANE = 64, HALVED = 6 };
+
+#define LEAST_DETERMINANT 1e-6f
 
 /* Some voxels of a row: their places without a vector, the vectors tried, the best of them and how far those miss. */
 typedef struct {
@@ -224,32 +226,105 @@ static float improve(const invert_job *job, invert_block *b, float share) {
     return most;
 }
 
-static float invert_some(const invert_job *job, int64_t z, int64_t y, int64_t from, int64_t n) {
-    invert_block b = {.n = n};
-    int64_t volume = job->shape[0] * job->shape[1] * job->shape[2];
+/* One voxel's error, (3), and its derivative by the vector, (3, 3), within a cell of the field. */
+static float error_at(const invert_job *job, const float *base, const float *w, float *error, float *slope) {
+    int64_t plane = job->source[1] * job->source[2], volume = job->source[0] * plane, at = 0;
+    int64_t stride[3] = {plane, job->source[2], 1};
+    float rest[3];
+    for (int axis = 0; axis < 3; axis++) {
+        const float *s = job->scale + 3 * axis;
+        float q = dg_clamp(base[axis] + s[0] * w[0] + s[1] * w[1] + s[2] * w[2], 0, (float)(job->source[axis] - 1));
+        int64_t size = job->source[axis], last = size > 1 ? size - 2 : 0;
+        int64_t below = (int64_t)q < last ? (int64_t)q : last;
+        rest[axis] = q - (float)below;
+        at += below * stride[axis];
+        if (size == 1) stride[axis] = 0;
+    }
+    for (int c = 0; c < 3; c++) {
+        const float *p = job->field + c * volume + at;
+        float along[3] = {0, 0, 0}, value = 0;
+        for (int corner = 0; corner < 8; corner++) {
+            float share[3], sign[3], v = 0;
+            const float *q = p;
+            for (int axis = 0; axis < 3; axis++) {
+                int up = corner >> axis & 1;
+                share[axis] = up ? rest[axis] : 1 - rest[axis];
+                sign[axis] = up ? 1.0f : -1.0f;
+                q += up ? stride[axis] : 0;
+            }
+            v = *q;
+            value += v * share[0] * share[1] * share[2];
+            for (int axis = 0; axis < 3; axis++)
+                along[axis] += v * sign[axis] * share[(axis + 1) % 3] * share[(axis + 2) % 3];
+        }
+        error[c] = w[c] + value;
+        for (int k = 0; k < 3; k++) {
+            float by = c == k ? 1.0f : 0.0f;
+            for (int axis = 0; axis < 3; axis++) by += along[axis] * job->scale[3 * axis + k];
+            slope[3 * c + k] = by;
+        }
+    }
+    return sqrtf(error[0] * error[0] + error[1] * error[1] + error[2] * error[2]);
+}
+
+/* Newton's steps for one voxel, each halved until it comes nearer, where fixed-point iteration did not arrive. */
+static void solve(const invert_job *job, invert_block *b, int64_t i) {
+    float base[3], w[3], error[3], m[9];
+    for (int c = 0; c < 3; c++) base[c] = b->base[c][i], w[c] = b->best[c][i];
+    float length = error_at(job, base, w, error, m);
+    for (int64_t step = 0; step < job->iterations && length > job->tolerance; step++) {
+        float minor[3] = {m[4] * m[8] - m[5] * m[7], m[5] * m[6] - m[3] * m[8], m[3] * m[7] - m[4] * m[6]};
+        float d = m[0] * minor[0] + m[1] * minor[1] + m[2] * minor[2];
+        if (!(fabsf(d) > LEAST_DETERMINANT)) break;
+        float go[3] = {
+            minor[0] * error[0] + (m[2] * m[7] - m[1] * m[8]) * error[1] + (m[1] * m[5] - m[2] * m[4]) * error[2],
+            minor[1] * error[0] + (m[0] * m[8] - m[2] * m[6]) * error[1] + (m[2] * m[3] - m[0] * m[5]) * error[2],
+            minor[2] * error[0] + (m[1] * m[6] - m[0] * m[7]) * error[1] + (m[0] * m[4] - m[1] * m[3]) * error[2]};
+        float before = length, next[3], found[3], share = 1 / d;
+        for (int halved = 0; halved < HALVED; halved++, share *= 0.5f) {
+            for (int c = 0; c < 3; c++) next[c] = w[c] - share * go[c];
+            length = error_at(job, base, next, found, m);
+            if (length < before) break;
+        }
+        if (!(length < before)) break;
+        for (int c = 0; c < 3; c++) w[c] = next[c], error[c] = found[c];
+        b->length[i] = length;
+    }
+    for (int c = 0; c < 3; c++) b->best[c][i] = w[c];
+}
+
+/* ``b`` holds what was found in the row before, which is where this one begins. */
+static float invert_some(const invert_job *job, invert_block *b, int64_t z, int64_t y, int64_t from) {
+    int64_t volume = job->shape[0] * job->shape[1] * job->shape[2], n = b->n;
     for (int axis = 0; axis < 3; axis++) {
         const double *p = job->place + 4 * axis;
         double start = p[0] * (double)z + p[1] * (double)y + p[2] * (double)from + p[3];
-        for (int64_t i = 0; i < n; i++) b.base[axis][i] = (float)(start + p[2] * (double)i);
+        for (int64_t i = 0; i < n; i++) b->base[axis][i] = (float)(start + p[2] * (double)i);
     }
-    for (int64_t i = 0; i < n; i++) b.length[i] = INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        int found = b->length[i] <= job->tolerance;
+        for (int c = 0; c < 3; c++) b->now[c][i] = found ? b->best[c][i] : 0;
+        b->length[i] = INFINITY;
+    }
     float left = INFINITY;
     for (int64_t step = 0; step < job->iterations && left > job->tolerance; step++) {
-        look_up(job, &b);
-        left = improve(job, &b, step < job->iterations / 2 ? 1.0f : 0.5f);
+        look_up(job, b);
+        left = improve(job, b, step < job->iterations / 2 ? 1.0f : 0.5f);
     }
+    for (int64_t i = 0; i < n && left > job->tolerance; i++)
+        if (b->length[i] > job->tolerance) solve(job, b, i);
     float *out = job->out + (z * job->shape[1] + y) * job->shape[2] + from;
     for (int c = 0; c < 3; c++) {
-        memcpy(out + c * volume, b.best[c], (size_t)n * sizeof(float));
-        memcpy(b.now[c], b.best[c], (size_t)n * sizeof(float));
+        memcpy(out + c * volume, b->best[c], (size_t)n * sizeof(float));
+        memcpy(b->now[c], b->best[c], (size_t)n * sizeof(float));
     }
-    look_up(job, &b);
+    look_up(job, b);
     float most = 0;
     for (int64_t i = 0; i < n; i++) {
         int inside = 1;
         for (int axis = 0; axis < 3; axis++)
-            inside &= b.at[axis][i] >= -job->slack && b.at[axis][i] <= (float)(job->source[axis] - 1) + job->slack;
-        if (inside && b.length[i] > most) most = b.length[i];
+            inside &= b->at[axis][i] >= -job->slack && b->at[axis][i] <= (float)(job->source[axis] - 1) + job->slack;
+        if (inside && b->length[i] > most) most = b->length[i];
     }
     return most;
 }
@@ -257,15 +332,18 @@ static float invert_some(const invert_job *job, int64_t z, int64_t y, int64_t fr
 static void invert_plane(void *context, int64_t z) {
     const invert_job *job = context;
     float most = 0;
-    for (int64_t y = 0; y < job->shape[1]; y++)
-        for (int64_t from = 0; from < job->shape[2]; from += LANE) {
-            float left = invert_some(job, z, y, from, dg_min(LANE, job->shape[2] - from));
+    for (int64_t from = 0; from < job->shape[2]; from += LANE) {
+        invert_block b = {.n = dg_min(LANE, job->shape[2] - from)};
+        for (int64_t i = 0; i < b.n; i++) b.length[i] = INFINITY;
+        for (int64_t y = 0; y < job->shape[1]; y++) {
+            float left = invert_some(job, &b, z, y, from);
             most = left > most ? left : most;
         }
+    }
     job->miss[z] = most;
 }
 
-/* For every voxel the vector w with w + field(place + scale w) = 0, by fixed-point iteration. */
+/* For every voxel the vector w with w + field(place + scale w) = 0. */
 DG_EXPORT void DG_NAME(dg_invert)(const invert_job *job) {
     dg_parallel(invert_plane, (void *)job, job->shape[0], job->threads);
 }
