@@ -132,8 +132,8 @@ def test_derivatives_are_right(measure: str) -> None:
 def test_compiled_and_pytorch_drive_alike() -> None:
     settings = FluidSettings()
     fixed, moved, weight = texture(1), texture(2), texture(3)
-    reference = local_correlation(fixed, moved, weight, settings.radius, settings.epsilon)[1]
-    reference = reference + mutual_information(fixed, moved, weight, settings.bins)[1]
+    reference = settings.correlation * local_correlation(fixed, moved, weight, settings.radius, settings.epsilon)[1]
+    reference = reference + settings.information * mutual_information(fixed, moved, weight, settings.bins)[1]
     found = Drive(fixed, weight, settings)(moved)
     assert float((found - reference).abs().max()) < 1e-3 * float(reference.abs().max())
 

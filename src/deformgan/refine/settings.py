@@ -57,9 +57,9 @@ class FluidSettings:
     levels: tuple[tuple[int, float], ...] = ((4, 0.28), (2, 0.28), (1, 0.3))
     fine_share: float = 0.14
     update_sigma: float = 1.5
-    field_sigma: float = 0.3
-    step: float = 0.5
-    correlation: float = 1.0
+    field_sigma: float = 0.4
+    step: float = 0.9
+    correlation: float = 2.0
     information: float = 1.0
     radius: int = 2
     epsilon: float = 1e-4

@@ -161,6 +161,25 @@ def test_a_field_is_inverted_as_with_pytorch_and_what_folds_keeps_a_residual() -
     assert invert(8 * random(1, 3, 12, 12, 12))[1] > 0.1
 
 
+@each_level
+def test_where_fixed_points_repel_the_inverse_arrives_all_the_same(level: int) -> None:
+    """A field that stretches by up to 3.4 and folds nowhere: its fixed-point iteration diverges."""
+    x = torch.arange(60.0)
+    slope = 2.9 * torch.exp(-(((x % 20) - 10) ** 2) / 8) - 0.5
+    line = slope.cumsum(0) - slope.cumsum(0).mean()
+    field = torch.zeros(3, 60, 6, 70)
+    field[0] = line.view(60, 1, 1)
+    assert float(line.diff().min()) > -0.9
+    assert float(line.diff().max()) > 2
+    found, residual = grids.invert(field, (60, 6, 70), np.eye(4), np.eye(3), tolerance=1e-4, slack=0, level=level)
+    assert residual < 2e-4
+    again = found + warp(field[None], found[None], padding="border")[0]
+    at = x.view(60, 1, 1) + found[0]
+    inside = (at > 0) & (at < 59)
+    assert float((again[0].abs() * inside).max()) < 2e-4
+    assert float(inside.float().mean()) > 0.8
+
+
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     field, maps = random(3, 9, 8, 70), [lines(11, 9, 0.7, 0.2), lines(9, 8, 0.9, 0), lines(70, 70, 1, 0)]
 
