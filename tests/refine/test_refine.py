@@ -19,7 +19,7 @@ from deformgan.refine.folds import count_folds, without_folds
 from deformgan.refine.objective import Objective, folding
 from deformgan.refine.optimise import better
 from deformgan.refine.weights import Weight
-from deformgan.spatial.field import affine_field, fit_affine, identity_positions, resize
+from deformgan.spatial.field import affine_field, fit_affine, identity_positions, jacobian_determinant, resize
 from deformgan.spatial.native.use import without_kernels
 from deformgan.spatial.warp import warp
 from deformgan.workshop.evaluation.metrics import endpoint_error, folding_percent
@@ -132,6 +132,18 @@ def test_what_cannot_be_repaired_is_refused() -> None:
     inverted = -2 * (identity_positions(HALF) - 10)
     start = still()
     assert better(half[0], torch.zeros_like(half[0]), half[1], inverted, start) is start
+
+
+@pytest.mark.parametrize("at", [0, 10])
+def test_folds_are_smoothed_alike_near_them_and_all_over(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the border too, where what is around ends."""
+    field = torch.zeros(1, 3, 20, 21, 22)
+    field[:, :, at : at + 3, 8:11, 9] = 4 * torch.randn(1, 3, 3, 3, generator=torch.Generator().manual_seed(at))
+    near = without_folds(field)
+    monkeypatch.setattr("deformgan.refine.folds._FEW", 0)
+    assert torch.equal(near, without_folds(field))
+    assert not torch.equal(near, field)
+    assert float(jacobian_determinant(near).min()) >= 0.05
 
 
 def test_a_field_without_folds_stays_as_it_is() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.spatial.field import jacobian_determinant
+from deformgan.spatial.warp import box_maximum
 
 _ROUNDS = 60
 _LEAST = 0.05  # Jacobian determinant below which the surroundings are smoothed
+_FEW = 2000  # folds, up to which it pays to look at their surroundings alone
 _REACH = 2  # voxels around a fold that are smoothed with it
 
 
@@ -28,12 +31,24 @@ def without_folds(field: Tensor) -> Tensor:
         if len(at) == 0:
             break
         smoothed = field.clone() if smoothed is None else smoothed
-        _smooth_around(smoothed[0].flatten(1), at, tuple(field.shape[2:]))
+        if len(at) > _FEW:
+            smoothed = _smooth(smoothed, at)
+        else:
+            _smooth_around(smoothed[0].flatten(1), at, tuple(field.shape[2:]))
     return field if smoothed is None else smoothed
 
 
+def _smooth(field: Tensor, at: Tensor) -> Tensor:
+    """Means of 3³ voxels near some voxels, (N, 3), fading out at the rim."""
+    folded = torch.zeros_like(field[:, :1])
+    folded[(0, 0, *at.unbind(1))] = 1
+    share = F.avg_pool3d(box_maximum(folded, _REACH), 3, 1, 1)
+    means = F.avg_pool3d(F.pad(field, [1] * 6, mode="replicate"), 3, 1)
+    return torch.lerp(field, means, share.expand_as(field))
+
+
 def _smooth_around(values: Tensor, at: Tensor, shape: tuple[int, ...]) -> None:
-    """Means of 3³ voxels near some voxels, fading out at the rim; folds are few, so the rest is not looked at.
+    """The same without a look at the rest of the field.
 
     Args:
         values: (C, D·H·W), changed in place; the border value goes on outside.
@@ -42,8 +57,8 @@ def _smooth_around(values: Tensor, at: Tensor, shape: tuple[int, ...]) -> None:
     """
     last = torch.tensor(shape, device=at.device) - 1
     near = torch.zeros(values.shape[1], device=values.device)
-    near[_flat(_cubes(at, _REACH, last), shape)] = 1
-    places = _cubes(at, _REACH + 1, last)
+    near[_flat(_cubes(at, _REACH, shape), shape)] = 1
+    places = _cubes(at, _REACH + 1, shape)
     share, means = torch.zeros(len(places), device=values.device), values.new_zeros(values.shape[0], len(places))
     for step in _offsets(1, at.device):
         moved = places + step
@@ -60,10 +75,12 @@ def _offsets(reach: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(line, line, line)
 
 
-def _cubes(at: Tensor, reach: int, last: Tensor) -> Tensor:
+def _cubes(at: Tensor, reach: int, shape: tuple[int, ...]) -> Tensor:
     """The voxels at most ``reach`` from one of ``at`` along each axis, each once, (M, 3)."""
     around = (at[:, None] + _offsets(reach, at.device)).flatten(0, 1)
-    return torch.unique(around[((around >= 0) & (around <= last)).all(1)], dim=0)
+    inside = ((around >= 0) & (around < torch.tensor(shape, device=at.device))).all(1)
+    flat = torch.unique(_flat(around[inside], shape))
+    return torch.stack([flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]], 1)
 
 
 def _flat(at: Tensor, shape: tuple[int, ...]) -> Tensor:
