@@ -126,14 +126,14 @@ def test_what_folds_is_led_to_one_of_its_sources_or_the_miss_is_told() -> None:
 
 def test_the_residual_is_the_largest_miss_of_sources_inside() -> None:
     """Of a field that folds: sources beyond the grid do not count, however far they miss."""
-    field = _smooth(9, 9.0)
+    field = _smooth(16, 9.0)
     inverse, residual = fields.invert(field)
     source = fields.identity_positions(SHAPE) + inverse
     last = torch.tensor(SHAPE).view(1, 3, 1, 1, 1) - 1
     inside = ((source >= 0) & (source <= last)).all(1, keepdim=True)
     miss = (inverse + warp(field, inverse, padding="border")).norm(dim=1, keepdim=True)
     assert residual == pytest.approx(float(miss[inside].max()), abs=1e-4)
-    assert float(miss[~inside].max()) > residual + 0.05
+    assert float(miss[~inside].max()) > residual + 0.1
 
 
 def test_jacobian_of_an_affine_is_its_determinant() -> None:

@@ -25,17 +25,16 @@ def without_folds(field: Tensor) -> Tensor:
     Returns:
         Same shape; voxels farther than a few from every fold keep their values.
     """
-    smoothed = None
+    field = field.clone(memory_format=torch.contiguous_format)  # changed in place below
     for _ in range(_ROUNDS):
-        at = (jacobian_determinant(field if smoothed is None else smoothed)[0] < _LEAST).nonzero()
+        at = (jacobian_determinant(field)[0] < _LEAST).nonzero()
         if len(at) == 0:
             break
-        smoothed = field.clone() if smoothed is None else smoothed
         if len(at) > _FEW:
-            smoothed = _smooth(smoothed, at)
+            field = _smooth(field, at)
         else:
-            _smooth_around(smoothed[0].flatten(1), at, tuple(field.shape[2:]))
-    return field if smoothed is None else smoothed
+            _smooth_around(field[0].flatten(1), at, tuple(field.shape[2:]))
+    return field
 
 
 def _smooth(field: Tensor, at: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ _ENOUGH = 64  # voxels, of which an affine map is taken
 def continued(field: Tensor, known: Tensor, weight: Tensor) -> Tensor:
     """The field where it is known; beyond, the affine map nearest to it, and what is left continued smoothly.
 
-    What is left becomes nearly harmonic, from coarse to fine grids: it is nowhere longer than where it is known, and
-    where the known part does not fold the whole does not.
+    What is left becomes nearly harmonic, from coarse to fine grids: along each axis it is nowhere longer than where
+    it is known. A known part that does not fold was not seen to be continued by one that does; no bound says so.
 
     Args:
         field: (1, 3, D, H, W) in voxels of its own grid.
