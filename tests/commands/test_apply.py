@@ -44,7 +44,7 @@ def test_images_labels_and_points_in_one_call(
     pairs = [str(files / f"{prefix}{name}") for name in names for prefix in ("", "moved_")]
     assert apply(files, "-t", str(files / "x.txt"), *pairs, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert [one["how"] for one in answer["outputs"]] == ["linear", "nearest", "2 points"]
+    assert [one["how"] for one in answer["outputs"]] == ["linear", "label", "2 points"]
     image = nib.load(files / "moved_image.nii.gz").get_fdata()
     np.testing.assert_allclose(image[:-1], np.rint(phantom.t1 * 1000 - 0.5)[1:], atol=1)
     labels = nib.load(files / "moved_labels.nii.gz")

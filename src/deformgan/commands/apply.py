@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deformgan.transforms.chain import Chain
     from deformgan.transforms.transform import Transform
 
-KINDS = {"nearest": "a label map (nearest neighbour)", "linear": "an image (linear interpolation)"}
+KINDS = {"label": "a label map (values kept)", "linear": "an image (linear interpolation)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class Apply:
     """The image whose grid the outputs get; points do without."""
     moving_geometry: Geometry = None
     """The moving image that FSL's transforms were made for; without it the input is taken for that."""
-    interpolation: Literal["auto", "linear", "nearest", "cubic"] = "auto"
-    """auto: nearest for label maps, linear for images."""
+    interpolation: Literal["auto", "linear", "cubic", "label", "nearest"] = "auto"
+    """auto: label for label maps, linear for images. label: the value with the largest share of the eight voxels around; nearest: that of the nearest voxel."""  # noqa: E501 — the help page wraps its paragraphs itself
     force: Force = False
     json: Json = False
     messages: Messages = field(default_factory=Messages)
@@ -162,26 +162,27 @@ class Apply:
     def _how(self, source: Path, volumes: Iterable[np.ndarray]) -> tuple[str, list[str]]:
         """The interpolation, and what is to be told of it: what was guessed, and that whole numbers are blended."""
         from deformgan.io.label_maps import is_whole, looks_like_labels
+        from deformgan.transforms.mapping import VALUES_KEPT
 
-        if self.interpolation == "nearest":
-            return "nearest", []
+        if self.interpolation in VALUES_KEPT:
+            return self.interpolation, []
         whole = labels = True
         for volume in volumes:
             whole = whole and is_whole(volume)
             labels = labels and whole and looks_like_labels(volume)
             if not whole:
                 break
-        how = self.interpolation if self.interpolation != "auto" else "nearest" if labels else "linear"
+        how = self.interpolation if self.interpolation != "auto" else "label" if labels else "linear"
         if self.interpolation != "auto":
             if not whole:
                 return how, []
             kind = "looks like a label map" if labels else "holds whole numbers"
-            blended = f"{source} {kind} and was interpolated: if these are labels, give --interpolation nearest"
+            blended = f"{source} {kind} and was interpolated: if these are labels, give --interpolation label"
             return how, [f"warning: {blended}" if labels else blended]
         told = f"{source} was taken for {KINDS[how]}; --interpolation says otherwise"
         if how == "linear" and whole:
             kind = f"holds whole numbers and was taken for {KINDS[how]}"
-            told = f"{source} {kind}: if these are labels, give --interpolation nearest"
+            told = f"{source} {kind}: if these are labels, give --interpolation label"
         return how, [told]
 
 
@@ -208,8 +209,9 @@ def _as_needed(image: Image, how: str) -> Image:
     """An exact image in the type it is resampled in: its own where values are kept, else 32-bit."""
     from deformgan.io.image import Image, require_computable
     from deformgan.io.values import exact_or_rounded, rounded
+    from deformgan.transforms.mapping import VALUES_KEPT
 
-    if how == "nearest":
+    if how in VALUES_KEPT:
         return Image(exact_or_rounded(image.data), image.grid, image.name)
     require_computable(image)
     return Image(rounded(image.data), image.grid, image.name)

@@ -106,7 +106,7 @@ def as_labels(data: np.ndarray, name: str) -> np.ndarray:
 
 
 def exact_or_rounded(data: np.ndarray) -> np.ndarray:
-    """Values to be kept as they are (nearest neighbour), in the smallest type that holds them."""
+    """Values to be kept as they are, in the smallest type that holds them."""
     if data.dtype.kind != "f" or data.dtype == np.float32:
         return data
     if np.abs(data).max(initial=0) < 2**31 and is_whole(data):

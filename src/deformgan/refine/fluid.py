@@ -22,7 +22,7 @@ from deformgan.refine.progress import shifted
 from deformgan.refine.settings import DEFAULT_FLUID, FluidSettings
 from deformgan.refine.weights import CELL, Compared, Weight
 from deformgan.spatial.field import resize
-from deformgan.spatial.native.fluid import FluidSteps
+from deformgan.spatial.native import fluid as native
 from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import warp
 
@@ -116,7 +116,7 @@ def refine_fluid(
 def _flow(field: Tensor, level: _Level, settings: FluidSettings, progress: Callable[[int], None]) -> Tensor:
     """All steps of a level."""
     drive = Drive(level.fixed, level.weight.at(field), settings)
-    compiled = FluidSteps(level.moving, field) if usable(level.moving, field) else None
+    compiled = native.FluidSteps(level.moving, field) if usable(level.moving, field) else None
     for step in range(level.steps):
         if step and step % _REWEIGHED == 0 and level.weight.moving is not None:
             drive = Drive(level.fixed, level.weight.at(field), settings)
@@ -124,20 +124,25 @@ def _flow(field: Tensor, level: _Level, settings: FluidSettings, progress: Calla
         if compiled is None:
             field = _step(field, level, drive, settings, length)
         else:
-            compiled.advance(drive(compiled.moved()), length, settings.update_sigma, settings.field_sigma)
+            sigmas = settings.update_sigma, settings.field_sigma
+            compiled.advance(drive(compiled.moved()), length, *sigmas, settings.shorter)
             field = compiled.field
         progress(step + 1)
     return field
 
 
 def _step(field: Tensor, level: _Level, drive: Drive, settings: FluidSettings, length: float) -> Tensor:
-    """The longest update is ``length`` voxels."""
+    """No update is longer than ``length`` voxels, see `FluidSettings.shorter`."""
     moved = warp(level.moving, field, padding="border")
     update = gaussian(force(drive(moved), moved), settings.update_sigma)
     longest = float(update.square().sum(1).amax().sqrt())
     if not 0 < longest < float("inf"):
         return field
-    update *= length / longest
+    if settings.shorter < 1:
+        usual = native.usual_length(update, settings.shorter)
+        update *= length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
+    else:
+        update *= length / longest
     # what was there is taken from where the update leads
     return gaussian(update.add_(warp(field, update, padding="border")), settings.field_sigma)
 

@@ -26,7 +26,7 @@ from deformgan.spatial.warp import warp
 
 _PROBE_STEPS = 15
 # its own settings, on which the limit below rests
-_PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0, step=0.5, field_sigma=0.3)
+_PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0, step=0.5, shorter=1.0, field_sigma=0.3)
 _LITTLE = 1.5  # voxels of mean displacement, below which a pair may be aligned already
 _STIFF = (25.0, 5.0)  # times as much bending costs there: the first that is as good
 _AS_GOOD = 0.99  # share of the match of edges that a stiffer field must keep

@@ -47,6 +47,8 @@ class FluidSettings:
         fine_share: Share of the steps that follows on a finer grid, where the images are as fine.
         update_sigma, field_sigma: Of the Gaussians that smooth each update and then the field, in voxels of the level.
         step: Length of the largest update in voxels of the level; it falls linearly to a tenth within each level.
+        shorter: Share of the updates that are shorter than that; the others are shortened to it, so that a few strong
+            edges do not hold up all others. 1 shortens none.
         correlation, information: Weights of the local correlation and of the mutual information.
         radius: The correlation is taken in cubes of ``2 radius + 1`` voxels.
         epsilon: Added to both variances there.
@@ -57,8 +59,9 @@ class FluidSettings:
     levels: tuple[tuple[int, float], ...] = ((4, 0.28), (2, 0.28), (1, 0.3))
     fine_share: float = 0.14
     update_sigma: float = 1.5
-    field_sigma: float = 0.4
-    step: float = 0.9
+    field_sigma: float = 0.5
+    step: float = 0.99
+    shorter: float = 0.98
     correlation: float = 2.0
     information: float = 1.0
     radius: int = 2
@@ -69,4 +72,4 @@ class FluidSettings:
 
 DEFAULT_SETTINGS = RefineSettings()
 DEFAULT_FLUID = FluidSettings()
-FLUID_SHARE = 0.45  # of the steps that control points take, for a fluid field
+FLUID_SHARE = 0.3  # of the steps that control points take, for a fluid field

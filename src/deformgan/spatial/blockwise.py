@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.labels import LabelSampler, sample_nearest
 from deformgan.spatial.native import grids as native
 from deformgan.spatial.native import sampling
 from deformgan.spatial.native.use import usable
@@ -192,8 +193,10 @@ def sampler(data: np.ndarray, interpolation: str) -> Callable[[Tensor], Tensor |
     """A function from `grid_sample` coordinates (3, s, H, D) to the values of (D, H, W) data there, (s, H, D).
 
     Args:
-        interpolation: ``linear``, ``nearest`` or ``cubic``.
+        interpolation: ``linear``, ``cubic``, ``nearest`` or ``label``.
     """
+    if interpolation == "label":
+        return LabelSampler(data.T)
     if interpolation == "nearest":
         labels = np.ascontiguousarray(data.T)
         return lambda at: sample_nearest(labels, at)
@@ -231,13 +234,6 @@ class _Window:
             self.slices = torch.from_numpy(np.require(part, np.float32, ["C", "W"]))
         along = (index - self.first + 0.5) * (2 / len(self.slices)) - 1
         return sample(self.slices[None], torch.stack([at[0], at[1], along]))[0]
-
-
-def sample_nearest(source: np.ndarray, at: Tensor) -> np.ndarray:
-    """The nearest voxel's value, border value outside; any dtype: (w, h, d) at (3, s, H, D) → (s, H, D)."""
-    sizes = source.shape[::-1]
-    i, j, k = (((at[c] + 1) * (n / 2)).floor_().clamp_(0, n - 1).long() for c, n in enumerate(sizes))
-    return source.reshape(-1).take(((k * sizes[1] + j) * sizes[0] + i).numpy())
 
 
 def sample_cubic(source: Tensor, at: Tensor) -> Tensor:

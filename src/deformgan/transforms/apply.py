@@ -29,10 +29,10 @@ def apply(
         transform: From fixed to moving, a file or a `Transform`; several are chained as antsApplyTransforms does: the
             last one is applied to the image first.
         reference: Whose grid the result gets, in fixed space.
-        interpolation: ``linear``, ``cubic``, ``nearest``, or ``auto``: nearest for what looks like labels, else linear.
+        interpolation: as `Mapping.apply` takes it, or ``auto``: ``label`` for what looks like labels, else ``linear``.
 
     Returns:
-        float32, or the image's own type with ``nearest``.
+        float32, or the image's own type with ``label`` and ``nearest``.
 
     Raises:
         UsageError: No such interpolation.
@@ -41,7 +41,7 @@ def apply(
     moving, onto = load_exact(image), grid_of(reference)
     if interpolation == "auto":
         labels = is_whole(moving.data) and looks_like_labels(moving.data)
-        interpolation = "nearest" if labels else "linear"
+        interpolation = "label" if labels else "linear"
     maps = [transform] if isinstance(transform, str | os.PathLike | Mapping) else list(transform)
     loaded: list[Any] = [
         one if isinstance(one, Mapping) else load_transform(one, fixed=onto, moving=moving.grid) for one in maps

@@ -50,7 +50,7 @@ class Carried:
         return cls(label_map, None if points is None else _within(points, moving))
 
     def through(self, transform: Transform, onto: Grid) -> Carried:
-        """In fixed space: labels by nearest neighbour on a grid, their values kept; points each by itself."""
+        """In fixed space: labels on a grid, their values kept; points each by itself."""
         labels, points = self.labels, self.points
         return Carried(
             None if labels is None else transform.apply_labels(labels, onto),

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image, load_exact, load_grid, load_image, load_labels
 from deformgan.spatial import blockwise
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.labels import LabelSampler
 
 if TYPE_CHECKING:
     from deformgan.io.image import ImageLike
 
-_INTERPOLATIONS = ("linear", "nearest", "cubic")
+VALUES_KEPT = ("label", "nearest")  # interpolations that make no new ones
+_INTERPOLATIONS = ("linear", "cubic", *VALUES_KEPT)
 _MOST_TOGETHER, _TIMES_TOGETHER = 1 << 24, 32  # voxels of the grid that two fields are put on
 _PROBES = 12  # along an axis, to see where a map goes
 
@@ -64,35 +67,48 @@ class Mapping(ABC):
         Args:
             image: An `Image`, or whatever `deformgan.io.image.load_image` takes.
             onto: A grid, or an image whose grid counts.
-            interpolation: ``linear``, ``cubic`` (Catmull-Rom; slower, may overshoot) or ``nearest`` (values kept).
+            interpolation: ``linear``; ``cubic`` (Catmull-Rom; slower, may overshoot); ``label``, the value with the
+                largest share of the eight voxels around, where one that this would lose is put where the nearest voxel
+                has it; ``nearest``.
 
         Returns:
-            float32, or the image's dtype with ``nearest``.
+            float32, or the image's dtype with ``label`` and ``nearest``.
 
         Raises:
             UsageError: unknown interpolation.
         """
         if interpolation not in _INTERPOLATIONS:
             raise UsageError(f"unknown interpolation {interpolation!r}", f"use {', '.join(_INTERPOLATIONS)}")
-        nearest = interpolation == "nearest"
+        kept = interpolation in VALUES_KEPT
         if not isinstance(image, Image):
             image = load_image(image)
         onto = grid_of(onto)
-        out = np.zeros(onto.shape, image.data.dtype if nearest else np.float32, order="F")
-        transposed, source = out.T, blockwise.sampler(image.data, interpolation)
-        for start, stop, at in self.mapped_blocks(onto, blockwise.normalised_index(image.grid)):
+        out = np.zeros(onto.shape, image.data.dtype if kept else np.float32, order="F")
+        source = blockwise.sampler(image.data, interpolation)
+        self._sample(source, image.grid, onto, out)
+        if isinstance(source, LabelSampler) and len(lost := source.lost(out)):
+            near = np.zeros_like(out)
+            self._sample(blockwise.sampler(image.data, "nearest"), image.grid, onto, near)
+            np.copyto(out, near, where=np.isin(near, lost))
+        return Image(out, onto, image.name)
+
+    def _sample(
+        self, source: Callable[[Tensor], Tensor | np.ndarray], moving: Grid, onto: Grid, out: np.ndarray
+    ) -> None:
+        """Write what ``source`` has at the voxels of ``onto`` to ``out``, (D, H, W) in Fortran order."""
+        transposed = out.T
+        for start, stop, at in self.mapped_blocks(onto, blockwise.normalised_index(moving)):
             reach = at.abs().amax(0)
             if float(reach.min()) > 1:
                 continue
             transposed[start:stop] = source(at)
             if float(reach.max()) > 1:
                 transposed[start:stop][(reach > 1).numpy()] = 0
-        return Image(out, onto, image.name)
 
     def apply_labels(self, labels: ImageLike, onto: Grid | ImageLike) -> Image:
-        """Pull a label map onto ``onto`` by nearest neighbour; values and dtype are kept."""
+        """Pull a label map onto ``onto``, see ``label`` in `apply`; values and dtype are kept."""
         labels = labels if isinstance(labels, Image) else load_labels(labels)
-        return self.apply(labels, onto, "nearest")
+        return self.apply(labels, onto, "label")
 
 
 def grid_of(onto: Grid | ImageLike) -> Grid:

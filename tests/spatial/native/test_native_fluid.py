@@ -133,8 +133,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("length", [0.4, 2.5])
 @pytest.mark.parametrize("sigmas", [(1.5, 0.3), (0.0, 0.0)], ids=["smoothed", "plain"])
+@pytest.mark.parametrize("share", [1.0, 0.9])
 def test_steps_are_those_of_their_parts(
-    shape: tuple[int, ...], level: int, sigmas: tuple[float, float], length: float
+    shape: tuple[int, ...], level: int, sigmas: tuple[float, float], length: float, share: float
 ) -> None:
     moving, slope, *parts = volumes(shape, 5)
     field = 3 * torch.cat(parts, 1) - 1.5
@@ -145,10 +146,23 @@ def test_steps_are_those_of_their_parts(
         update = fluid.gaussian(fluid.force(slope, moved), sigmas[0])
         longest = float(update.square().sum(1).amax().sqrt())
         if longest > 0:
-            update = update * (length / longest)
+            lengths = update.square().sum(1, keepdim=True).sqrt()
+            update = update * (length / lengths.clamp_min(fluid.usual_length(update, share)))
+            assert float(update.square().sum(1).amax()) <= 1.001 * length**2
             expected = fluid.gaussian(update + warp(expected, update, padding="border"), sigmas[1])
-        steps.advance(slope, length, *sigmas)
+        steps.advance(slope, length, *sigmas, share)
         torch.testing.assert_close(steps.field, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_usual_length_is_a_quantile_of_those_that_move() -> None:
+    update = torch.zeros(1, 3, 10, 20, 30)
+    update[:, :, :5] = 2 * torch.randn(1, 3, 5, 20, 30, generator=torch.Generator().manual_seed(0))
+    lengths = update.square().sum(1).sqrt()
+    assert fluid.usual_length(update, 1) == pytest.approx(float(lengths.amax()))
+    assert fluid.usual_length(update, 0.9) == pytest.approx(float(lengths[lengths > 0].quantile(0.9)), rel=0.01)
+    large = update.repeat_interleave(5, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    assert fluid.usual_length(large, 0.9) == pytest.approx(fluid.usual_length(update, 0.9), rel=0.1)
+    assert fluid.usual_length(torch.zeros(1, 3, 4, 4, 4), 0.9) == 0
 
 
 @pytest.mark.parametrize("wild", [float("nan"), float("inf")])

@@ -11,6 +11,7 @@ from deformgan.losses.gradient import image_gradient
 from deformgan.networks.correlation import neighbours
 from deformgan.spatial import native
 from deformgan.spatial.field import resize
+from deformgan.spatial.labels import vote
 from deformgan.spatial.native import edges, library, sampling
 from deformgan.spatial.warp import warp
 
@@ -160,3 +161,29 @@ def test_the_mean_match(shape: tuple[int, int, int], level: int, sharpness: floa
     displacement, confidence = edges.match(logits, shape, level=level)
     torch.testing.assert_close(displacement.flatten(2)[0], mean.float(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(confidence.flatten(), probability[0].amax(-1).float(), atol=1e-5, rtol=1e-4)
+
+
+@each_shape
+@each_level
+def test_labels_vote(shape: tuple[int, int, int], level: int) -> None:
+    g = generator(shape)
+    labels = torch.randint(0, 4, shape, generator=g).int()
+    at = 2.6 * torch.rand(3, 5, 7, 9, generator=g) - 1.3
+    at[:, 0, 0, 0] = torch.nan
+    found = sampling.vote(labels, at, level=level)
+    torch.testing.assert_close(found, vote(labels, at), atol=0, rtol=0)
+    # a single label around is found where it lies; shares are those of linear interpolation
+    masks = torch.stack([(labels == label).float() for label in range(4)])
+    shares = sampling.sample(masks, at[:, 1:])
+    chosen = shares.gather(0, labels.flatten()[found[1:].long()].long()[None])[0]
+    assert bool((chosen >= shares.amax(0) - 1e-5).all())
+
+
+def test_what_cannot_be_voted_on() -> None:
+    at = torch.zeros(3, 2, 2, 2)
+    with pytest.raises(ValueError, match="cannot sample"):
+        sampling.vote(torch.zeros(4, 4, 4), at)
+    with pytest.raises(ValueError, match="cannot sample"):
+        sampling.vote(torch.zeros(4, 4, 0, dtype=torch.int32), at)
+    with pytest.raises(ValueError, match="cannot sample"):
+        sampling.vote(torch.zeros(4, 4, 4, dtype=torch.int32), at[:2])

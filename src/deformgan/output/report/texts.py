@@ -104,7 +104,7 @@ def methods(record: dict[str, Any], material: Material, names: dict[str, str]) -
         parts.append("Marked lesions were left out of the comparison, and the map there follows from what is around.")
     parts.append("The moving image was resampled once, with linear interpolation.")
     if material.labels is not None:
-        parts.append("Labels were carried along by nearest-neighbour interpolation.")
+        parts.append("Labels were carried along: a voxel got the one with the largest share of the eight around it.")
     return " ".join([*parts, _found(record["quality"])])
 
 

@@ -15,13 +15,14 @@ from torch import Tensor
 from deformgan.spatial.native.fields import MOST_VOXELS, contiguous
 from deformgan.spatial.native.library import kernel
 from deformgan.spatial.native.sampling import warp
-from deformgan.spatial.native.structures import ComposeJob, CorrelationJob, HistogramJob
+from deformgan.spatial.native.structures import ComposeJob, CorrelationJob, HistogramJob, ShortenJob
 from deformgan.spatial.native.threads import native_threads
 
 _SHARES = 4  # parts of the planes for each thread
 _PARTS = 16  # histograms that are counted side by side; a fixed number, so that threads change no bit
 _HISTOGRAM_FLOOR = 1e-7  # of a probability, so that it has a logarithm
 _REACH = 3.0  # sigmas
+_LOOKED_AT = 30_000  # vectors, for how long they usually are
 
 
 @lru_cache(maxsize=16)
@@ -74,6 +75,16 @@ def force(slope: Tensor, moved: Tensor, level: int | None = None, out: Tensor | 
     return out
 
 
+def usual_length(update: Tensor, share: float) -> float:
+    """The length that ``share`` of the vectors (1, 3, D, H, W) that are not 0 do not exceed, seen from some of them."""
+    every = max(1, round((update[0, 0].numel() / _LOOKED_AT) ** (1 / 3)))
+    squared = update[0, :, ::every, ::every, ::every].square().sum(0)
+    squared = squared[squared > 0]
+    if not len(squared):
+        return float(update.square().sum(1).amax()) ** 0.5
+    return float(squared.kthvalue(max(1, round(share * len(squared)))).values) ** 0.5
+
+
 class FluidSteps:
     """Steps of a fluid registration in memory that is taken once: fresh memory costs as much as the work in it.
 
@@ -92,13 +103,16 @@ class FluidSteps:
         """The moving image through the field, its border value outside; valid until the next call."""
         return warp(self._moving, self.field, "border", out=self._moved, level=self._level)
 
-    def advance(self, slope: Tensor, length: float, update_sigma: float, field_sigma: float) -> None:
-        """Compose the field with the smoothed force, the longest of whose vectors becomes ``length``, and smooth it.
+    def advance(
+        self, slope: Tensor, length: float, update_sigma: float, field_sigma: float, share: float = 1.0
+    ) -> None:
+        """Compose the field with the smoothed force, of which no vector is longer than ``length``, and smooth it.
 
         Args:
             slope: (1, 1, D, H, W), a similarity's derivative by the image that `moved` gave last.
             length: In voxels.
             update_sigma, field_sigma: Of the Gaussians, in voxels.
+            share: Of the vectors that do not reach ``length``, see `usual_length`; the others are shortened to it.
         """
         update = force(slope, self._moved, self._level, out=self._first)
         if update_sigma > 0:
@@ -111,8 +125,14 @@ class FluidSteps:
         longest = float(planes.max()) ** 0.5
         if not 0 < longest < float("inf"):
             return
+        factor = length / longest
+        if share < 1:
+            factor, usual = 1.0, usual_length(update, share)
+            cut = ShortenJob(update=update.data_ptr(), usual=usual, length=length, threads=job.threads)
+            cut.shape[:] = job.shape[:]
+            kernel("dg_shorten", None, self._level)(byref(cut))
         composed = self._second
-        job.factor, job.near, job.out = length / longest, int(length < 1), composed.data_ptr()
+        job.factor, job.near, job.out = factor, int(length < 1), composed.data_ptr()
         kernel("dg_compose", None, self._level)(byref(job))
         if field_sigma > 0:
             weights = _gaussian_weights(field_sigma, _REACH)

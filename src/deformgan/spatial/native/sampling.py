@@ -1,6 +1,7 @@
 """Sampling through a field, and the greatest value around every voxel, in compiled code.
 
-The counterparts in PyTorch are `deformgan.spatial.warp.warp` (linear) and `torch.nn.functional.max_pool3d`.
+The counterparts in PyTorch are `deformgan.spatial.warp.warp` (linear), `deformgan.spatial.labels` and
+`torch.nn.functional.max_pool3d`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from deformgan.spatial.native.fields import MOST_VOXELS, contiguous, describe
 from deformgan.spatial.native.library import kernel
-from deformgan.spatial.native.structures import PointsJob, WarpJob
+from deformgan.spatial.native.structures import PointsJob, VoteJob, WarpJob
 from deformgan.spatial.native.threads import native_threads
 
 _PARTS = 4  # of the work for each thread: one that is held up leaves the rest to the others
@@ -87,6 +88,32 @@ def sample(image: Tensor, at: Tensor, level: int | None = None) -> Tensor:
     job.shape[:] = tuple(source.shape[1:])
     job.image, job.at, job.out = source.data_ptr(), at.data_ptr(), out.data_ptr()
     kernel("dg_points", None, level)(byref(job))
+    return out
+
+
+def vote(labels: Tensor, at: Tensor, level: int | None = None) -> Tensor:
+    """Of a label map at any positions: the voxel whose label has the largest share of the eight around.
+
+    A voxel's share is its weight in linear interpolation; of equal ones the nearest voxel's label counts.
+
+    Args:
+        labels: (W, H, D) int32.
+        at: As `sample` takes it; the border value lies outside.
+        level: See `deformgan.spatial.native.library.kernel`.
+
+    Returns:
+        (…) int32, indices into the flat map.
+    """
+    source, at = labels.contiguous(), contiguous(at)
+    if source.ndim != 3 or source.dtype != torch.int32 or at.ndim < 2 or len(at) != 3 or not source.numel():
+        raise ValueError(f"cannot sample {tuple(labels.shape)} {labels.dtype} at {tuple(at.shape)}")
+    if source.numel() > MOST_VOXELS:
+        raise ValueError(f"a map of {tuple(labels.shape)} is too large")
+    out = torch.empty(at.shape[1:], dtype=torch.int32)
+    job = VoteJob(count=out.numel(), threads=native_threads(out.numel()))
+    job.shape[:] = tuple(source.shape)
+    job.labels, job.at, job.out = source.data_ptr(), at.data_ptr(), out.data_ptr()
+    kernel("dg_vote", None, level)(byref(job))
     return out
 
 

@@ -76,6 +76,19 @@ class PointsJob(Structure):
     ]
 
 
+class VoteJob(Structure):
+    """See ``vote_job``."""
+
+    _fields_ = [
+        ("labels", c_void_p),
+        ("shape", c_int64 * 3),
+        ("at", c_void_p),
+        ("count", c_int64),
+        ("out", c_void_p),
+        ("threads", c_int64),
+    ]
+
+
 class ShiftJob(Structure):
     """See ``shift_job``."""
 
@@ -229,6 +242,18 @@ class ComposeJob(Structure):
         ("near", c_int64),
         ("out", c_void_p),
         ("length", c_void_p),
+        ("threads", c_int64),
+    ]
+
+
+class ShortenJob(Structure):
+    """See ``shorten_job``."""
+
+    _fields_ = [
+        ("update", c_void_p),
+        ("shape", c_int64 * 3),
+        ("usual", c_float),
+        ("length", c_float),
         ("threads", c_int64),
     ]
 

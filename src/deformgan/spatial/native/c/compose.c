@@ -1,4 +1,4 @@
-/* How a fluid registration steps on: the longest update, and an update composed with the field so far. */
+/* How a fluid registration steps on: the longest update, shortened ones, and an update composed with the field so far. */
 #include "rows.h"
 
 enum { LANE = 64 };
@@ -13,6 +13,13 @@ typedef struct {
     float *length; /* (D): the longest squared update */
     int64_t threads;
 } compose_job;
+
+typedef struct {
+    float *update; /* (3, D, H, W) */
+    int64_t shape[3];
+    float usual, length;
+    int64_t threads;
+} shorten_job;
 
 static void longest_plane(void *context, int64_t z) {
     const compose_job *job = context;
@@ -39,6 +46,24 @@ static void longest_plane(void *context, int64_t z) {
 /* The longest vector of `update`, squared, for each plane; infinite where one is not finite. */
 DG_EXPORT void DG_NAME(dg_longest)(const compose_job *job) {
     dg_parallel(longest_plane, (void *)job, job->shape[0], job->threads);
+}
+
+/* Each vector of a plane times length / max(its own length, usual), in place. */
+static void shorten_plane(void *context, int64_t z) {
+    const shorten_job *job = context;
+    int64_t plane = job->shape[1] * job->shape[2], volume = job->shape[0] * plane;
+    float *restrict u0 = job->update + z * plane, *restrict u1 = u0 + volume, *restrict u2 = u1 + volume;
+    float floor = job->usual * job->usual;
+    for (int64_t x = 0; x < plane; x++) {
+        float square = u0[x] * u0[x] + u1[x] * u1[x] + u2[x] * u2[x];
+        float factor = job->length / sqrtf(square > floor ? square : floor);
+        u0[x] *= factor, u1[x] *= factor, u2[x] *= factor;
+    }
+}
+
+/* Vectors of the usual length become as long as `length`, longer ones no longer, shorter ones in proportion. */
+DG_EXPORT void DG_NAME(dg_shorten)(const shorten_job *job) {
+    dg_parallel(shorten_plane, (void *)job, job->shape[0], job->threads);
 }
 
 static void compose_run(const compose_job *job, int64_t z, int64_t y, int64_t from, int64_t n) {
