@@ -45,7 +45,7 @@ def ants(fixed: Path, moving: Path, labels: Path, out: Path, threads: int, folde
     images = tool.image_read(str(fixed)), tool.image_read(str(moving))
     found = tool.registration(*images, "SyN", outprefix=f"{folder}/syn_", random_seed=1, **settings)
     carried = tool.apply_transforms(
-        images[0], tool.image_read(str(labels)), found["fwdtransforms"], interpolator="nearestNeighbor"
+        images[0], tool.image_read(str(labels)), found["fwdtransforms"], interpolator="genericLabel"
     )
     tool.image_write(carried, str(out))
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from deformgan.align.handedness import mirrored_agreement
 from deformgan.align.options import Options
 from deformgan.align.start import Start, agreement_elsewhere, find_start
-from deformgan.io.image import Image
 from deformgan.io.points import Points
 from deformgan.models.brain import brains_of
 from deformgan.models.device import pick_device, pick_precision
@@ -99,7 +98,7 @@ def register(
             backward = network.predict(b, a, options.precision).cpu() if options.uncertainty else None
         if options.refine_steps:
             with run.stage("refine"):
-                refined = _refined(pair, prediction, (scan.image, start.moving.image), network, run)
+                refined = _refined(pair, prediction, (scan, start.moving), network, run)
                 field, sides = pair.lesions.fill_harmonic(refined.field.cpu()), refined.sides
                 run.settle(subject=refined.subject, refine_steps=refined.steps)
     with run.stage("transform"):  # world mm from here on
@@ -143,14 +142,14 @@ def _loading(model: str | os.PathLike[str] | Model, run: Run) -> Callable[[], Mo
     return loaded
 
 
-def _refined(pair: Pair, field: Tensor, images: tuple[Image, Image], network: Model, run: Run) -> Refined:
+def _refined(pair: Pair, field: Tensor, scans: tuple[Scan, Scan], network: Model, run: Run) -> Refined:
     """The field after optimisation on the run's device."""
     options, device = run.options, run.options.device
     a, b = pair.seen_tensors
     fixed, moving, mask, start = (one.to(device) for one in (*pair.tensors, pair.fixed.mask, field))
     return refine_pair(
         fixed, moving, start, mask=mask, lesions=pair.excluded.to(device), steps=options.refine_steps,
-        subject=options.subject, smoothness=options.smoothness, fine=lambda: finer_pair(images, pair),
+        subject=options.subject, smoothness=options.smoothness, fine=lambda: finer_pair(scans, pair),
         mirrored=lambda: network.predict(a, b.flip(2), options.precision), progress=run.step,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from deformgan.preprocess.lesions import Lesions
 from deformgan.refine import FluidSettings, refine_fluid
 from deformgan.refine.drive import Drive, force, gaussian, local_correlation, mutual_information
 from deformgan.refine.fluid import _Level
+from deformgan.refine.settings import DEFAULT_FLUID
 from deformgan.refine.weights import Weight
 from deformgan.spatial.field import compose, identity_positions, invert, jacobian_determinant, resize
 from deformgan.spatial.warp import warp
@@ -74,7 +75,7 @@ def test_nothing_is_compared_where_something_is_excluded() -> None:
 def test_a_field_enters_the_box_around_what_counts_and_leaves_it_as_it_was() -> None:
     image, counts = texture(), torch.zeros(1, 1, *SHAPE)
     counts[:, :, 10:20, 12:30, 15:21] = 1
-    level = _Level.of(image, image, Weight(counts, None), 1)
+    level = _Level.of(image, image, Weight(counts, None), 1, DEFAULT_FLUID)
     assert [(s.start, s.stop) for s in level.box] == [(6, 24), (8, 34), (11, 25)]
     field = waves(2.0)
     part = level.enter(field)

@@ -74,10 +74,10 @@ def conform(
     """
     content = find_content(image)
     if grid is not None:
-        return _to_grid(image, content, grid)
+        return on_grid(image, content, grid)
     centre = content.centre_mm(image.grid) if centre_mm is None else np.asarray(centre_mm, float)
     spacing *= _growth(image, content, centre, shape, spacing)
-    return _to_grid(image, content, _working_grid(image, shape, spacing, centre))
+    return on_grid(image, content, _working_grid(image, shape, spacing, centre))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +151,8 @@ def conform_pair(
     if np.array_equal(start[:3, :3], np.eye(3)) and start[:3, 3].any():  # where a shift leads voxels may meet voxels
         grid_m = _working_grid(moving.image, shape, spacing, centre + start[:3, 3])
     return Pair(
-        _to_grid(fixed.image, fixed.content, grid_f),
-        _to_grid(moving.image, moving.content, grid_m),
+        on_grid(fixed.image, fixed.content, grid_f),
+        on_grid(moving.image, moving.content, grid_m),
         Lesions.on_grids(fixed.lesion, moving.lesion, (grid_f, grid_m)),
     )
 
@@ -175,7 +175,8 @@ def _working_grid(image: Image, shape: Shape, spacing: float, centre_mm: np.ndar
     return Grid.centred(shape, spacing, centre_mm + image.grid.to_world(np.rint(index)) - image.grid.to_world(index))
 
 
-def _to_grid(image: Image, content: Content, grid: Grid) -> Conformed:
+def on_grid(image: Image, content: Content, grid: Grid) -> Conformed:
+    """An image on this grid and no other, see `conform`."""
     sigmas = [antialiasing_sigma(grid.spacing[0], own) for own in image.grid.spacing]
     source, source_grid = _cropped(image, content, grid, sigmas)
     values, covered = _resampled(source, source_grid, grid, sigmas)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deformgan.io.image import Image
-from deformgan.preprocess.conform import Pair, conform
+from deformgan.preprocess.conform import Pair, on_grid
+from deformgan.preprocess.scan import Scan
 
 FINER = 1.5  # times as many voxels along each axis
 _WORTH = 1.2  # the working voxel over an image's own, from which on there is more to see
 
 
-def finer_pair(images: tuple[Image, Image], pair: Pair) -> tuple[Tensor, Tensor] | None:
+def finer_pair(scans: tuple[Scan, Scan], pair: Pair) -> tuple[Tensor, Tensor] | None:
     """Both images on their working grids with `FINER` times the voxels; None where either is too coarse to gain.
 
     Args:
-        images: Fixed and moving, as they were conformed.
+        scans: Fixed and moving, as they were conformed.
         pair: Both on their working grids.
 
     Returns:
         (1, 1, D', H', W') in [0, 1] each, over the working grids' extent.
     """
     out = []
-    for image, coarse in zip(images, (pair.fixed, pair.moving), strict=True):
-        if float(coarse.grid.spacing[0]) < _WORTH * float(image.grid.spacing.max()):
+    for scan, coarse in zip(scans, (pair.fixed, pair.moving), strict=True):
+        if float(coarse.grid.spacing[0]) < _WORTH * float(scan.image.grid.spacing.max()):
             return None
         shape = tuple(2 * round(FINER * n / 2) for n in coarse.grid.shape)
-        out.append(conform(image, grid=coarse.grid.resized(shape)).tensor)  # type: ignore[arg-type]
+        out.append(on_grid(scan.image, scan.content, coarse.grid.resized(shape)).tensor)  # type: ignore[arg-type]
     return out[0], out[1]

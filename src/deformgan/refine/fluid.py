@@ -8,7 +8,7 @@ move is smoothed like a viscous fluid moves (Christensen et al. 1996; Avants et 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class _Level:
     Args:
         shape: Of the whole grid.
         box: The part of it that ``fixed`` and the weights' fixed side are.
-        fixed, moving, weight, steps: See `refine_fluid`.
+        fixed, moving, weight, steps, settings: See `refine_fluid`.
     """
 
     shape: tuple[int, ...]
@@ -46,9 +46,10 @@ class _Level:
     moving: Tensor
     weight: Weight
     steps: int
+    settings: FluidSettings
 
     @classmethod
-    def of(cls, fixed: Tensor, moving: Tensor, weight: Weight, steps: int) -> _Level:
+    def of(cls, fixed: Tensor, moving: Tensor, weight: Weight, steps: int, settings: FluidSettings) -> _Level:
         """Cut to the box around the weights, with a margin for what is smoothed."""
         counts = torch.nonzero(weight.fixed[0, 0] > 0)
         shape = tuple(fixed.shape[2:])
@@ -58,9 +59,8 @@ class _Level:
             low, high = (counts.amin(0) - _BORDER).tolist(), (counts.amax(0) + _BORDER + 1).tolist()
             box = tuple(slice(max(0, a), min(n, b)) for a, b, n in zip(low, high, shape, strict=True))
         cut = (slice(None), slice(None), *box)
-        return cls(
-            shape, box, fixed[cut].contiguous(), moving.contiguous(), Weight(weight.fixed[cut], weight.moving), steps
-        )
+        weight = Weight(weight.fixed[cut], weight.moving)
+        return cls(shape, box, fixed[cut].contiguous(), moving.contiguous(), weight, steps, settings)
 
     def enter(self, field: Tensor) -> Tensor:
         """The part of a whole field in the box, leading from there into the whole moving image."""
@@ -108,13 +108,14 @@ def refine_fluid(
     compared = Compared(fixed, moving, mask) if compared is None else compared
     for level in _levels(compared, lesions, fine, steps, settings):
         field = resize(field, level.shape)
-        field = level.leave(field, _flow(level.enter(field), level, settings, shifted(progress, done, steps)))
+        field = level.leave(field, _flow(level.enter(field), level, shifted(progress, done, steps)))
         done += level.steps
     return without_folds(field)
 
 
-def _flow(field: Tensor, level: _Level, settings: FluidSettings, progress: Callable[[int], None]) -> Tensor:
+def _flow(field: Tensor, level: _Level, progress: Callable[[int], None]) -> Tensor:
     """All steps of a level."""
+    settings = level.settings
     drive = Drive(level.fixed, level.weight.at(field), settings)
     compiled = native.FluidSteps(level.moving, field) if usable(level.moving, field) else None
     for step in range(level.steps):
@@ -122,7 +123,7 @@ def _flow(field: Tensor, level: _Level, settings: FluidSettings, progress: Calla
             drive = Drive(level.fixed, level.weight.at(field), settings)
         length = settings.step * (1 - 0.9 * step / level.steps)
         if compiled is None:
-            field = _step(field, level, drive, settings, length)
+            field = _step(field, level, drive, length)
         else:
             sigmas = settings.update_sigma, settings.field_sigma
             compiled.advance(drive(compiled.moved()), length, *sigmas, settings.shorter)
@@ -131,8 +132,9 @@ def _flow(field: Tensor, level: _Level, settings: FluidSettings, progress: Calla
     return field
 
 
-def _step(field: Tensor, level: _Level, drive: Drive, settings: FluidSettings, length: float) -> Tensor:
+def _step(field: Tensor, level: _Level, drive: Drive, length: float) -> Tensor:
     """No update is longer than ``length`` voxels, see `FluidSettings.shorter`."""
+    settings = level.settings
     moved = warp(level.moving, field, padding="border")
     update = gaussian(force(drive(moved), moved), settings.update_sigma)
     longest = float(update.square().sum(1).amax().sqrt())
@@ -164,10 +166,11 @@ def _levels(
         left -= todo
         if todo:
             inside = compared.mask(factor, settings.margin)
-            yield _Level.of(*compared.images(factor), Weight.of(inside, lesions), todo)
+            yield _Level.of(*compared.images(factor), Weight.of(inside, lesions), todo, settings)
     if fine is not None and left:
         shape = fine[0].shape[2:]
         cell = round(CELL * shape[0] / wide.shape[2])
         f, m = (correct_bias_field(image.to(wide), cell) for image in fine)
         inside = F.interpolate(wide, size=shape)
-        yield _Level.of(f, m, Weight.of(inside, lesions), left)
+        how = replace(settings, information=settings.fine_information)
+        yield _Level.of(f, m, Weight.of(inside, lesions), left, how)

@@ -50,6 +50,7 @@ class FluidSettings:
         shorter: Share of the updates that are shorter than that; the others are shortened to it, so that a few strong
             edges do not hold up all others. 1 shortens none.
         correlation, information: Weights of the local correlation and of the mutual information.
+        fine_information: The latter on the finer grid, where a voxel's intensity says less of what it is.
         radius: The correlation is taken in cubes of ``2 radius + 1`` voxels.
         epsilon: Added to both variances there.
         bins: Of the joint histogram, along each axis.
@@ -64,6 +65,7 @@ class FluidSettings:
     shorter: float = 0.98
     correlation: float = 2.0
     information: float = 1.0
+    fine_information: float = 0.0
     radius: int = 2
     epsilon: float = 1e-4
     bins: int = 32
