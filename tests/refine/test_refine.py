@@ -141,7 +141,7 @@ def test_folds_are_smoothed_alike_near_them_and_all_over(at: int, monkeypatch: p
     field[:, :, at : at + 3, 8:11, 9] = 4 * torch.randn(1, 3, 3, 3, generator=torch.Generator().manual_seed(at))
     near = without_folds(field)
     monkeypatch.setattr("deformgan.refine.folds._FEW", 0)
-    assert torch.equal(near, without_folds(field))
+    torch.testing.assert_close(near, without_folds(field), atol=1e-5, rtol=0)  # sums in another order
     assert not torch.equal(near, field)
     assert float(jacobian_determinant(near).min()) >= 0.05
 

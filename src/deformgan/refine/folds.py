@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.losses.boxes import box_sum
 from deformgan.spatial.field import jacobian_determinant
+from deformgan.spatial.native import fluid as native
+from deformgan.spatial.native.use import usable
 from deformgan.spatial.warp import box_maximum
 
 _ROUNDS = 60
@@ -41,13 +44,18 @@ def _smooth(field: Tensor, at: Tensor) -> Tensor:
     """Means of 3³ voxels near some voxels, (N, 3), fading out at the rim."""
     folded = torch.zeros_like(field[:, :1])
     folded[(0, 0, *at.unbind(1))] = 1
-    share = F.avg_pool3d(box_maximum(folded, _REACH), 3, 1, 1)
-    means = F.avg_pool3d(F.pad(field, [1] * 6, mode="replicate"), 3, 1)
+    share = _sums(box_maximum(folded, _REACH)) / 27
+    means = _sums(F.pad(field, [1] * 6, mode="replicate"))[:, :, 1:-1, 1:-1, 1:-1] / 27
     return torch.lerp(field, means, share.expand_as(field))
 
 
+def _sums(volume: Tensor) -> Tensor:
+    """Over 3³ voxels, nothing lying outside."""
+    return native.box_sum(volume, 3) if usable(volume) else box_sum(volume, 3)
+
+
 def _smooth_around(values: Tensor, at: Tensor, shape: tuple[int, ...]) -> None:
-    """The same without a look at the rest of the field.
+    """The same but for rounding, without a look at the rest of the field.
 
     Args:
         values: (C, D·H·W), changed in place; the border value goes on outside.
