@@ -201,6 +201,14 @@ def test_the_label_with_the_largest_share_is_taken(transform: Transform, onto: G
     np.testing.assert_array_equal(moved.data.reshape(-1)[sure], expected[sure])
 
 
+@pytest.mark.parametrize("wide", [np.uint32, np.int64, np.float64])
+def test_labels_beyond_32_bits_are_told_apart(wide: type) -> None:
+    """Numbers that agree in their lower or upper half, as a key of 32 bits might have them."""
+    values = np.array([0, 2**31 - 1, 2**31 + 7, 2**32 - 1] if wide is np.uint32 else [0, 7, 2**32 + 7, 2**40], wide)
+    labels = Image(np.random.default_rng(2).choice(values, SHAPE), WORKING)
+    np.testing.assert_array_equal(Transform.identity().apply_labels(labels, WORKING).data, labels.data)
+
+
 def test_a_label_that_no_share_is_large_enough_for_is_not_lost() -> None:
     data = np.zeros(SHAPE, np.uint16)
     data[4, 4, 4], data[6:10, 6:10, 6:10] = 300, 7

@@ -13,7 +13,8 @@ from torch import Tensor
 from deformgan.spatial.native import sampling
 from deformgan.spatial.native.use import usable
 
-_FEW = 1 << 16  # below it, values are counted in an array
+_FEW = 1 << 16  # below it, values are marked in an array
+_TOGETHER = 1 << 22  # voxels, so that what indices are made of them stays small
 
 
 def sample_nearest(source: np.ndarray, at: Tensor) -> np.ndarray:
@@ -71,13 +72,22 @@ def _keys(source: np.ndarray) -> np.ndarray:
     """An int32 for every value, equal where the values are."""
     if source.dtype.itemsize == 4:
         return source.view(np.int32)
-    if source.dtype.itemsize < 4 and source.dtype.kind in "iub":
+    if source.dtype.kind in "iub" and _fits(source):
         return source.astype(np.int32)
     return np.unique(source, return_inverse=True)[1].reshape(source.shape).astype(np.int32)
+
+
+def _fits(data: np.ndarray) -> bool:
+    """Whether 32 bits hold all of these whole numbers."""
+    least, most = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    return data.dtype.itemsize < 4 or not data.size or (int(data.min()) >= least and int(data.max()) <= most)
 
 
 def _values(data: np.ndarray) -> np.ndarray:
     """What occurs, sorted."""
     if data.dtype.kind in "iu" and data.size and int(data.min()) >= 0 and int(data.max()) < _FEW:
-        return np.flatnonzero(np.bincount(data.reshape(-1, order="A"))).astype(data.dtype)
+        there, flat = np.zeros(_FEW, bool), data.reshape(-1, order="A")
+        for start in range(0, flat.size, _TOGETHER):
+            there[flat[start : start + _TOGETHER]] = True
+        return np.flatnonzero(there).astype(data.dtype)
     return np.unique(data)
