@@ -65,7 +65,7 @@ class FluidSettings:
     shorter: float = 0.98
     correlation: float = 2.0
     information: float = 1.0
-    fine_information: float = 0.0
+    fine_information: float = 0.5
     radius: int = 2
     epsilon: float = 1e-4
     bins: int = 32
