@@ -140,11 +140,8 @@ def _step(field: Tensor, level: _Level, drive: Drive, length: float) -> Tensor:
     longest = float(update.square().sum(1).amax().sqrt())
     if not 0 < longest < float("inf"):
         return field
-    if settings.shorter < 1:
-        usual = native.usual_length(update, settings.shorter)
-        update *= length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
-    else:
-        update *= length / longest
+    usual = native.usual_length(update, settings.shorter) if settings.shorter < 1 else longest
+    update *= length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
     # what was there is taken from where the update leads
     return gaussian(update.add_(warp(field, update, padding="border")), settings.field_sigma)
 

@@ -27,8 +27,10 @@ from deformgan.spatial.warp import warp
 _PROBE_STEPS = 15
 # its own settings, on which the limit below rests
 _PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0, step=0.5, shorter=1.0, field_sigma=0.3)
-_COARSE = replace(DEFAULT_SETTINGS, levels=((4, 0.5), (2, 0.5)))  # as by default, without the last level
-_COARSE_SHARE = 0.6  # of the steps, that these levels have by default
+# as by default without the last level, and the share of the steps that is left then
+_FIRST_LEVELS = DEFAULT_SETTINGS.levels[:-1]
+_COARSE_SHARE = sum(share for _, share in _FIRST_LEVELS)
+_COARSE = replace(DEFAULT_SETTINGS, levels=tuple((factor, share / _COARSE_SHARE) for factor, share in _FIRST_LEVELS))
 _LITTLE = 1.5  # voxels of mean displacement, below which a pair may be aligned already
 _STIFF = (25.0, 5.0)  # times as much bending costs there: the first that is as good
 _AS_GOOD = 0.99  # share of the match of edges that a stiffer field must keep

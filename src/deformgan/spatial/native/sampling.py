@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deformgan.spatial.native.fields import MOST_VOXELS, contiguous, describe
 from deformgan.spatial.native.library import kernel
-from deformgan.spatial.native.structures import PointsJob, VoteJob, WarpJob
+from deformgan.spatial.native.structures import PointsJob, WarpJob
 from deformgan.spatial.native.threads import native_threads
 
 _PARTS = 4  # of the work for each thread: one that is held up leaves the rest to the others
@@ -110,9 +110,9 @@ def vote(labels: Tensor, at: Tensor, level: int | None = None) -> Tensor:
     if source.numel() > MOST_VOXELS:
         raise ValueError(f"a map of {tuple(labels.shape)} is too large")
     out = torch.empty(at.shape[1:], dtype=torch.int32)
-    job = VoteJob(count=out.numel(), threads=native_threads(out.numel()))
+    job = PointsJob(count=out.numel(), threads=native_threads(out.numel()))
     job.shape[:] = tuple(source.shape)
-    job.labels, job.at, job.out = source.data_ptr(), at.data_ptr(), out.data_ptr()
+    job.image, job.at, job.out = source.data_ptr(), at.data_ptr(), out.data_ptr()
     kernel("dg_vote", None, level)(byref(job))
     return out
 

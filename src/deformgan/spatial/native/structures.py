@@ -76,19 +76,6 @@ class PointsJob(Structure):
     ]
 
 
-class VoteJob(Structure):
-    """See ``vote_job``."""
-
-    _fields_ = [
-        ("labels", c_void_p),
-        ("shape", c_int64 * 3),
-        ("at", c_void_p),
-        ("count", c_int64),
-        ("out", c_void_p),
-        ("threads", c_int64),
-    ]
-
-
 class ShiftJob(Structure):
     """See ``shift_job``."""
 

@@ -1,4 +1,4 @@
-/* Sampling images through a field, and the greatest value around every voxel. */
+/* Sampling images through a field, images and labels at any positions, and the greatest value around every voxel. */
 #include "field.h"
 
 typedef struct {
@@ -93,11 +93,11 @@ DG_EXPORT void DG_NAME(dg_warp)(const warp_job *job) {
 }
 
 typedef struct {
-    const float *image; /* (C, n0, n1, n2) */
+    const void *image; /* (C, n0, n1, n2) float; of labels (n0, n1, n2) int32 */
     int64_t shape[3], channels;
     const float *at; /* (3, count): -1 and 1 are the outer faces of the voxels; the last axis comes first */
     int64_t count;
-    float *out; /* (C, count) */
+    void *out; /* (C, count) float; of labels (count) int32: where in the volume a voxel with the chosen one lies */
     int64_t threads;
 } points_job;
 
@@ -130,8 +130,8 @@ static void points_part(void *context, int64_t part) {
         int64_t n = dg_min(BLOCK, stop - from);
         locate_block(job, from, n, at, behind);
         for (int64_t c = 0; c < job->channels; c++) {
-            const float *restrict v = job->image + c * size;
-            float *restrict out = job->out + c * job->count + from;
+            const float *restrict v = (const float *)job->image + c * size;
+            float *restrict out = (float *)job->out + c * job->count + from;
             for (int64_t i = 0; i < n; i++) {
                 const float *p = v + at[i], *q = p + step.z;
                 float x = behind[2][i], y = behind[1][i];
@@ -149,6 +149,54 @@ static void points_part(void *context, int64_t part) {
 /* The image at any positions, linearly, its border value outside. */
 DG_EXPORT void DG_NAME(dg_points)(const points_job *job) {
     dg_parallel(points_part, (void *)job, (job->count + PART - 1) / PART, job->threads);
+}
+
+/* The corner whose label has the largest share; of equal ones that of the nearest voxel. */
+static int chosen(const int32_t *const *corners, const float *shares, int nearest) {
+    int best = nearest;
+    float most = 0;
+    for (int j = 0; j < 8; j++) most += *corners[j] == *corners[nearest] ? shares[j] : 0;
+    for (int i = 0; i < 8; i++) {
+        float share = 0;
+        for (int j = 0; j < 8; j++) share += *corners[j] == *corners[i] ? shares[j] : 0;
+        if (share > most) most = share, best = i;
+    }
+    return best;
+}
+
+static void vote_part(void *context, int64_t part) {
+    const points_job *job = context;
+    int64_t stop = dg_min((part + 1) * PART, job->count);
+    voxel_steps step = steps_of(job->shape);
+    const int32_t *labels = job->image;
+    int32_t at[BLOCK], *out = job->out;
+    float behind[3][BLOCK];
+    for (int64_t from = part * PART; from < stop; from += BLOCK) {
+        int64_t n = dg_min(BLOCK, stop - from);
+        locate_block(job, from, n, at, behind);
+        for (int64_t i = 0; i < n; i++) {
+            float z = behind[0][i], y = behind[1][i], x = behind[2][i];
+            int corner = 4 * (z >= 0.5f) + 2 * (y >= 0.5f) + (x >= 0.5f);
+            const int32_t *corners[8];
+            int32_t differ = 0;
+            for (int c = 0; c < 8; c++) {
+                corners[c] = labels + at[i] + (c >> 2) * step.z + (c >> 1 & 1) * step.y + (c & 1) * step.x;
+                differ |= *corners[c] ^ *corners[0];
+            }
+            if (differ) {
+                float shares[8];
+                for (int c = 0; c < 8; c++)
+                    shares[c] = (c >> 2 ? z : 1 - z) * (c >> 1 & 1 ? y : 1 - y) * (c & 1 ? x : 1 - x);
+                corner = chosen(corners, shares, corner);
+            }
+            out[from + i] = (int32_t)(corners[corner] - labels);
+        }
+    }
+}
+
+/* For any positions, the voxel whose label has the largest share there, the border voxel outside. */
+DG_EXPORT void DG_NAME(dg_vote)(const points_job *job) {
+    dg_parallel(vote_part, (void *)job, (job->count + PART - 1) / PART, job->threads);
 }
 
 typedef struct {
