@@ -179,10 +179,15 @@ def mirrored(pair: Pair, rng: np.random.Generator) -> Pair:
 
 def unrelated(pair: Pair, rng: np.random.Generator) -> Pair:
     """The moving brain's outline filled with something else."""
-    inside = gaussian_filter((pair.moving > 0).astype(np.float32), 1)
-    texture = gaussian_filter(rng.normal(size=pair.moving.shape), 3)
+    return replace(pair, moving=texture_within(pair.moving, rng), targets=None)
+
+
+def texture_within(image: Array, rng: np.random.Generator) -> Array:
+    """Smooth noise from 0.2 to 1 in what the image shows."""
+    inside = gaussian_filter((image > 0).astype(np.float32), 1)
+    texture = gaussian_filter(rng.normal(size=image.shape), 3)
     texture = (texture - texture.min()) / np.ptp(texture)
-    return replace(pair, moving=(inside > 0.5) * (0.2 + 0.8 * texture), targets=None)
+    return (inside > 0.5) * (0.2 + 0.8 * texture)
 
 
 KINDS: dict[str, Callable[[Pair, np.random.Generator], Pair]] = {

@@ -1,14 +1,16 @@
 """Calibrates the quality verdict and the uncertainty map, and tests both on cases of other people.
 
     python benchmarks/verdict/run.py --fit --root shared/data           # rewrites deformgan/quality/calibration.json
-    python benchmarks/verdict/run.py --cases DIR [--first 24]           # tests it on cases of validation patients
+    python benchmarks/verdict/run.py --cases DIR [--first 24] [--people PERSON PERSON …]    # tests it on other people
 
 ``--fit`` makes cases of the patients and label maps that the weights were trained on (their configuration names them),
 registers and degrades each in some 15 ways (`verdict_cases`), registers the hard jobs made of one case of each person
-(`verdict_hard`), and fits the models (`verdict_fit`). ``--cases`` does
-the same with ready cases (``deformgan evaluate`` writes such) and writes ``report.json``, ``report.md`` and the figures
-into ``results/``. Measurements are kept in ``--work``, a file a case: a run that was interrupted goes on, and either
-half can be redone in seconds; give a new folder after changing the weights, the refinement or what is measured.
+(`verdict_hard`) and each label map's person onto the next one (`verdict_people`), and fits the models (`verdict_fit`).
+``--cases`` does it with ready cases (``deformgan evaluate`` writes such), and with ``--people``: folders that have
+``t1.nii.gz`` and ``labels.nii.gz``: the first is moved onto the second, the third onto the fourth. It writes
+``report.json``, ``report.md`` and the figures into ``results/``. Measurements are kept in ``--work``, a file a case or
+pair: a run that was interrupted goes on, and either half can be redone in seconds; give a new folder after changing the
+weights, the refinement or what is measured.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ import torch
 from verdict_cases import Sample, samples_of
 from verdict_fit import area, fit_linear, fit_logistic, fit_monotone
 from verdict_hard import hard_samples, one_a_subject
+from verdict_people import case_pairs, folder_pairs, people_samples
 from verdict_report import write_report
 
 from deformgan.io.atomic import atomic
@@ -59,8 +63,13 @@ def collect(make: Callable[[], Iterable[Sample]], store: Path) -> list[Sample]:
         ]
 
 
-def registrations(folders: list[Path], model: Model, seed: int, store: Path) -> list[Sample]:
-    """Degraded registrations of all cases, and the hard jobs of one of each subject; a file a case in ``store``."""
+def registrations(
+    folders: list[Path], model: Model, seed: int, store: Path, people: Sequence[Path] = ()
+) -> list[Sample]:
+    """Degraded registrations of all cases, the hard jobs of one of each subject, and two people's pairs.
+
+    A file a case or pair in ``store``.
+    """
     store.mkdir(parents=True, exist_ok=True)
     found: list[Sample] = []
     for i, folder in enumerate(folders):
@@ -69,6 +78,9 @@ def registrations(folders: list[Path], model: Model, seed: int, store: Path) -> 
     for folder in one_a_subject(folders):
         name = f"{folder.parent.name}-{folder.name}"
         found += collect(partial(hard_samples, folder), store / f"{name}-hard.npz")
+    for name, subject, pair in chain(case_pairs(folders), folder_pairs(people)):
+        where = store / f"people-{name.replace(' ', '_')}.npz"
+        found += collect(partial(people_samples, name, subject, pair), where)
     return found
 
 
@@ -122,14 +134,26 @@ def select(found: list[Sample]) -> tuple[str, ...]:
     return chosen
 
 
-def fit(found: list[Sample], model: Model) -> dict[str, Any]:
-    """The content of ``calibration.json``."""
+def fit_failure(found: list[Sample]) -> tuple[dict[str, Any], np.ndarray]:
+    """A model of failure with its limits as ``calibration.json`` has them, and each sample's held-out probability."""
     names = select(found)
     values, failed = design(found, names)
     held_out = cross_validated(found, names)
     soft = np.array([not s.reasons for s in found])  # what the hard rules leave to the model
     fail = float(np.quantile(held_out[~failed], 1 - MOST_GOOD_FAILED))
     look = float(np.quantile(held_out[failed & soft], MOST_BAD_PASSED))
+    model = fit_logistic(values, failed, names)
+    return {"model": model, "look": round(min(look, fail), 4), "fail": round(fail, 4)}, held_out
+
+
+def fit(found: list[Sample], model: Model) -> dict[str, Any]:
+    """The content of ``calibration.json``."""
+    verdicts, told, of = {}, [], []
+    for subject in ("same", "other"):
+        those = [s for s in found if s.refined_as == subject]
+        verdicts[subject], held_out = fit_failure(those)
+        told, of = [*told, *held_out], [*of, *those]
+    failed = np.array([s.failed for s in of])
     voxels = np.concatenate([s.voxels for s in found if s.kind in NATURAL and s.error_mean_mm is not None])
     error, local = voxels[:, 0].astype(float), voxels[:, 1:].astype(float)
     entry = fit_linear(local, np.log(np.maximum(error, 0.1)), LOCAL)
@@ -143,13 +167,10 @@ def fit(found: list[Sample], model: Model) -> dict[str, Any]:
             "subjects": len({s.subject for s in found}),
             "registrations": len(found),
             "failures": int(failed.sum()),
-            "area_cross_validated": round(area(held_out, failed), 4),
+            "area_cross_validated": round(area(np.array(told), failed), 4),
+            "area_with_rules": round(area(np.array(told) + [bool(s.reasons) for s in of], failed), 4),
         },
-        "verdict": {
-            "model": fit_logistic(values, failed, names),
-            "look": round(min(look, fail), 4),
-            "fail": round(fail, 4),
-        },
+        "verdict": verdicts,
         "uncertainty": {
             "model": entry,
             "knots": knots,
@@ -165,6 +186,7 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true", help="make training cases, fit, write calibration.json")
     parser.add_argument("--cases", type=Path, help="folder of validation cases to test on")
     parser.add_argument("--first", type=int, default=24, help="how many of these cases")
+    parser.add_argument("--people", type=Path, nargs="*", default=[], metavar="PERSON", help="to test on, in pairs")
     parser.add_argument("--root", type=Path, help="folder that the weights' training patients are relative to")
     parser.add_argument("--work", type=Path, default=Path("runs/verdict"), help="folder for cases and measurements")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the report")
@@ -185,7 +207,7 @@ def main() -> None:
             beside.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     if args.cases is not None:
         folders = sorted(p.parent for p in args.cases.glob("*/meta.json"))[: args.first]
-        found = registrations(folders, model, 2, args.work / "validation")
+        found = registrations(folders, model, 2, args.work / "validation", args.people)
         calibration = Calibration.read(json.loads(SHIPPED.read_text(encoding="utf-8")))
         write_report(found, calibration, args.out, LOCAL)
     print(f"{time.perf_counter() - start:.0f} s")

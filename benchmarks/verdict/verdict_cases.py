@@ -20,7 +20,7 @@ from deformgan.models.load import Model
 from deformgan.preprocess.conform import Conformed, conform_pair
 from deformgan.preprocess.scan import read_pair
 from deformgan.quality.assess import Evidence, examine, features, judge, local_features
-from deformgan.quality.calibration import Calibration, Linear
+from deformgan.quality.calibration import Calibration, Failure, Linear
 from deformgan.refine import refine
 from deformgan.spatial.field import affine_field, compose, resize
 from deformgan.transforms.transform import load_transform
@@ -31,7 +31,8 @@ FEW, SHORT = 15, 30  # steps of a registration that was stopped early, and of on
 VOXELS = 3000  # of each registration that take part in calibrating the expected error
 _UNDECIDED = Linear((), (), (), (), -60.0)
 # judges nothing: for the hard rules alone
-NEUTRAL = Calibration(_UNDECIDED, 2.0, 2.0, _UNDECIDED, ((0.0, 0.0), (1.0, 1.0)), 1.0, 1.0)
+_NEVER = Failure(_UNDECIDED, 2.0, 2.0)
+NEUTRAL = Calibration(_NEVER, _NEVER, _UNDECIDED, ((0.0, 0.0), (1.0, 1.0)), 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Sample:
         features: Of the logistic model.
         reasons: Of the hard rules.
         voxels: (n, 1 + features) of some voxels: error in mm, then the local features; empty where not kept.
+        refined_as: ``same`` person or ``other``: each has a model of its own.
     """
 
     case: str
@@ -54,6 +56,7 @@ class Sample:
     features: dict[str, float | None]
     reasons: tuple[str, ...]
     voxels: np.ndarray
+    refined_as: str = "same"
 
     @property
     def failed(self) -> bool:

@@ -6,7 +6,9 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -40,27 +42,48 @@ def one_a_subject(folders: list[Path]) -> list[Path]:
     return list(firsts.values())
 
 
-def _sample(folder: Path, subject: str, kind: str) -> Sample | None:
-    pair = KINDS[kind](read(folder), np.random.default_rng(crc32(f"{subject} {folder.name} {kind}".encode())))
-    with tempfile.TemporaryDirectory() as place, recorded_features() as features:
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Of a registration what a sample is made of: features of the verdict's model, and reasons of its rules alone."""
+
+    done: deformgan.Registration
+    features: dict[str, float | None]
+    rules: tuple[str, ...]
+    refined_as: str
+
+
+def registered(fixed: Path, moving: Path, **options: Any) -> Kept | None:
+    """By `deformgan.register`; None where that ends in an error, or the model is not asked."""
+    with recorded_features() as features:
         try:
-            done = deformgan.register(*save(pair, Path(place)), **OPTIONS.get(kind, {}))  # type: ignore[arg-type]
+            done = deformgan.register(fixed, moving, **options)
         except DeformganError:
             return None
     if done.quality.failure_probability is None:
         return None
+    rules = tuple(reason for reason in done.quality.reasons if _MODEL not in reason)
+    refined_as = "other" if done.provenance["settings"]["subject"] == "other" else "same"
+    return Kept(done, dict(features), rules, refined_as)
+
+
+def _sample(folder: Path, subject: str, kind: str) -> Sample | None:
+    pair = KINDS[kind](read(folder), np.random.default_rng(crc32(f"{subject} {folder.name} {kind}".encode())))
+    with tempfile.TemporaryDirectory() as place:
+        kept = registered(*save(pair, Path(place)), **OPTIONS.get(kind, {}))
+    if kept is None:
+        return None
     mean = p95 = None
     if pair.targets is not None:
-        off = np.linalg.norm(done.transform.map_points(pair.points) - pair.targets, axis=1) / pair.size
+        off = np.linalg.norm(kept.done.transform.map_points(pair.points) - pair.targets, axis=1) / pair.size
         mean, p95 = float(off.mean()), float(np.quantile(off, 0.95))
-    rules = tuple(reason for reason in done.quality.reasons if _MODEL not in reason)
     return Sample(
         f"{folder.parent.name}/{folder.name}",
         subject,
         f"hard: {kind}",
         mean,
         p95,
-        dict(features),
-        rules,
+        kept.features,
+        kept.rules,
         np.empty((0, 7)),
+        kept.refined_as,
     )

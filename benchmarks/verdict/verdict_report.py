@@ -29,7 +29,7 @@ BINS = 10
 def write_report(found: Sequence[Sample], calibration: Calibration, out: Path, local: Sequence[str]) -> None:
     """Write report.json, report.md, roc.png, roc.svg, uncertainty.png and uncertainty.svg."""
     out.mkdir(parents=True, exist_ok=True)
-    score = np.array([calibration.failure_probability(s.features) for s in found])
+    score = np.array([calibration.failure(s.refined_as).probability(s.features) for s in found])
     failed = np.array([s.failed for s in found])
     hard = np.array([bool(s.reasons) for s in found])
     ranked = np.where(hard, 1 + score, score)  # a hard rule is beyond any probability
@@ -61,9 +61,10 @@ def write_report(found: Sequence[Sample], calibration: Calibration, out: Path, l
 
 def verdict(sample: Sample, probability: float, calibration: Calibration) -> str:
     """As `deformgan.quality.judge` decides."""
-    if sample.reasons or probability >= calibration.fail:
+    limits = calibration.failure(sample.refined_as)
+    if sample.reasons or probability >= limits.fail:
         return "fail"
-    return "look" if probability >= calibration.look else "pass"
+    return "look" if probability >= limits.look else "pass"
 
 
 def confusion(words: Sequence[str], failed: np.ndarray) -> dict[str, dict[str, int]]:

@@ -180,8 +180,9 @@ def _assessed(
     if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
         field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
     evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.excluded)
-    quality = judge(evidence).with_sides(mirrored_agreement(scan, start.moving, start.fixed_to_moving), sides)
     subject = run.settled.get("subject", run.options.subject)
+    quality = judge(evidence, subject=subject)
+    quality = quality.with_sides(mirrored_agreement(scan, start.moving, start.fixed_to_moving), sides)
     searched = run.options.transform != "deform"
     if not searched:
         quality = quality.with_place(*agreement_elsewhere(scan, start.moving, start.fixed_to_moving))

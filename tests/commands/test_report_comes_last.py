@@ -15,6 +15,7 @@ from conftest import PairFiles
 from tiny import write_tiny_model
 
 from deformgan.commands import console as console_module
+from deformgan.commands import register as register_module
 from deformgan.commands.console import Console, UnansweredError
 from deformgan.commands.main import main
 from deformgan.commands.register import _add_report
@@ -32,7 +33,7 @@ Draw = Callable[[Path], None]
 @pytest.fixture
 def drawing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Draw], None]:
     """Sets what draws the page, given the path it writes to."""
-    return lambda draw: monkeypatch.setattr(page, "report_of", lambda _found, _record, path: draw(path))
+    return lambda draw: monkeypatch.setattr(page, "report_of", lambda _found, _record, path, _pictures: draw(path))
 
 
 @pytest.fixture
@@ -118,6 +119,22 @@ def test_a_page_that_cannot_be_drawn_spoils_no_results(
     assert "warning: " in line
     assert "ValueError: no such colour" in line
     assert f"`deformgan report {tmp_path / 'out'}` writes it" in line
+
+
+@pytest.mark.parametrize("most", [0, 1 << 25])
+def test_pictures_that_cannot_be_drawn_spoil_no_results(
+    words: list[str], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether they are drawn beside the writing or, as those of large images, after it."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(register_module, "_MOST_BESIDE", most)
+    monkeypatch.setattr(page, "draw", broken)
+    assert main([*words[:-1], "2", "--quiet"]) == 0
+    assert files(tmp_path / "out") == WHOLE
+    assert "ValueError: no such colour" in capsys.readouterr().err
 
 
 def test_where_nobody_reads_the_answer_the_page_is_drawn_all_the_same(

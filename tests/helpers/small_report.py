@@ -11,7 +11,7 @@ from conftest import make_phantom
 
 from deformgan.io.image import Image
 from deformgan.output.report.material import Material
-from deformgan.output.report.page import write_report
+from deformgan.output.report.page import Pictures, write_report
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
@@ -87,5 +87,5 @@ def bare() -> Material:
 
 def write(path: Path, *, viewer: bool = True, **changes: Any) -> Path:
     """Write the page with every panel; ``changes`` are of the record."""
-    write_report(path, record(**changes), material(), viewer=viewer)
+    write_report(path, record(**changes), Pictures.of(material(), viewer=viewer))
     return path

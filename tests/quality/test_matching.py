@@ -16,7 +16,7 @@ from deformgan.losses import ngf_similarity
 from deformgan.preprocess.conform import Conformed
 from deformgan.quality import measures
 from deformgan.quality.assess import Evidence, _edge_agreement, error_map, examine, judge, local_features
-from deformgan.quality.calibration import Calibration, Linear, shipped
+from deformgan.quality.calibration import Calibration, Failure, Linear, shipped
 from deformgan.quality.matching import EPSILON, STRIDES, WINDOW, match
 from deformgan.quality.result import Quality
 from deformgan.quality.verdict import COMPLAINTS, judged
@@ -116,8 +116,9 @@ def test_a_linear_model_by_hand() -> None:
 
 def test_the_shipped_calibration_is_sound() -> None:
     calibration = shipped()
-    assert 0 < calibration.look <= calibration.fail < 1
-    assert set(calibration.failure.names) <= set(COMPLAINTS)
+    for failure in (calibration.same, calibration.other):
+        assert 0 < failure.look <= failure.fail < 1
+        assert set(failure.model.names) <= set(COMPLAINTS)
     at, error = np.array(calibration.knots).T
     assert (np.diff(at) > 0).all()
     assert (np.diff(error) >= 0).all()
@@ -127,10 +128,11 @@ def test_the_shipped_calibration_is_sound() -> None:
 
 def test_the_expected_error_follows_the_knots() -> None:
     model = Linear(("x",), (0.0,), (1.0,), (1.0,), 0.0)
-    calibration = Calibration(model, 0.2, 0.8, model, ((0.0, 1.0), (2.0, 3.0)), 1.0, 2.0)
+    failure = Failure(model, 0.2, 0.8)
+    calibration = Calibration(failure, failure, model, ((0.0, 1.0), (2.0, 3.0)), 1.0, 2.0)
     found = calibration.expected_error_mm({"x": torch.tensor([-3.0, 0.0, 1.0, 3.0])})
     assert found.tolist() == pytest.approx([1, 1, 2, 3])
-    assert calibration.failure_probability({"x": 0.0}) == pytest.approx(0.5)
+    assert failure.probability({"x": 0.0}) == pytest.approx(0.5)
 
 
 def test_the_three_verdicts() -> None:
@@ -156,7 +158,8 @@ def evidence_of(phantom: Phantom, spacing: float, shift: float = 0.0) -> Evidenc
 
 def judged_by(bias: float) -> Calibration:
     model = Linear(("pinning",), (0.0,), (1.0,), (0.0,), bias)
-    return Calibration(model, 0.3, 0.8, model, ((0.0, 1.0), (1.0, 1.0)), 1.0, 2.0)
+    failure = Failure(model, 0.3, 0.8)
+    return Calibration(failure, failure, model, ((0.0, 1.0), (1.0, 1.0)), 1.0, 2.0)
 
 
 @pytest.mark.parametrize(("bias", "word"), [(-3.0, "pass"), (0.0, "look"), (3.0, "fail")])
@@ -196,7 +199,7 @@ def test_a_limit_belongs_to_the_worse_verdict(phantom: Phantom) -> None:
     calibration, quality = judged_by(0.0), judge(evidence_of(phantom, 4.0), judged_by(-3.0))
     for probability, word in ((0.2999, "pass"), (0.3, "look"), (0.7999, "look"), (0.8, "fail")):
         limit = replace(quality, failure_probability=probability)
-        assert judged(limit, {"pinning": 0.0}, calibration, is_calibrated=True).verdict == word
+        assert judged(limit, {"pinning": 0.0}, calibration.same, is_calibrated=True).verdict == word
 
 
 def test_edges_that_the_moved_image_lost_count_against_it(phantom: Phantom, generator: torch.Generator) -> None:

@@ -70,8 +70,35 @@ def test_one_person_whom_a_fluid_field_fits_better_is_told_by_the_mirror_image()
     assert found.sides[1] < 0.8 * found.sides[0]
 
 
+def test_in_noise_one_person_is_told_by_the_mirror_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise matches either way alike, and weighs less at half resolution."""
+    monkeypatch.setattr("deformgan.refine.pair._View.gain", lambda *_: 1.0)
+    fixed, moving, mask = pair(bumps(3.0, 4, 3))
+    generator = torch.Generator().manual_seed(9)
+    noisy = [(one + 0.1 * torch.randn(one.shape, generator=generator) * mask).clamp(0, 1) for one in (fixed, moving)]
+    found = sides_of(noisy[1], noisy[0], mask)
+    assert found.subject == "same"
+    assert found.sides is not None
+    assert found.sides[1] < 0.94 * found.sides[0]
+
+
+def test_a_clear_answer_is_taken_before_the_last_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    fixed, mask = anatomy(1), (anatomy(1) > 0).float()
+    zeros = torch.zeros(1, 3, 24, 24, 24)
+    given = {"mask": mask, "mirrored": lambda: zeros, "steps": 50, "progress": lambda step, _: done.append(step)}
+    for gain, last in ((1.0, 30), (0.06, 50)):
+        monkeypatch.setattr("deformgan.refine.pair._View.gain", lambda *_, gain=gain: gain)
+        done.clear()
+        found = refine_pair(fixed, (1.2 - anatomy(8)) * mask, zeros, **given)
+        assert found.subject == "other"
+        assert found.sides is not None
+        assert done.index(last) + 1 < len(done)
+        assert done[done.index(last) + 1] == 1  # the fluid's first
+
+
 def test_a_mirrored_person_matches_better_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deformgan.refine.pair._View.is_other", lambda *_: True)
+    monkeypatch.setattr("deformgan.refine.pair._View.gain", lambda *_: 1.0)
     fixed, moving, mask = pair(bumps(3.0, 5, 3))
     found = sides_of(moving.flip(2), fixed, mask)
     assert found.sides is not None

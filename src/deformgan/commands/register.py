@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,9 @@ from deformgan.spatial.native.threads import beside
 
 if TYPE_CHECKING:
     from deformgan.output.registration import Registration
+    from deformgan.output.report.page import Pictures
+
+_MOST_BESIDE = 1 << 25  # voxels; pictures of larger images are drawn once the files are written, to spare memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class Register:
             QualityError: The folder was written, but the quality check failed.
         """
         with staged_folder(self.out, OUTPUTS, force=self.force, last=RECORD) as folder:
-            result, record = self._register(console, folder)
+            result, record, pictures = self._register(console, folder)
         quality, unanswered = record["quality"], None
         report = None if self.no_report or result.pair is None else self.out / REPORT
         try:
@@ -84,7 +89,7 @@ class Register:
         if quality["verdict"] == "look" and quality["causes"]:
             console.note(f"likely cause: {quality['causes'][0]}")
         if report is not None:
-            _add_report(console, self.out, result, record)
+            _add_report(console, self.out, result, record, pictures)
         if unanswered is not None:
             raise unanswered
         if not quality["passed"]:
@@ -92,7 +97,9 @@ class Register:
             hint = f"likely cause: {'; or '.join(causes)}" if causes else "look at the report"
             raise QualityError("; ".join(quality["reasons"]), f"{hint}; the results in {self.out} were kept")
 
-    def _register(self, console: Console, folder: Path) -> tuple[Registration, dict[str, Any]]:
+    def _register(
+        self, console: Console, folder: Path
+    ) -> tuple[Registration, dict[str, Any], Callable[[], Pictures] | None]:
         with read_ahead(self.fixed, self.moving) as images, quick_imports():
             from deformgan.pipeline import register
 
@@ -114,26 +121,36 @@ class Register:
                 progress=progress,
             )
             result = replace(result, provenance={**result.provenance, "arguments": given(self)})
-            if not self.no_report:
-                beside(_ready_to_draw)
-            return result, result.write(
+            pictures = None if self.no_report else _drawing(result)
+            record = result.write(
                 folder,
                 inverse=not self.no_inverse,
                 jacobian=not self.no_jacobian,
                 full_grid=self.full_grid,
                 progress=progress,
             )
+            return result, record, pictures
 
 
-def _ready_to_draw() -> None:
-    """What drawing the page begins with, a sixth of a second; whatever is wrong with it is said when it is drawn."""
-    with suppress(Exception):
-        from deformgan.output.report.page import page_template
+def _drawing(result: Registration) -> Callable[[], Pictures]:
+    """The page's pictures, begun beside the writing; whatever is wrong with them is said when they are asked for."""
 
-        page_template()
+    def drawn() -> Pictures:
+        from deformgan.output.report.page import pictures_of
+
+        return pictures_of(result)
+
+    largest = max(prod(grid.shape) for grid in (result.moved.grid, result.moving_grid))
+    return drawn if largest > _MOST_BESIDE else beside(drawn)
 
 
-def _add_report(console: Console, out: Path, result: Registration, record: dict[str, Any]) -> None:
+def _add_report(
+    console: Console,
+    out: Path,
+    result: Registration,
+    record: dict[str, Any],
+    pictures: Callable[[], Pictures] | None = None,
+) -> None:
     """The page joins the results, which are whole without it: whatever happens here spoils none of them."""
     from deformgan.output.registration import record_text
 
@@ -151,7 +168,7 @@ def _add_report(console: Console, out: Path, result: Registration, record: dict[
             from deformgan.output.report.page import report_of
 
             progress("report")  # a signal that came during the import is heeded here
-            report_of(result, record, path)
+            report_of(result, record, path, pictures)
             progress("report")
     except Exception as error:  # a bug of the page too: the answer was given, and it is true
         kind = "" if isinstance(error, DeformganError) else f"{type(error).__name__}: "

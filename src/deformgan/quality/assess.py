@@ -138,12 +138,17 @@ def assess(
 
 
 @torch.no_grad()
-def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> Quality:
-    """The verdict on what `examine` found, by the shipped calibration or another."""
+def judge(evidence: Evidence | None, calibration: Calibration | None = None, subject: str = "same") -> Quality:
+    """The verdict on what `examine` found.
+
+    Args:
+        calibration: Default: the shipped one.
+        subject: How the pair was refined, as one person's (``same``) or two people's (``other``).
+    """
     if evidence is None:
         nan = np.nan
         return Quality(nan, nan, nan, nan, nan, nan, nan, ("the displacement is not finite everywhere",))
-    calibration = shipped() if calibration is None else calibration
+    failure = (shipped() if calibration is None else calibration).failure(subject)
     e, inside = evidence, evidence.inside
     determinant = jacobian_determinant(e.field)[0][inside]
     header = affine_field(torch.from_numpy(e.fixed.grid.index_to(e.moving.grid)).float()[None], e.fixed.grid.shape)
@@ -154,7 +159,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
     before, after = (_similarity(e, image) for image in (aligned, e.moved))
     folded = determinant <= 0
     found = features(e)
-    probability = calibration.failure_probability(found) if e.is_calibrated else None
+    probability = failure.probability(found) if e.is_calibrated else None
     covered = 100.0 * measures.coverage(e.field, inside, e.covered)
     quality = Quality(
         folding_percent=100.0 * float(folded.float().mean()),
@@ -179,7 +184,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None) -> 
             inside & e.covered, e.moved_inside & e.covered, tuple(e.fixed.grid.spacing.tolist())
         ),
     )
-    return judged(quality, found, calibration, is_calibrated=e.is_calibrated)
+    return judged(quality, found, failure, is_calibrated=e.is_calibrated)
 
 
 def features(evidence: Evidence) -> dict[str, float | None]:

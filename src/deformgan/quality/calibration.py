@@ -62,20 +62,43 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """How probable a failure is, for pairs that were refined in one way.
+
+    Args:
+        model: Logistic model of a failure.
+        look, fail: Probabilities from which on the verdict is ``look`` and ``fail``.
+    """
+
+    model: Linear
+    look: float
+    fail: float
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Failure:
+        """From its part of the JSON file."""
+        return cls(Linear.read(entry["model"]), float(entry["look"]), float(entry["fail"]))
+
+    def probability(self, features: Mapping[str, float | None]) -> float:
+        """In [0, 1], of a field with these features (`deformgan.quality.assess.features`)."""
+        total = self.model.bias + sum(self.model.parts(features).values())
+        return 1 / (1 + math.exp(-min(max(total, -60.0), 60.0)))
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Everything that was fitted.
 
     Args:
-        failure: Logistic model of a failure.
-        look, fail: Probabilities from which on the verdict is ``look`` and ``fail``.
+        same, other: For one person's pairs, and for those that were refined as two people's: a right map between
+            people bends as only a wrong one does within one.
         error: Linear model of the logarithm of the error in mm.
         knots: Rising pairs (sum of that model, expected error in mm), linear between.
         share68, share95: Multiples of the expected error that 68 % and 95 % of the errors stay below.
     """
 
-    failure: Linear
-    look: float
-    fail: float
+    same: Failure
+    other: Failure
     error: Linear
     knots: tuple[tuple[float, float], ...]
     share68: float
@@ -86,19 +109,17 @@ class Calibration:
         """From the JSON file's content."""
         verdict, uncertainty = entry["verdict"], entry["uncertainty"]
         return cls(
-            failure=Linear.read(verdict["model"]),
-            look=float(verdict["look"]),
-            fail=float(verdict["fail"]),
+            same=Failure.read(verdict["same"]),
+            other=Failure.read(verdict["other"]),
             error=Linear.read(uncertainty["model"]),
             knots=tuple((float(a), float(b)) for a, b in uncertainty["knots"]),
             share68=float(uncertainty["share68"]),
             share95=float(uncertainty["share95"]),
         )
 
-    def failure_probability(self, features: Mapping[str, float | None]) -> float:
-        """In [0, 1], of a field with these features (`deformgan.quality.assess.features`)."""
-        total = self.failure.bias + sum(self.failure.parts(features).values())
-        return 1 / (1 + math.exp(-min(max(total, -60.0), 60.0)))
+    def failure(self, subject: str) -> Failure:
+        """That of pairs refined as ``other`` people's, or of all others."""
+        return self.other if subject == "other" else self.same
 
     def expected_error_mm(self, features: Mapping[str, Tensor | None]) -> Tensor:
         """Expected length of the error, mm, where `deformgan.quality.assess.local_features` are these."""

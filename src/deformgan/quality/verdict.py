@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from deformgan.quality.calibration import Calibration
+from deformgan.quality.calibration import Failure
 from deformgan.quality.result import Quality
 
 MAX_FOLDING_PERCENT = 1.0
@@ -28,13 +28,12 @@ COMPLAINTS = {
 }
 
 
-def judged(
-    quality: Quality, features: Mapping[str, float | None], calibration: Calibration, *, is_calibrated: bool
-) -> Quality:
+def judged(quality: Quality, features: Mapping[str, float | None], failure: Failure, *, is_calibrated: bool) -> Quality:
     """The same figures with reasons, where it failed, or with doubts, where a person should look.
 
     Args:
         features: What the calibrated model was given.
+        failure: That model, and its limits.
         is_calibrated: Whether the images are like those that the model was fitted on.
     """
     covered, probability = quality.coverage_percent, quality.failure_probability
@@ -42,11 +41,11 @@ def judged(
     doubts = () if is_calibrated else ("the images are unlike those the verdict was fitted on",)
     if covered is not None and covered < MIN_COVERAGE_PERCENT:
         doubts += (f"the moving image shows {covered:.0f} % of the fixed image's content; the rest is extrapolated",)
-    if probability is not None and probability >= calibration.look:
-        parts = calibration.failure.parts(dict(features))
+    if probability is not None and probability >= failure.look:
+        parts = failure.model.parts(dict(features))
         complaint = COMPLAINTS[max(parts, key=lambda name: parts[name])]
         likely = f"{complaint} (probability of a failure {probability:.2f})"
-        if probability >= calibration.fail:
+        if probability >= failure.fail:
             reasons = (*reasons, likely)
         else:
             doubts = (likely, *doubts)

@@ -41,6 +41,7 @@ def refine(
     lesions: Lesions = NO_LESIONS,
     compared: Compared | None = None,
     settings: RefineSettings = DEFAULT_SETTINGS,
+    enough: Callable[[Tensor], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Improve a field for one pair.
@@ -53,6 +54,7 @@ def refine(
         lesions: Where no similarity is taken, in either image, nor within reach of a difference across their borders.
         compared: Images and mask as they are compared, where they are at hand; else made of ``fixed`` and so on.
         settings: See there.
+        enough: Asked before the last level with what would be returned; where it says so that level is left out.
         progress: Called after each step with the steps done and their number.
 
     Returns:
@@ -68,20 +70,33 @@ def refine(
         done = 0
         for number, (factor, share) in enumerate(settings.levels):
             last = number == len(settings.levels) - 1
+            if (
+                last
+                and enough is not None
+                and enough(found := _checked(parameters, compared, field, lesions, settings))
+            ):
+                return found
             todo = steps - done if last else round(share * steps)
             relaxation = settings.relaxation if number == 0 else 1.0
             f, m = compared.images(factor)
             weight = Weight.of(compared.mask(factor, settings.margin), lesions)
             _optimise(parameters, f, m, weight, todo, settings, relaxation, shifted(progress, done, steps))
             done += todo
-    half = tuple(n // 2 for n in fixed.shape[2:])
-    with torch.no_grad():
-        refined, start = parameters.field(half), resize(field.float(), half)
-        (f, m), inside = compared.images(2), compared.mask(2, settings.margin)
-        weight = Weight.of(inside, lesions)
-        # both are compared where both may be
-        counted = torch.minimum(weight.at(refined), weight.at(start))
-        return better(f, m, inside, refined, start, settings, counted)
+    return _checked(parameters, compared, field, lesions, settings)
+
+
+@torch.no_grad()
+def _checked(
+    parameters: Parameters, compared: Compared, field: Tensor, lesions: Lesions, settings: RefineSettings
+) -> Tensor:
+    """What was found, at half resolution, or the start where that is `better`."""
+    (f, m), inside = compared.images(2), compared.mask(2, settings.margin)
+    half = tuple(inside.shape[2:])
+    refined, start = parameters.field(half), resize(field.float(), half)
+    weight = Weight.of(inside, lesions)
+    # both are compared where both may be
+    counted = torch.minimum(weight.at(refined), weight.at(start))
+    return better(f, m, inside, refined, start, settings, counted)
 
 
 def _optimise(

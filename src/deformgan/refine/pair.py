@@ -34,12 +34,13 @@ _COARSE = replace(DEFAULT_SETTINGS, levels=tuple((factor, share / _COARSE_SHARE)
 _LITTLE = 1.5  # voxels of mean displacement, below which a pair may be aligned already
 _STIFF = (25.0, 5.0)  # times as much bending costs there: the first that is as good
 _AS_GOOD = 0.99  # share of the match of edges that a stiffer field must keep
-# share by which a fluid field betters the match of edges, from which on there may be two people: 0.07 and more
-# between them, within one person 0.055 at most, but 0.08 where borders of a brain were found apart or slices are thick
-OTHER_FROM = 0.05
-# how well a mirror image may match as one person's, as a share of the image's own match, where it is one person's: a
-# stranger's brain matches either way alike
-SAME_BELOW = 0.9
+# share by which a fluid field betters the match of edges, from which on there may be two people: of the whole field
+# 0.06 and more between them, within one person 0.055 at most, but 0.08 where borders of a brain were found apart,
+# slices are thick or images are noisy; before its last level 0.04 and more, and 0.06 at most
+OTHER_FROM, EARLY_FROM = 0.05, 0.065
+# how well a mirror image may match as one person's, as a share of the image's own match, where it is one person's: 0.94
+# at most, in noise; a stranger's brain matches either way alike, from 0.97 on
+SAME_BELOW = 0.955
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,44 +93,89 @@ def refine_pair(
     """
     if steps == 0:
         return Refined(predicted, subject, 0)
-    view, sides = _View(fixed, moving, mask, lesions), None
+    view = _View(fixed, moving, mask, lesions)
     start = view.better_start(predicted)
+    strangers = _Strangers(view, mirrored, steps, smoothness)
     if subject != "other":
-        same = _same(view, start, steps, smoothness, progress)
-        if subject == "same" or not view.is_other(same):
-            return Refined(same, "same", steps)
-        if mirrored is not None:
-            sides = view.edges(same), _mirrored_edges(view, mirrored(), steps, smoothness)
-            if sides[1] < SAME_BELOW * sides[0]:
-                return Refined(same, "same", steps, sides)
+        early = strangers.early if subject == "auto" else None
+        same = _same(view, start, steps, smoothness, progress, early)
+        if subject == "same" or not (strangers.found or strangers.late(same)):
+            return Refined(same, "same", steps, strangers.sides)
     how = replace(DEFAULT_FLUID, field_sigma=DEFAULT_FLUID.field_sigma * smoothness**0.5)
     many = max(1, round(FLUID_SHARE * steps))
     given = {"mask": mask, "lesions": lesions, "compared": view.compared}
     fluid = refine_fluid(fixed, moving, start, many, **given, fine=fine(), settings=how, progress=progress)
     kept = fluid if view.edges(fluid) >= view.edges(start) else start
-    return Refined(kept, "other", many, sides)
+    return Refined(kept, "other", many, strangers.sides)
 
 
-def _mirrored_edges(view: _View, predicted: Tensor, steps: int, smoothness: float) -> float:
-    """The match of edges with the moving image mirrored, refined as one person's down to half resolution.
+class _Strangers:
+    """Whether a pair shows two people.
 
-    The last level would gain some 2 to 3 % of it, in a stranger's brain and in the person's own alike.
+    Args:
+        view: The pair.
+        mirrored: As `refine_pair` takes it.
+        steps, smoothness: Of the whole refinement.
+
+    Attributes:
+        found: The answer; no, as long as nothing was asked.
+        sides: As in `Refined`.
     """
-    lesion = view.lesions.moving
-    lesions = replace(view.lesions, moving=None if lesion is None else lesion.flip(2))
-    mirror = _View(view.fixed, view.moving.flip(2), view.mask, lesions)
-    how = replace(_COARSE, bending=smoothness * DEFAULT_SETTINGS.bending)
-    many = max(1, round(_COARSE_SHARE * steps))
-    return mirror.edges(_by_edges(mirror, mirror.better_start(predicted), many, how, None))
+
+    def __init__(self, view: _View, mirrored: Callable[[], Tensor] | None, steps: int, smoothness: float) -> None:
+        self._view, self._mirrored, self._steps, self._smoothness = view, mirrored, steps, smoothness
+        self._coarse: Tensor | None = None
+        self.found = False
+        self.sides: tuple[float, float] | None = None
+
+    def early(self, coarse: Tensor) -> bool:
+        """Asked with one person's field before its last level: only where a fluid field gains so much, an answer."""
+        self._coarse = coarse
+        return self._answer(coarse, EARLY_FROM)
+
+    def late(self, field: Tensor) -> bool:
+        """Asked with the whole field, if there was no answer before."""
+        return self.found if self.sides is not None else self._answer(field, OTHER_FROM)
+
+    @torch.no_grad()
+    def _answer(self, field: Tensor, least: float) -> bool:
+        self.found = self._view.gain(field) > least
+        if self.found and self._mirrored is not None:
+            coarse = field if self._coarse is None else self._coarse
+            self.sides = self._view.coarse_edges(coarse), self._mirrored_edges(self._mirrored())
+            self.found = self.sides[1] >= SAME_BELOW * self.sides[0]
+        return self.found
+
+    def _mirrored_edges(self, predicted: Tensor) -> float:
+        """The match of edges with the moving image mirrored, refined as far as the image itself is."""
+        view, lesion = self._view, self._view.lesions.moving
+        lesions = replace(view.lesions, moving=None if lesion is None else lesion.flip(2))
+        mirror = _View(view.fixed, view.moving.flip(2), view.mask, lesions)
+        how = replace(_COARSE, bending=self._smoothness * DEFAULT_SETTINGS.bending)
+        many = max(1, round(_COARSE_SHARE * self._steps))
+        return mirror.coarse_edges(_by_edges(mirror, mirror.better_start(predicted), many, how, None))
 
 
 def _same(
-    view: _View, start: Tensor, steps: int, smoothness: float, progress: Callable[[int, int], None] | None
+    view: _View,
+    start: Tensor,
+    steps: int,
+    smoothness: float,
+    progress: Callable[[int, int], None] | None,
+    enough: Callable[[Tensor], bool] | None = None,
 ) -> Tensor:
-    """With control points; where little moves, as stiffly as the images allow and as far as both directions agree."""
-    loose = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
-    field = _by_edges(view, start, steps, loose, progress)
-    if view.size(field) > _LITTLE:
+    """With control points; where little moves, as stiffly as the images allow and as far as both directions agree.
+
+    Where ``enough`` says so before the last level, what was found so far.
+    """
+    loose, ended = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending), list[bool]()
+
+    def ends(coarse: Tensor) -> bool:
+        ended.append(enough is not None and enough(coarse))
+        return ended[-1]
+
+    field = _by_edges(view, start, steps, loose, progress, ends)
+    if any(ended) or view.size(field) > _LITTLE:
         return field
     none, chosen = torch.zeros_like(field), loose
     for times in _STIFF:
@@ -143,10 +189,15 @@ def _same(
 
 
 def _by_edges(
-    view: _View, start: Tensor, steps: int, how: RefineSettings, progress: Callable[[int, int], None] | None
+    view: _View,
+    start: Tensor,
+    steps: int,
+    how: RefineSettings,
+    progress: Callable[[int, int], None] | None,
+    enough: Callable[[Tensor], bool] | None = None,
 ) -> Tensor:
     given = {"mask": view.mask, "lesions": view.lesions, "compared": view.compared, "progress": progress}
-    return refine(view.fixed, view.moving, start, steps, settings=how, **given)
+    return refine(view.fixed, view.moving, start, steps, settings=how, enough=enough, **given)
 
 
 def consistent(forward: Tensor, backward: Tensor, mask: Tensor) -> Tensor:
@@ -209,13 +260,14 @@ class _View:
         field = self._at_full(field)
         return float((field.square().sum(1, keepdim=True).sqrt() * self.mask).sum() / self.mask.sum().clamp_min(1))
 
-    def is_other(self, field: Tensor) -> bool:
-        """Whether a few fluid steps by intensities alone improve the match of edges as they do between people."""
+    def gain(self, field: Tensor) -> float:
+        """Share by which a few fluid steps by intensities alone better the match of edges at half resolution."""
         given = {"mask": self.mask, "lesions": self.lesions, "compared": self.compared}
         probe = refine_fluid(self.fixed, self.moving, field, _PROBE_STEPS, **given, settings=_PROBE)
-        return self._coarse_edges(probe) > (1 + OTHER_FROM) * self._coarse_edges(field)
+        return self.coarse_edges(probe) / max(self.coarse_edges(field), 1e-9) - 1
 
-    def _coarse_edges(self, field: Tensor) -> float:
+    def coarse_edges(self, field: Tensor) -> float:
+        """The same at half resolution, where noise counts less."""
         f, m = self.compared.images(2)
         field = resize(field, tuple(f.shape[2:]))
         weight = Weight.of(self.compared.mask(2), self.lesions).at(field)

@@ -31,7 +31,7 @@ from deformgan.output.provenance import describe_input, sha256
 from deformgan.output.report import page as page_module
 from deformgan.output.report.figures import Reason, figures, origin, verdict
 from deformgan.output.report.material import Material
-from deformgan.output.report.page import render
+from deformgan.output.report.page import Pictures, render
 from deformgan.output.report.rebuild import rebuild_report
 from deformgan.output.report.synthesis import synthesise
 from deformgan.preprocess.conform import conform
@@ -82,7 +82,7 @@ def shown() -> Material:
 
 
 def test_the_page_has_every_panel(shown: Material) -> None:
-    page = render(small_report.record(), shown, viewer=False)
+    page = render(small_report.record(), Pictures.of(shown, viewer=False))
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == [
         "Before and after", "Difference of edges", "Displacement", "Volume change", "Expected error", "Synthesis",
@@ -101,7 +101,7 @@ def test_the_page_has_every_panel(shown: Material) -> None:
 
 
 def test_every_slice_has_its_letters_and_its_place(shown: Material) -> None:
-    page = render(small_report.record(), shown, viewer=False)
+    page = render(small_report.record(), Pictures.of(shown, viewer=False))
     cells = page.split('class="cell"')[1:]
     letters = ["".join(re.findall(r"<b>(.)</b>", cell)) for cell in cells]
     assert letters[:21] == ["RLAP"] * 7 + ["RLSI"] * 7 + ["APSI"] * 7
@@ -116,7 +116,7 @@ def test_every_slice_has_its_letters_and_its_place(shown: Material) -> None:
 
 
 def test_panels_with_nothing_in_them_are_left_out() -> None:
-    bare = render(small_report.record(), small_report.bare(), synthesis_told="No G.", viewer=False)
+    bare = render(small_report.record(), Pictures.of(small_report.bare(), "No G.", viewer=False))
     titles = re.findall(r"<h2>(.*?)</h2>", bare)
     assert {"Expected error", "Synthesis"}.isdisjoint(titles)
     assert re.findall(r'data-mark="(\w+)"', bare) == ["outline"]
@@ -124,11 +124,11 @@ def test_panels_with_nothing_in_them_are_left_out() -> None:
     assert "deformgan register --uncertainty" in omitted
     assert "No G." in omitted
     still = small_report.material(transform=Transform.identity(), moved=small_report.material().moving)
-    titles = re.findall(r"<h2>(.*?)</h2>", render(small_report.record(), still, viewer=False))
+    titles = re.findall(r"<h2>(.*?)</h2>", render(small_report.record(), Pictures.of(still, viewer=False)))
     assert "Volume change" not in titles
-    for text in (bare, render(small_report.record(), still, viewer=False)):
+    for text in (bare, render(small_report.record(), Pictures.of(still, viewer=False))):
         assert set(re.findall(r'href="#([\w-]+)"', text)) <= set(re.findall(r' id="([\w-]+)"', text))
-    whole = render(small_report.record(), small_report.material(), viewer=False)
+    whole = render(small_report.record(), Pictures.of(small_report.material(), viewer=False))
     assert re.findall(r'data-mark="(\w+)"', whole) == ["outline", "labels", "lesion", "points"]
 
 
@@ -147,7 +147,7 @@ def test_whatever_a_file_is_called_it_is_text(shown: Material, name: str) -> Non
         record["quality"] = record["quality"] | {"verdict": "fail", "passed": False, "reasons": [word], word: 1.5}
         record["settings"] = record["settings"] | {"init": path, word: word}
         record["environment"] = record["environment"] | {"system": word}
-        return render(record, shown, synthesis_told=word, viewer=False)
+        return render(record, Pictures.of(shown, word, viewer=False))
 
     harmless, hostile = _Outline(page("harmless.nii.gz")), _Outline(page(name))
     assert hostile.tags == harmless.tags
@@ -162,7 +162,7 @@ def test_a_name_that_is_no_text_is_written_too(tmp_path: Path) -> None:
 
 
 def test_the_page_asks_for_nothing(shown: Material) -> None:
-    page = render(small_report.record(), shown, viewer=False)
+    page = render(small_report.record(), Pictures.of(shown, viewer=False))
     assert "default-src 'none'" in html.unescape(page)
     assert not re.search(r"""(?:src|href|action|url)\s*[=(]\s*["']?(?!data:|#)[\w/.]""", page.split("<details>")[0])
 
@@ -189,7 +189,7 @@ def test_verdicts_and_notes_are_told(shown: Material) -> None:
         ({"verdict": "pass", "doubts": []}, ["odd image"], ["<strong>Pass.", "Note: Odd image."]),
     ):
         record = small_report.record(quality=small_report.QUALITY | quality, notes=notes)
-        page = render(record, shown, viewer=False)
+        page = render(record, Pictures.of(shown, viewer=False))
         assert all(word in page for word in words)
     # records from before there were three words
     old = {"quality": {"passed": False, "reasons": ["a"]}, "inputs": {}, "timings": {}}
@@ -259,7 +259,7 @@ def test_the_viewer_is_the_one_that_is_named_and_brings_its_licences(shown: Mate
         assert name in notice
     assert licences.count("Copyright") >= 13
     assert html.escape(licences.strip(), quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in render(
-        small_report.record(), shown
+        small_report.record(), Pictures.of(shown)
     )
 
 

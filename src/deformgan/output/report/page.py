@@ -6,6 +6,8 @@ import base64
 import gzip
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -28,31 +30,66 @@ NIIVUE_VERSION = "0.69.0"
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"  # of dist/niivue.umd.js
 
 
-def write_report(
-    path: Path, record: dict[str, Any], material: Material, *, synthesis_told: str = "", viewer: bool = True
-) -> None:
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What takes a page's time, and is no matter of the files that a registration is written to.
+
+    Attributes:
+        material: What is drawn.
+        synthesis_told: How well the generator's image lies on the moved one, or why there is none.
+        drawn: Pictures and lines, slice by slice.
+        volumes: Of the interactive viewer, which is most of a page; None without it.
+    """
+
+    material: Material
+    synthesis_told: str
+    drawn: Drawn
+    volumes: list[dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, material: Material, synthesis_told: str = "", *, viewer: bool = True) -> Pictures:
+        """Everything drawn."""
+        drawn = draw(material)
+        return cls(material, synthesis_told, drawn, _volumes(material, drawn) if viewer else None)
+
+
+def write_report(path: Path, record: dict[str, Any], pictures: Pictures) -> None:
     """Write the page of one registration, whole or not at all.
 
     Args:
         path: Of the HTML file.
         record: What registration.json holds.
-        material: What is drawn.
-        synthesis_told: How well the generator's image lies on the moved one, or why there is none.
-        viewer: With the interactive viewer, which is most of the file.
+        pictures: What the page shows of it.
     """
-    page = render(record, material, synthesis_told=synthesis_told, viewer=viewer)
+    page = render(record, pictures)
     with atomic(path) as partial:
         partial.write_bytes(page.encode("utf-8", "replace"))
 
 
-def report_of(found: Registration, record: dict[str, Any], path: Path) -> None:
+def report_of(
+    found: Registration, record: dict[str, Any], path: Path, pictures: Callable[[], Pictures] | None = None
+) -> None:
     """Write the page of what `deformgan.register` found in memory, and ``record`` as `Registration.write` gave it.
+
+    Args:
+        pictures: Gives those of `pictures_of`, if that was begun already.
 
     Raises:
         ValueError: The registration does not carry its pair.
     """
+    write_report(path, record, pictures_of(found) if pictures is None else pictures())
+
+
+def pictures_of(found: Registration) -> Pictures:
+    """Those of what `deformgan.register` found in memory, before or beside its writing.
+
+    Raises:
+        ValueError: The registration does not carry its pair.
+    """
+    record = found.provenance
     made = Synthesis(None) if found.pair is None else synthesise(record, found.pair[0], found.moved)
-    write_report(path, record, material_of(found, record, made), synthesis_told=made.told)
+    page_template()
+    return Pictures.of(material_of(found, record, made), made.told)
 
 
 def material_of(found: Registration, record: dict[str, Any], made: Synthesis | None = None) -> Material:
@@ -87,14 +124,14 @@ def page_template() -> Template:
     )
 
 
-def render(record: dict[str, Any], material: Material, *, synthesis_told: str = "", viewer: bool = True) -> str:
+def render(record: dict[str, Any], pictures: Pictures) -> str:
     """The page as text; whatever comes from files is escaped."""
+    material, drawn, viewer = pictures.material, pictures.drawn, pictures.volumes is not None
     script, viewer_script = _asset("report.js").decode(), _asset("viewer.js").decode() if viewer else ""
     library = gzip.decompress(_asset("niivue.umd.js.gz")).decode() if viewer else ""
     if viewer and hashlib.sha256(library.encode()).hexdigest() != NIIVUE_SHA256:
         raise InputError("the viewer in this installation is damaged", "install deformgan again")
     sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, viewer_script, library) if text)
-    drawn = draw(material)
     names = {role: texts.file_name(record, role) for role in ("fixed", "moving")}
     return page_template().render(
         record=record,
@@ -112,15 +149,15 @@ def render(record: dict[str, Any], material: Material, *, synthesis_told: str = 
         units=outlines.UNITS,
         label_colours=LABEL_COLOURS,
         bars=_bars(drawn),
-        omitted=_omitted(drawn, synthesis_told),
-        synthesis_told=synthesis_told,
+        omitted=_omitted(drawn, pictures.synthesis_told),
+        synthesis_told=pictures.synthesis_told,
         images=texts.image_facts(material, names),
         overlap=texts.overlap_sentence(material),
         before=texts.before_sentence(material),
         command=texts.command(record),
         methods=texts.methods(record, material, names),
         references=texts.references(record),
-        volumes=_volumes(material, drawn) if viewer else None,
+        volumes=pictures.volumes,
         voxel_mm=round(float(viewer_grid(material).spacing[0]), 3),
         niivue=NIIVUE_VERSION,
         licences=_asset("niivue.LICENSES.txt").decode() if viewer else "",

@@ -14,7 +14,7 @@ from deformgan.io.untrusted import parse_json, read_nifti, read_small
 from deformgan.output.folder import RECORD, REPORT
 from deformgan.output.provenance import sha256
 from deformgan.output.report.material import Material, read_selections
-from deformgan.output.report.page import write_report
+from deformgan.output.report.page import Pictures, write_report
 from deformgan.output.report.synthesis import synthesise
 from deformgan.transforms.chain import single
 from deformgan.transforms.transform import load_transform
@@ -59,7 +59,7 @@ def rebuild_report(folder: Path, *, viewer: bool = True) -> Path:
         points_mm=read_points(folder / _POINTS).positions_mm if _POINTS in there else None,
         selections=read_selections(record, lambda source: _require(Path(source["path"]), source.get("sha256"))),
     )
-    write_report(folder / REPORT, record, material, synthesis_told=made.told, viewer=viewer)
+    write_report(folder / REPORT, record, Pictures.of(material, made.told, viewer=viewer))
     return folder / REPORT
 
 

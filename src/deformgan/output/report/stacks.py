@@ -151,7 +151,7 @@ def _stack(material: Material, inputs: dict[str, tuple[Image, float]], grid: Gri
         m.volume_change(grid),
         taken(m.uncertainty),
         taken(m.synthesis),
-        None if m.labels is None else here.apply_labels(m.labels, grid).data,
+        None if m.labels is None else here.apply(m.labels, grid, "nearest").data,
         m.lesion_on(grid),
     )
 

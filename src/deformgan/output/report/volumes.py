@@ -52,7 +52,7 @@ def viewer_volumes(
         error = here.apply(m.uncertainty, coarse).data * inside
         found.append(_volume("error", "Expected error", error, coarse, 0.0, error_mm))
     if m.labels is not None and m.labels.data.any():
-        found.append(_labels(here.apply_labels(m.labels, grid).data, grid))
+        found.append(_labels(here.apply(m.labels, grid, "nearest").data, grid))
     if (lesion := m.lesion_on(grid)) is not None and lesion.any():
         found.append(_volume("lesion", "Lesion", lesion.astype(np.float32), grid, 0.0, 1.0))
     return found
