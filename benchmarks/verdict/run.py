@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from verdict_cases import Sample, samples_of
+from verdict_cases import NATURAL, Sample, samples_of
 from verdict_fit import area, fit_linear, fit_logistic, fit_monotone
 from verdict_hard import hard_samples, one_a_subject
 from verdict_people import case_pairs, folder_pairs, people_samples
@@ -43,9 +43,7 @@ HERE = Path(__file__).parent
 SHIPPED = HERE.parents[1] / "src" / "deformgan" / "quality" / "calibration.json"
 PER_REGIME, FOLDS, SEED = 2, 6, 31
 MOST_GOOD_FAILED, MOST_BAD_PASSED = 0.01, 0.02
-LOCAL = ("log_shift", "pinning", "agreement", "gain", "log_inconsistency", "log_change")
-# what a user's registrations may be like; made-up errors would teach the map to find those instead
-NATURAL = ("registered", "stopped early", "a lobe displaced")
+LOCAL = ("pinning", "log_spread")
 
 
 def collect(make: Callable[[], Iterable[Sample]], store: Path) -> list[Sample]:
@@ -146,6 +144,13 @@ def fit_failure(found: list[Sample]) -> tuple[dict[str, Any], np.ndarray]:
     return {"model": model, "look": round(min(look, fail), 4), "fail": round(fail, 4)}, held_out
 
 
+def local_errors(found: list[Sample], kinds: Sequence[str], *, logarithm: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Local features (n, f) and errors in mm, or their logarithms, (n,), of the voxels of some kinds."""
+    voxels = np.concatenate([s.voxels for s in found if s.kind in kinds and s.error_mean_mm is not None])
+    error, local = voxels[:, 0].astype(float), voxels[:, 1:].astype(float)
+    return local, np.log(np.maximum(error, 0.1)) if logarithm else error
+
+
 def fit(found: list[Sample], model: Model) -> dict[str, Any]:
     """The content of ``calibration.json``."""
     verdicts, told, of = {}, [], []
@@ -154,9 +159,9 @@ def fit(found: list[Sample], model: Model) -> dict[str, Any]:
         verdicts[subject], held_out = fit_failure(those)
         told, of = [*told, *held_out], [*of, *those]
     failed = np.array([s.failed for s in of])
-    voxels = np.concatenate([s.voxels for s in found if s.kind in NATURAL and s.error_mean_mm is not None])
-    error, local = voxels[:, 0].astype(float), voxels[:, 1:].astype(float)
-    entry = fit_linear(local, np.log(np.maximum(error, 0.1)), LOCAL)
+    # where errors lie is learned from registrations as they are; how large they are, from worse ones too
+    entry = fit_linear(*local_errors(found, ("registered",)), LOCAL)
+    local, error = local_errors(found, NATURAL, logarithm=False)
     at = Linear.read(entry).maps({n: torch.from_numpy(local[:, i]) for i, n in enumerate(LOCAL)}).numpy()
     knots = fit_monotone(at, error)
     ratio = error / np.interp(at, *zip(*knots, strict=True))

@@ -84,6 +84,6 @@ def _sample(folder: Path, subject: str, kind: str) -> Sample | None:
         p95,
         kept.features,
         kept.rules,
-        np.empty((0, 7)),
+        np.empty((0, 3)),
         kept.refined_as,
     )

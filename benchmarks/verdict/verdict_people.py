@@ -25,6 +25,8 @@ from deformgan.workshop.simulation.cases import TUMOUR_LABELS
 sys.path.insert(0, str(Path(__file__).parents[1] / "hard_cases"))
 from kinds import texture_within
 
+# centres that are right lie 2 to 5 mm apart, and single ones of structures that differ 20 mm; wrong ones 18 mm and more
+LIMITS_MM = 8.0, 30.0
 LEAST_VOXELS = 100  # of a structure, below which its centre says little
 FEW_STEPS = 20
 
@@ -132,7 +134,16 @@ def _sample(name: str, subject: str, kind: str, pair: People, kept: Kept) -> Sam
         fixed = np.asarray(pair.fixed_labels.dataobj).astype(int)
         mean, p95 = centre_distances(kept.done.moved_labels.data, fixed, pair.fixed_labels.affine)
     return Sample(
-        name, subject, f"people: {kind}", mean, p95, kept.features, kept.rules, np.empty((0, 7)), kept.refined_as
+        name,
+        subject,
+        f"people: {kind}",
+        mean,
+        p95,
+        kept.features,
+        kept.rules,
+        np.empty((0, 3)),
+        kept.refined_as,
+        LIMITS_MM,
     )
 
 

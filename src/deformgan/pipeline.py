@@ -27,6 +27,7 @@ from deformgan.preprocess.input_warnings import pair_warnings
 from deformgan.preprocess.scan import Scan, read_pair
 from deformgan.quality import Evidence, Quality, error_map, examine, explained, judge
 from deformgan.refine.pair import Refined, refine_pair
+from deformgan.refine.spread import Perturbed, perturbed
 from deformgan.spatial.field import resize
 from deformgan.spatial.native.threads import beside, one_thread
 from deformgan.transforms.carried import Carried
@@ -91,6 +92,7 @@ def register(
         pair = conform_pair(scan, start.moving, start.fixed_to_moving, shape, spacing)
     run.warn(pair_warnings(pair, spacing))
     field, prediction, backward, sides = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None, None
+    again: Perturbed | None = None
     if network is not None:
         with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid; backward for the error's map alone
             a, b = pair.seen_tensors
@@ -101,12 +103,15 @@ def register(
                 refined = _refined(pair, prediction, (scan, start.moving), network, run)
                 field, sides = pair.lesions.fill_harmonic(refined.field.cpu()), refined.sides
                 run.settle(subject=refined.subject, refine_steps=refined.steps)
+            if backward is not None:
+                with run.stage("perturb"):
+                    again = _perturbed(pair, prediction, backward, run)
     with run.stage("transform"):  # world mm from here on
         found = _mapped(pair, field, start, linear=network is None)
         found = compact(found, scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
     with run.stage("assess"):
-        evidence, quality = _assessed(pair, (field, prediction, backward), (scan, start), sides, run)
+        evidence, quality = _assessed(pair, (field, prediction, backward), again, (scan, start), sides, run)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),
@@ -154,6 +159,17 @@ def _refined(pair: Pair, field: Tensor, scans: tuple[Scan, Scan], network: Model
     )  # fmt: skip
 
 
+def _perturbed(pair: Pair, field: Tensor, backward: Tensor, run: Run) -> Perturbed:
+    """Refined again under small perturbations, on the run's device."""
+    options, device = run.options, run.options.device
+    fixed, moving, start, back = (one.to(device) for one in (*pair.tensors, field, backward))
+    masks = pair.fixed.mask.to(device), pair.moving.mask.to(device)
+    return perturbed(
+        fixed, moving, start, back, masks=masks, lesions=pair.excluded.to(device), steps=options.refine_steps,
+        subject=run.settled["subject"],
+    ).cpu()  # fmt: skip
+
+
 def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transform:
     """The whole map, fixed to moving in world mm; of a field, its affine part is that of the foreground."""
     if linear:
@@ -165,6 +181,7 @@ def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transfo
 def _assessed(
     pair: Pair,
     fields: tuple[Tensor, Tensor | None, Tensor | None],
+    again: Perturbed | None,
     placed: tuple[Scan, Start],
     sides: tuple[float, float] | None,
     run: Run,
@@ -173,13 +190,14 @@ def _assessed(
 
     Args:
         fields: The result, T's own, and T's with the images exchanged.
+        again: Refinements under small perturbations, if the expected error is wanted.
         placed: The fixed scan, and where the moving one starts.
         sides: How well the moving image and its mirror image matched in refinement, if that was asked.
     """
     (field, prediction, backward), (scan, start) = fields, placed
     if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
         field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
-    evidence = examine(pair.fixed, pair.moving, field, prediction, backward, pair.excluded)
+    evidence = examine(pair.fixed, pair.moving, field, backward, pair.excluded, again)
     subject = run.settled.get("subject", run.options.subject)
     quality = judge(evidence, subject=subject)
     quality = quality.with_sides(mirrored_agreement(scan, start.moving, start.fixed_to_moving), sides)

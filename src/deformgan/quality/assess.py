@@ -23,6 +23,7 @@ from deformgan.quality.calibration import Calibration, shipped
 from deformgan.quality.matching import Matching, match
 from deformgan.quality.result import Quality
 from deformgan.quality.verdict import judged
+from deformgan.refine.spread import Perturbed
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.field import affine_field, jacobian_determinant, resize
 from deformgan.spatial.grid import Grid, Shape
@@ -48,7 +49,7 @@ class Evidence:
         matching: How well edges match.
         inconsistency_mm: (D, H, W), of the field and T's prediction the other way round, if that is known.
         compared: (D, H, W) bool, where neither image has a lesion: where it has no counterpart they are not compared.
-        change_mm: (D, H, W), distance between T's prediction and the field, if that is known.
+        spread_mm: (D, H, W), of refinements under small perturbations around the field, if they were made.
         covered: (D, H, W) bool, where both images have data.
     """
 
@@ -60,7 +61,7 @@ class Evidence:
     moved_inside: Tensor
     matching: Matching
     inconsistency_mm: Tensor | None
-    change_mm: Tensor | None
+    spread_mm: Tensor | None
     compared: Tensor
     covered: Tensor
 
@@ -78,18 +79,18 @@ def examine(
     fixed: Conformed,
     moving: Conformed,
     field: Tensor,
-    predicted: Tensor | None = None,
     backward: Tensor | None = None,
     lesions: Lesions | None = None,
+    perturbed: Perturbed | None = None,
 ) -> Evidence | None:
     """Gather the evidence on the field's own grid, to which the images are averaged: that is where it has detail.
 
     Args:
         fixed, moving: The conformed pair, (1, 1, D, H, W) in [0, 1].
         field: (1, 3, d, h, w), from fixed to moving, in voxels of its own grid over the same extent.
-        predicted: The same as T predicted it, before refinement, on any grid.
         backward: T's prediction from moving to fixed, on any grid.
         lesions: Where the images have no counterpart in each other and are not compared.
+        perturbed: What refinement gave under small perturbations, on the field's grid.
 
     Returns:
         None where the field is not finite everywhere.
@@ -119,9 +120,7 @@ def examine(
         inconsistency_mm=None
         if backward is None
         else measures.inconsistency(field, resize(backward, (d, h, w)), spacing),
-        change_mm=None
-        if predicted is None
-        else ((resize(predicted, (d, h, w)) - field) * spacing).square().sum(1).sqrt()[0],
+        spread_mm=None if perturbed is None else perturbed.around(field) * float(fixed.grid.spacing.mean()),
     )
 
 
@@ -129,12 +128,11 @@ def assess(
     fixed: Conformed,
     moving: Conformed,
     field: Tensor,
-    predicted: Tensor | None = None,
     backward: Tensor | None = None,
     lesions: Lesions | None = None,
 ) -> Quality:
     """Judge a field: `examine`, then `judge`."""
-    return judge(examine(fixed, moving, field, predicted, backward, lesions))
+    return judge(examine(fixed, moving, field, backward, lesions))
 
 
 @torch.no_grad()
@@ -208,14 +206,10 @@ def features(evidence: Evidence) -> dict[str, float | None]:
 
 def local_features(evidence: Evidence) -> dict[str, Tensor | None]:
     """What the model of the expected error is given, each (D, H, W)."""
-    e, m = evidence, evidence.matching
+    e = evidence
     return {
-        "log_shift": m.shift_mm.clamp_min(1e-2).log(),
-        "pinning": m.pinning,
-        "agreement": m.agreement,
-        "gain": m.gain,
-        "log_inconsistency": None if e.inconsistency_mm is None else e.inconsistency_mm.clamp_min(1e-2).log(),
-        "log_change": None if e.change_mm is None else e.change_mm.clamp_min(1e-2).log(),
+        "pinning": e.matching.pinning,
+        "log_spread": None if e.spread_mm is None else e.spread_mm.clamp_min(1e-2).log(),
     }
 
 

@@ -13,13 +13,16 @@ from deformgan.refine.settings import (
     FluidSettings,
     RefineSettings,
 )
+from deformgan.refine.spread import Perturbed, perturbed
 
 __all__ = [
     "DEFAULT_FLUID",
     "DEFAULT_SETTINGS",
     "FluidSettings",
+    "Perturbed",
     "RefineSettings",
     "Refined",
+    "perturbed",
     "refine",
     "refine_fluid",
     "refine_pair",
