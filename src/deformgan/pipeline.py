@@ -91,27 +91,22 @@ def register(
         shape, spacing = (network.grid_shape, network.spacing) if network else (WORKING_SHAPE, WORKING_SPACING)
         pair = conform_pair(scan, start.moving, start.fixed_to_moving, shape, spacing)
     run.warn(pair_warnings(pair, spacing))
-    field, prediction, backward, sides = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None, None
-    again: Perturbed | None = None
+    field, prediction, sides = torch.zeros(1, 3, *(n // 2 for n in shape)), None, None
     if network is not None:
-        with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid; backward for the error's map alone
-            a, b = pair.seen_tensors
-            field = prediction = pair.completed(network.predict(a, b, options.precision).cpu())
-            backward = network.predict(b, a, options.precision).cpu() if options.uncertainty else None
+        with run.stage("predict"):  # (1, 3, D/2, H/2, W/2), voxels of that grid
+            field = prediction = pair.completed(network.predict(*pair.seen_tensors, options.precision).cpu())
         if options.refine_steps:
             with run.stage("refine"):
                 refined = _refined(pair, prediction, (scan, start.moving), network, run)
                 field, sides = pair.lesions.fill_harmonic(refined.field.cpu()), refined.sides
                 run.settle(subject=refined.subject, refine_steps=refined.steps)
-            if backward is not None:
-                with run.stage("perturb"):
-                    again = _perturbed(pair, prediction, backward, run)
     with run.stage("transform"):  # world mm from here on
         found = _mapped(pair, field, start, linear=network is None)
         found = compact(found, scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
+    again = _again(pair, prediction, network, run) if options.uncertainty else None
     with run.stage("assess"):
-        evidence, quality = _assessed(pair, (field, prediction, backward), again, (scan, start), sides, run)
+        evidence, quality = _assessed(pair, field, again, (scan, start), sides, run)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),
@@ -159,15 +154,27 @@ def _refined(pair: Pair, field: Tensor, scans: tuple[Scan, Scan], network: Model
     )  # fmt: skip
 
 
-def _perturbed(pair: Pair, field: Tensor, backward: Tensor, run: Run) -> Perturbed:
-    """Refined again under small perturbations, on the run's device."""
+def _again(pair: Pair, field: Tensor | None, network: Model | None, run: Run) -> tuple[Tensor, Perturbed | None] | None:
+    """For the error's map: T's field with the images exchanged, and refinements under small perturbations.
+
+    Args:
+        field: T's; None without T.
+    """
+    if field is None or network is None:
+        return None
     options, device = run.options, run.options.device
-    fixed, moving, start, back = (one.to(device) for one in (*pair.tensors, field, backward))
-    masks = pair.fixed.mask.to(device), pair.moving.mask.to(device)
-    return perturbed(
-        fixed, moving, start, back, masks=masks, lesions=pair.excluded.to(device), steps=options.refine_steps,
-        subject=run.settled["subject"],
-    ).cpu()  # fmt: skip
+    with run.stage("perturb"):
+        a, b = pair.seen_tensors
+        backward = network.predict(b, a, options.precision)
+        if not options.refine_steps:
+            return backward.cpu(), None
+        fixed, moving, start = (one.to(device) for one in (*pair.tensors, field))
+        masks = pair.fixed.mask.to(device), pair.moving.mask.to(device)
+        found = perturbed(
+            fixed, moving, start, backward, masks=masks, lesions=pair.excluded.to(device), steps=options.refine_steps,
+            subject=run.settled["subject"],
+        )  # fmt: skip
+        return backward.cpu(), found.cpu()
 
 
 def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transform:
@@ -180,8 +187,8 @@ def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transfo
 @one_thread()
 def _assessed(
     pair: Pair,
-    fields: tuple[Tensor, Tensor | None, Tensor | None],
-    again: Perturbed | None,
+    field: Tensor,
+    again: tuple[Tensor, Perturbed | None] | None,
     placed: tuple[Scan, Start],
     sides: tuple[float, float] | None,
     run: Run,
@@ -189,15 +196,16 @@ def _assessed(
     """What tells how well it went, and the verdict.
 
     Args:
-        fields: The result, T's own, and T's with the images exchanged.
-        again: Refinements under small perturbations, if the expected error is wanted.
+        field: The result.
+        again: What `_again` found, if the expected error is wanted.
         placed: The fixed scan, and where the moving one starts.
         sides: How well the moving image and its mirror image matched in refinement, if that was asked.
     """
-    (field, prediction, backward), (scan, start) = fields, placed
-    if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
-        field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
-    evidence = examine(pair.fixed, pair.moving, field, backward, pair.excluded, again)
+    (scan, start), (backward, around) = placed, again or (None, None)
+    # the verdict was calibrated at no finer resolution than T's
+    half = (n // 2 for n in pair.fixed.grid.shape)
+    field = resize(field, tuple(map(min, field.shape[2:], half)))
+    evidence = examine(pair.fixed, pair.moving, field, backward, pair.excluded, around)
     subject = run.settled.get("subject", run.options.subject)
     quality = judge(evidence, subject=subject)
     quality = quality.with_sides(mirrored_agreement(scan, start.moving, start.fixed_to_moving), sides)
