@@ -110,7 +110,7 @@ def slab_thin(pair: Pair, rng: np.random.Generator) -> Pair:
 
 def slab_oblique(pair: Pair, rng: np.random.Generator) -> Pair:
     """The moving image shows an oblique slab within zeros."""
-    normal = _rotation(np.array([1.0, 0, 0]), TILT_DEGREES)[:, 2]
+    normal = rotation(np.array([1.0, 0, 0]), TILT_DEGREES)[:, 2]
     assert pair.targets is not None
     along = pair.targets @ normal
     low, high = np.quantile(along, (0.5 - SHARE / 2, 0.5 + SHARE / 2))
@@ -150,7 +150,7 @@ def turned(pair: Pair, rng: np.random.Generator) -> Pair:
     """A header that turns the moving image by 40 to 180 degrees about any axis and shifts it by up to 40 mm."""
     axis = rng.normal(size=3)
     motion = np.eye(4)
-    motion[:3, :3] = _rotation(axis, rng.uniform(40, 180))
+    motion[:3, :3] = rotation(axis, rng.uniform(40, 180))
     motion[:3, 3] = rng.uniform(-40, 40, 3)
     return _by_header(pair, motion)
 
@@ -240,7 +240,7 @@ def _by_header(pair: Pair, motion: Array) -> Pair:
     return replace(pair, moving_affine=motion @ pair.moving_affine, targets=targets)
 
 
-def _rotation(axis: Array, degrees: float) -> Array:
+def rotation(axis: Array, degrees: float) -> Array:
     """(3, 3) about an axis (Rodrigues' formula)."""
     x, y, z = axis / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])

@@ -51,6 +51,12 @@ class Kept:
     rules: tuple[str, ...]
     refined_as: str
 
+    def sample(self, case: str, subject: str, kind: str, error_mm: tuple[float, float] | None, **limits: Any) -> Sample:
+        """With what is known of its error: mean and 95th percentile, or None."""
+        mean, p95 = error_mm or (None, None)
+        told = self.features, self.rules, np.empty((0, 3)), self.refined_as
+        return Sample(case, subject, kind, mean, p95, *told, **limits)
+
 
 def registered(fixed: Path, moving: Path, **options: Any) -> Kept | None:
     """By `deformgan.register`; None where that ends in an error, or the model is not asked."""
@@ -72,18 +78,8 @@ def _sample(folder: Path, subject: str, kind: str) -> Sample | None:
         kept = registered(*save(pair, Path(place)), **OPTIONS.get(kind, {}))
     if kept is None:
         return None
-    mean = p95 = None
+    error = None
     if pair.targets is not None:
         off = np.linalg.norm(kept.done.transform.map_points(pair.points) - pair.targets, axis=1) / pair.size
-        mean, p95 = float(off.mean()), float(np.quantile(off, 0.95))
-    return Sample(
-        f"{folder.parent.name}/{folder.name}",
-        subject,
-        f"hard: {kind}",
-        mean,
-        p95,
-        kept.features,
-        kept.rules,
-        np.empty((0, 3)),
-        kept.refined_as,
-    )
+        error = float(off.mean()), float(np.quantile(off, 0.95))
+    return kept.sample(f"{folder.parent.name}/{folder.name}", subject, f"hard: {kind}", error)

@@ -23,7 +23,7 @@ from verdict_hard import Kept, registered
 from deformgan.workshop.simulation.cases import TUMOUR_LABELS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hard_cases"))
-from kinds import texture_within
+from kinds import rotation, texture_within
 
 # centres that are right lie 2 to 5 mm apart, and single ones of structures that differ 20 mm; wrong ones 18 mm and more
 LIMITS_MM = 8.0, 30.0
@@ -63,11 +63,8 @@ def shifted(pair: People, rng: np.random.Generator) -> People:
 
 def turned(pair: People, rng: np.random.Generator) -> People:
     """A header that turns the moving image by 20 to 180 degrees about any axis through its middle."""
-    axis, angle = rng.normal(size=3), np.radians(rng.uniform(20, 180))
-    x, y, z = axis / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     motion = np.eye(4)
-    motion[:3, :3] = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    motion[:3, :3] = rotation(rng.normal(size=3), rng.uniform(20, 180))
     middle = pair.moving.affine @ np.array([*(np.array(pair.moving.shape) / 2), 1.0])
     motion[:3, 3] = middle[:3] - motion[:3, :3] @ middle[:3]
     return _by_header(pair, motion)
@@ -129,22 +126,11 @@ def people_samples(name: str, subject: str, pair: People) -> Iterator[Sample]:
 
 
 def _sample(name: str, subject: str, kind: str, pair: People, kept: Kept) -> Sample:
-    mean = p95 = None
+    error = None
     if kept.done.moved_labels is not None:
         fixed = np.asarray(pair.fixed_labels.dataobj).astype(int)
-        mean, p95 = centre_distances(kept.done.moved_labels.data, fixed, pair.fixed_labels.affine)
-    return Sample(
-        name,
-        subject,
-        f"people: {kind}",
-        mean,
-        p95,
-        kept.features,
-        kept.rules,
-        np.empty((0, 3)),
-        kept.refined_as,
-        LIMITS_MM,
-    )
+        error = centre_distances(kept.done.moved_labels.data, fixed, pair.fixed_labels.affine)
+    return kept.sample(name, subject, f"people: {kind}", error, limits_mm=LIMITS_MM)
 
 
 def centre_distances(moved: Array, fixed: Array, affine: Array) -> tuple[float, float]:
