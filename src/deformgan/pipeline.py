@@ -106,7 +106,7 @@ def register(
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
     again = _again(pair, prediction, network, run) if options.uncertainty else None
     with run.stage("assess"):
-        evidence, quality = _assessed(pair, field, again, (scan, start), sides, run)
+        evidence, quality = _assessed(pair, (field, prediction), again, (scan, start), sides, run)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),
@@ -187,7 +187,7 @@ def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transfo
 @one_thread()
 def _assessed(
     pair: Pair,
-    field: Tensor,
+    fields: tuple[Tensor, Tensor | None],
     again: tuple[Tensor, Perturbed | None] | None,
     placed: tuple[Scan, Start],
     sides: tuple[float, float] | None,
@@ -196,15 +196,14 @@ def _assessed(
     """What tells how well it went, and the verdict.
 
     Args:
-        field: The result.
+        fields: The result, and T's own.
         again: What `_again` found, if the expected error is wanted.
         placed: The fixed scan, and where the moving one starts.
         sides: How well the moving image and its mirror image matched in refinement, if that was asked.
     """
-    (scan, start), (backward, around) = placed, again or (None, None)
-    # the verdict was calibrated at no finer resolution than T's
-    half = (n // 2 for n in pair.fixed.grid.shape)
-    field = resize(field, tuple(map(min, field.shape[2:], half)))
+    (field, prediction), (scan, start), (backward, around) = fields, placed, again or (None, None)
+    if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
+        field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
     evidence = examine(pair.fixed, pair.moving, field, backward, pair.excluded, around)
     subject = run.settled.get("subject", run.options.subject)
     quality = judge(evidence, subject=subject)

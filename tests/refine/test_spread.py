@@ -36,6 +36,7 @@ def test_where_nothing_is_shown_they_lie_farther_apart(
     found = perturbed(fixed, moving, ZERO, ZERO, masks=(mask, mask), steps=40, subject=subject)
     around = found.around(torch.stack(found.forward).mean(0))
     assert around.shape == HALF
+    assert found.around(torch.zeros(1, 3, *SHAPE)).shape == SHAPE
     inside = found.inside[0, 0] > 0.9
     shown, empty = around[:11][inside[:11]].mean(), around[15:][inside[15:]].mean()
     assert float(empty) > times * float(shown) > 0

@@ -56,11 +56,16 @@ class Perturbed:
         return Perturbed(tuple(one.cpu() for one in self.forward), self.backward.cpu(), self.inside.cpu())
 
     def around(self, field: Tensor) -> Tensor:
-        """Mean distance of a field on that grid from all of these, averaged nearby, (d, h, w) in voxels."""
-        apart = [_length(field - other) for other in self.forward]
-        apart.append(_length(field + warp(self.backward, field, padding="border")))
-        total = box_sum(torch.stack(apart).mean(0) * self.inside, _WINDOW)
-        return (total / box_sum(self.inside, _WINDOW).clamp_min(1e-3))[0, 0]
+        """Mean distance of a field on any grid over the same extent from all of these, averaged nearby.
+
+        (1, 3, D, H, W) to (D, H, W), in the field's voxels.
+        """
+        shape = tuple(field.shape[2:])
+        inside = F.interpolate(self.inside, size=shape)
+        apart = [_length(field - resize(other, shape)) for other in self.forward]
+        apart.append(_length(field + warp(resize(self.backward, shape), field, padding="border")))
+        total = box_sum(torch.stack(apart).mean(0) * inside, _WINDOW)
+        return (total / box_sum(inside, _WINDOW).clamp_min(1e-3))[0, 0]
 
 
 @torch.no_grad()
