@@ -97,8 +97,7 @@ def refine_pair(
     start = view.better_start(predicted)
     strangers = _Strangers(view, mirrored, steps, smoothness)
     if subject != "other":
-        early = strangers.early if subject == "auto" else None
-        same = _same(view, start, steps, smoothness, progress, early)
+        same = _same(view, start, steps, smoothness, progress, strangers if subject == "auto" else None)
         if subject == "same" or not (strangers.found or strangers.late(same)):
             return Refined(same, "same", steps, strangers.sides)
     how = replace(DEFAULT_FLUID, field_sigma=DEFAULT_FLUID.field_sigma * smoothness**0.5)
@@ -162,20 +161,15 @@ def _same(
     steps: int,
     smoothness: float,
     progress: Callable[[int, int], None] | None,
-    enough: Callable[[Tensor], bool] | None = None,
+    strangers: _Strangers | None = None,
 ) -> Tensor:
     """With control points; where little moves, as stiffly as the images allow and as far as both directions agree.
 
-    Where ``enough`` says so before the last level, what was found so far.
+    Where ``strangers`` are found before the last level, what was found so far.
     """
-    loose, ended = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending), list[bool]()
-
-    def ends(coarse: Tensor) -> bool:
-        ended.append(enough is not None and enough(coarse))
-        return ended[-1]
-
-    field = _by_edges(view, start, steps, loose, progress, ends)
-    if any(ended) or view.size(field) > _LITTLE:
+    loose = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
+    field = _by_edges(view, start, steps, loose, progress, None if strangers is None else strangers.early)
+    if (strangers is not None and strangers.found) or view.size(field) > _LITTLE:
         return field
     none, chosen = torch.zeros_like(field), loose
     for times in _STIFF:
