@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 
 def register(
-    fixed: ImageLike,
-    moving: ImageLike,
+    fixed: ImageLike | Scan,
+    moving: ImageLike | Scan,
     *,
     fixed_mask: ImageLike | None = None,
     moving_mask: ImageLike | None = None,
@@ -58,7 +58,8 @@ def register(
     """Align a moving image to a fixed one.
 
     Args:
-        fixed, moving: Paths, nibabel images or `Image` objects; any size, spacing and orientation.
+        fixed, moving: Paths, nibabel images or `Image` objects, of any size, spacing and orientation; or a `Scan`
+            without a mask, of which it is known already what it shows.
         fixed_mask, moving_mask: Not 0 where that image is to be used; the rest of it counts as background.
         fixed_lesion, moving_lesion: Not 0 where that image has no counterpart in the other: nothing is compared there,
             and the map follows from what is around.
@@ -184,7 +185,6 @@ def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transfo
     return start.completed(transform_of_field(pair.fixed.grid, pair.moving.grid, field, pair.fixed.mask))
 
 
-@one_thread()
 def _assessed(
     pair: Pair,
     fields: tuple[Tensor, Tensor | None],
@@ -202,13 +202,16 @@ def _assessed(
         sides: How well the moving image and its mirror image matched in refinement, if that was asked.
     """
     (field, prediction), (scan, start), (backward, around) = fields, placed, again or (None, None)
+    given = scan, start.moving, start.fixed_to_moving
+    mirrored = beside(lambda: mirrored_agreement(*given))
     if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
         field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
     evidence = examine(pair.fixed, pair.moving, field, backward, pair.excluded, around)
     subject = run.settled.get("subject", run.options.subject)
-    quality = judge(evidence, subject=subject)
-    quality = quality.with_sides(mirrored_agreement(scan, start.moving, start.fixed_to_moving), sides)
-    searched = run.options.transform != "deform"
-    if not searched:
-        quality = quality.with_place(*agreement_elsewhere(scan, start.moving, start.fixed_to_moving))
-    return evidence, explained(quality, scan, start.moving, subject=subject, searched=searched)
+    with one_thread():
+        quality = judge(evidence, subject=subject)
+        quality = quality.with_sides(mirrored(), sides)
+        searched = run.options.transform != "deform"
+        if not searched:
+            quality = quality.with_place(*agreement_elsewhere(*given))
+        return evidence, explained(quality, scan, start.moving, subject=subject, searched=searched)

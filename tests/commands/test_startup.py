@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from deformgan.commands.startup import POSTPONED, postponed, quick_imports, read
 from deformgan.errors import InputError
 from deformgan.io.image import load_image
 from deformgan.output.provenance import describe_input, sha256
+from deformgan.pipeline import register
+from deformgan.preprocess.scan import Scan
 
 UNUSED = (
     "scipy.ndimage",
@@ -82,21 +85,33 @@ def test_what_is_made_afterwards_is_collected() -> None:
 
 
 def test_images_are_read_while_the_block_runs(pair_files: PairFiles) -> None:
-    with read_ahead(pair_files.fixed, pair_files.moving) as images:
+    with read_ahead((pair_files.fixed, True), (pair_files.moving, False)) as scans:
         assert any(thread.name.startswith("read") for thread in threading.enumerate())
-    for image, path in zip(images(), (pair_files.fixed, pair_files.moving), strict=True):
-        expected = load_image(path)
-        np.testing.assert_array_equal(image.data, expected.data)
-        assert image.grid == expected.grid
+    for scan, path, whole in zip(scans(), (pair_files.fixed, pair_files.moving), (True, False), strict=True):
+        expected = Scan.of(load_image(path))
+        np.testing.assert_array_equal(scan.original.data, expected.original.data)
+        np.testing.assert_array_equal(scan.content.mask, expected.content.mask)
+        assert scan.original.grid == expected.original.grid
+        assert ("field_of_view" in vars(scan.content)) is whole
         # the record knows the file as if it had been named itself
-        assert describe_input(image) == describe_input(path) == {"path": str(path), "sha256": sha256(path)}
+        assert describe_input(scan) == describe_input(path) == {"path": str(path), "sha256": sha256(path)}
+
+
+def test_a_scan_that_was_read_before_is_registered_as_its_file_is(pair_files: PairFiles) -> None:
+    files = pair_files.fixed, pair_files.moving
+    scans = [Scan.of(load_image(path)) for path in files]
+    mask = load_image(pair_files.fixed)
+    mask = replace(mask, data=(mask.data > 0).astype(np.uint8))
+    one, other = (register(*pair, transform="affine", fixed_mask=mask) for pair in (files, scans))
+    np.testing.assert_array_equal(one.moved.data, other.moved.data)
+    assert one.quality == other.quality
 
 
 def test_a_bad_image_is_refused_when_it_is_asked_for(pair_files: PairFiles, tmp_path: Path) -> None:
-    with read_ahead(pair_files.fixed, tmp_path / "none.nii.gz") as images:
+    with read_ahead((pair_files.fixed, True), (tmp_path / "none.nii.gz", True)) as scans:
         pass
     with pytest.raises(InputError, match=r"none\.nii\.gz does not exist"):
-        images()
+        scans()
 
 
 def test_a_registration_imports_nothing_that_it_does_not_use(pair_files: PairFiles, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ from conftest import Phantom
 
 from deformgan.losses import ngf_similarity
 from deformgan.preprocess.conform import Conformed
-from deformgan.quality import measures
+from deformgan.quality import matching, measures
 from deformgan.quality.assess import Evidence, _edge_agreement, error_map, examine, judge, local_features
 from deformgan.quality.calibration import Calibration, Failure, Linear, shipped
 from deformgan.quality.matching import EPSILON, STRIDES, WINDOW, match
@@ -23,6 +24,10 @@ from deformgan.quality.verdict import COMPLAINTS, judged
 from deformgan.refine import Perturbed
 from deformgan.spatial.field import affine_field
 from deformgan.spatial.grid import Grid
+from deformgan.spatial.native import block_matching as block_matching_module
+from deformgan.spatial.native.block_matching import block_matching
+from deformgan.spatial.native.library import is_available, levels
+from deformgan.spatial.native.use import without_kernels
 
 
 def smooth_noise(generator: torch.Generator, size: int = 28) -> torch.Tensor:
@@ -72,6 +77,42 @@ def test_where_there_are_no_edges_nothing_holds_the_field() -> None:
     lengths = [stride * 3.0 * math.hypot(*step) for stride in STRIDES for step in product((-1, 0, 1), repeat=3)]
     mean = sum(lengths) / (len(lengths) - len(STRIDES) + 1)
     torch.testing.assert_close(found.shift_mm, torch.full((20, 20, 20), mean))
+
+
+@pytest.mark.skipif(not is_available(), reason="the kernels are not built")
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("shape", [(20, 18, 33), (5, 3, 4), (9, 70, 8)])
+def test_compiled_matching_is_as_with_pytorch(
+    shape: tuple[int, ...], level: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (torch.rand(1, 1, *shape, generator=generator) for _ in range(2))
+    mask = (torch.rand(1, 1, *shape, generator=generator) > 0.3).float()
+    monkeypatch.setattr(matching, "block_matching", partial(block_matching, level=level))
+    for strides in (STRIDES, (), (4, 1), (2,)):
+        found = match(a, b, mask, 3.0, strides)
+        with without_kernels():
+            expected = match(a, b, mask, 3.0, strides)
+        for name in ("agreement", "gain", "pinning"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-6, rtol=0)
+        torch.testing.assert_close(found.shift_mm, expected.shift_mm, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not is_available(), reason="the kernels are not built")
+def test_threads_change_no_bit_of_a_matching(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (torch.rand(1, 1, 40, 33, 30, generator=generator) for _ in range(2))
+    one, other = [], []
+    for found, threads in ((one, 1), (other, 3)):
+        monkeypatch.setattr(block_matching_module, "native_threads", lambda size, n=threads: n)
+        found.append(match(a, b, everywhere(a), 3.0))
+    for name in ("agreement", "gain", "pinning", "shift_mm"):
+        assert torch.equal(getattr(one[0], name), getattr(other[0], name))
+
+
+@pytest.mark.skipif(not is_available(), reason="the kernels are not built")
+def test_blocks_of_other_shapes_are_refused() -> None:
+    ours = torch.zeros(1, 3, 4, 4, 4)
+    with pytest.raises(ValueError, match="cannot match"):
+        block_matching(ours, ours, torch.zeros(4, 4, 5), [], [], close=0, radius=1, sharpness=1.0)
 
 
 def test_a_field_and_its_inverse_are_consistent() -> None:

@@ -96,8 +96,10 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # OpenMP's idle threads would spin, and hold up whoever shares the cores; few large operations are left to them
+    # idle threads of OpenMP and of NumPy's BLAS would spin, and hold up whoever shares the cores; few large operations
+    # are left to the one, none to the other
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # before a command speaks, as it was asked to; usage is wrong in JSON too
     console = Console(as_json="--json" in arguments)
     try:

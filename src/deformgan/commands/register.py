@@ -100,11 +100,12 @@ class Register:
     def _register(
         self, console: Console, folder: Path
     ) -> tuple[Registration, dict[str, Any], Callable[[], Pictures] | None]:
-        with read_ahead(self.fixed, self.moving) as images, quick_imports():
+        sources = (self.fixed, self.fixed_mask is None), (self.moving, self.moving_mask is None)
+        with read_ahead(*sources) as scans, quick_imports():
             from deformgan.pipeline import register
 
         self.compute.set_threads()
-        fixed, moving = images()
+        fixed, moving = scans()
         with console.progress() as progress:
             result = register(
                 fixed,

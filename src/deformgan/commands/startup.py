@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deformgan.io.image import Image
+    from deformgan.preprocess.scan import Scan
 
 # what PyTorch imports from its own __init__ and no run uses, by the releases it was tried with: a third of its import
 POSTPONED = {
@@ -123,16 +123,26 @@ class _Empty(ModuleType):
 
 
 @contextmanager
-def read_ahead(*paths: Path) -> Iterator[Callable[[], list[Image]]]:
-    """Read images on threads of their own while the block runs, which had better be one of imports.
+def read_ahead(*sources: tuple[Path, bool]) -> Iterator[Callable[[], list[Scan]]]:
+    """Read images, and find what they show, on threads of their own while the block runs, which had better be imports.
 
-    Decompression leaves the interpreter to the imports.
+    Decompression and the larger part of the rest leave the interpreter to the imports.
+
+    Args:
+        sources: Of each image the file, and whether all of it is used: where it has data is then found too.
 
     Yields:
-        Gives the images in the order of ``paths``, or raises what reading the first bad one raised.
+        Gives the scans in the order of ``sources``, or raises what reading the first bad one raised.
     """
     from deformgan.io.image import load_image
+    from deformgan.preprocess.scan import Scan
 
-    with ThreadPoolExecutor(len(paths), thread_name_prefix="read") as pool:
-        jobs = [pool.submit(lambda path: replace(load_image(path), path=str(path)), path) for path in paths]
+    def read(path: Path, whole: bool) -> Scan:
+        scan = Scan.of(replace(load_image(path), path=str(path)))
+        if whole:
+            _ = scan.content.field_of_view  # kept from now on
+        return scan
+
+    with ThreadPoolExecutor(len(sources), thread_name_prefix="read") as pool:
+        jobs = [pool.submit(read, *source) for source in sources]
         yield lambda: [job.result() for job in jobs]

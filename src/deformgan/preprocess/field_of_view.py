@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from deformgan.preprocess.cuts import find_cuts
 from deformgan.spatial.grid import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHOLE = 0.95  # of a content that is seen, from which on nothing of consequence is missing
 
@@ -63,6 +65,8 @@ class FieldOfView:
         """
         if not self.is_limited:
             return None
+        import torch  # what a scan shows is found while PyTorch is still being imported
+
         inside = torch.ones(grid.shape, dtype=torch.bool)
         for plane in self._planes() @ (image.world_to_index @ grid.affine):
             x, y, z = (torch.arange(n, dtype=torch.float64) * plane[axis] for axis, n in enumerate(grid.shape))

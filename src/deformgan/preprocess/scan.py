@@ -41,15 +41,16 @@ class Scan:
         shown = without_rims(image)
         return cls(image, shown, find_content(shown), lesion)
 
-    @classmethod
-    def masked(
-        cls, role: str, image: Image, other: Image, mask: ImageLike | None = None, lesion: ImageLike | None = None
-    ) -> Scan:
-        """Read and check the masks of an image.
+    @property
+    def path(self) -> str | None:
+        """The file of the image, if it is of one."""
+        return self.original.path
+
+    def masked(self, role: str, other: Image, mask: ImageLike | None = None, lesion: ImageLike | None = None) -> Scan:
+        """Read and check the masks of a scan that has none yet.
 
         Args:
             role: ``fixed`` or ``moving``.
-            image: What they belong to.
             other: The other image of the pair, to tell when they belong to that.
             mask: Not 0 where the image is to be used.
             lesion: Not 0 where the image has no counterpart in the other.
@@ -58,14 +59,13 @@ class Scan:
             InputError: One cannot be read, is not whole-numbered, is empty, lies elsewhere than the image, does not
                 meet its content, or covers so much or so little of it that it must be the wrong way round.
         """
-        shown, holes, marked = without_rims(image), None, None
-        content = find_content(shown)
+        image, shown, content, holes, marked = self.original, self.image, self.content, None, None
         if mask is not None:
             kept, holes = read_mask(role, image, other, mask, content)
             shown, content = cut_by_mask(role, shown, kept, content)
         if lesion is not None:
             marked = read_lesion(role, image, other, lesion, content, masked=mask is not None)
-        return cls(image, shown, content, merged_lesion(role, image, holes, marked, content))
+        return Scan(image, shown, content, merged_lesion(role, image, holes, marked, content))
 
     def moved_by(self, matrix: np.ndarray) -> Scan:
         """The same voxels elsewhere: a 4×4 world-to-world matrix applied to their positions."""
@@ -74,8 +74,8 @@ class Scan:
 
 
 def read_pair(
-    fixed: tuple[ImageLike, ImageLike | None, ImageLike | None],
-    moving: tuple[ImageLike, ImageLike | None, ImageLike | None],
+    fixed: tuple[ImageLike | Scan, ImageLike | None, ImageLike | None],
+    moving: tuple[ImageLike | Scan, ImageLike | None, ImageLike | None],
 ) -> tuple[Scan, Scan]:
     """Image, mask and lesion of either side, read side by side: decompression leaves the interpreter free.
 
@@ -83,12 +83,16 @@ def read_pair(
         InputError: See `load_image` and `Scan.masked`.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
-        images = [job.result() for job in [pool.submit(load_image, source[0]) for source in (fixed, moving)]]
+        one, other = (job.result() for job in [pool.submit(_scan, source[0]) for source in (fixed, moving)])
         jobs = [
-            pool.submit(Scan.masked, "fixed", images[0], images[1], fixed[1], fixed[2]),
-            pool.submit(Scan.masked, "moving", images[1], images[0], moving[1], moving[2]),
+            pool.submit(one.masked, "fixed", other.original, *fixed[1:]),
+            pool.submit(other.masked, "moving", one.original, *moving[1:]),
         ]
         return jobs[0].result(), jobs[1].result()
+
+
+def _scan(source: ImageLike | Scan) -> Scan:
+    return source if isinstance(source, Scan) else Scan.of(load_image(source))
 
 
 def require_overlap(fixed: Image, moving: Image) -> None:

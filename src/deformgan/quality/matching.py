@@ -8,6 +8,7 @@ the images cannot say.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -17,13 +18,14 @@ from torch import Tensor
 
 from deformgan.losses.boxes import box_sum
 from deformgan.losses.gradient import image_gradient
+from deformgan.spatial.native.block_matching import block_matching
+from deformgan.spatial.native.use import usable
 
 STRIDES = (1, 2, 4)
 WINDOW = 9  # voxels of the half-resolution grid: 27 mm
 EPSILON = 0.03
 # how sharply a better match is preferred
 SHARPNESS = 20.0
-_REACH = max(STRIDES)
 _FEWEST_EDGES = 1e-3  # share of a block's voxels that must be edge for its match to mean anything
 
 
@@ -56,31 +58,51 @@ def match(
         spacing_mm: Voxel size.
         strides: Shifts that are tried, in voxels; none: only the agreement means anything.
     """
-    ours = (_directions(fixed) * mask)[0]
-    theirs = F.pad(_directions(moved), [_REACH] * 6)[0]
-    blocks = box_sum(ours.square().sum(0)[None, None], WINDOW)[0, 0]
-    blocks = blocks.clamp_min(_FEWEST_EDGES * WINDOW**3)
-    d, h, w = fixed.shape[2:]
+    ours, theirs = _directions(fixed) * mask, _directions(moved)
+    blocks = box_sum(ours.square().sum(1), WINDOW)[0].clamp_min(_FEWEST_EDGES * WINDOW**3)
+    around = [step for step in product((-1, 0, 1), repeat=3) if any(step)]
+    steps = [(n * a, n * b, n * c) for n in sorted(strides) for a, b, c in around]
+    lengths, close = [spacing_mm * math.hypot(*step) for step in steps], len(around) if 1 in strides else 0
+    found = block_matching if usable(ours, theirs) else _block_matching
+    here, best, near, length = found(
+        ours, theirs, 1 / blocks, steps, lengths, close=close, radius=WINDOW // 2, sharpness=SHARPNESS
+    )
+    return Matching(here, best - here, here - near, length)
 
-    def agreement(a: int, b: int, c: int) -> Tensor:
-        a, b, c = a + _REACH, b + _REACH, c + _REACH
-        dot = (ours * theirs[:, a : a + d, b : b + h, c : c + w]).sum(0)
-        return box_sum(dot.square()[None, None], WINDOW)[0, 0] / blocks
 
-    here = agreement(0, 0, 0)
+def _block_matching(
+    ours: Tensor,
+    theirs: Tensor,
+    shares: Tensor,
+    steps: list[tuple[int, int, int]],
+    lengths: list[float],
+    *,
+    close: int,
+    radius: int,
+    sharpness: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `deformgan.spatial.native.block_matching`."""
+    d, h, w = shares.shape
+    reach = max((abs(s) for step in steps for s in step), default=0)
+    theirs = F.pad(theirs, [reach] * 6)[0]
+
+    def agreement(step: tuple[int, int, int]) -> Tensor:
+        a, b, c = (reach + s for s in step)
+        dot = (ours[0] * theirs[:, a : a + d, b : b + h, c : c + w]).sum(0)
+        return box_sum(dot.square()[None], 2 * radius + 1)[0] * shares
+
+    here = agreement((0, 0, 0))
     best, near = here.clone(), torch.zeros_like(here)
     total, length = torch.ones_like(here), torch.zeros_like(here)
-    for stride in strides:
-        for step in product((-1, 0, 1), repeat=3):
-            if any(step):
-                there = agreement(*(stride * s for s in step))
-                torch.maximum(best, there, out=best)
-                if stride == 1:
-                    near += there / 26
-                likely = (SHARPNESS * (there - here)).exp_()
-                total += likely
-                length.add_(likely, alpha=stride * spacing_mm * sum(s * s for s in step) ** 0.5)
-    return Matching(here, best - here, here - near, length / total)
+    for k, (step, mm) in enumerate(zip(steps, lengths, strict=True)):
+        there = agreement(step)
+        torch.maximum(best, there, out=best)
+        if k < close:
+            near += there / close
+        likely = (sharpness * (there - here)).exp_()
+        total += likely
+        length.add_(likely, alpha=mm)
+    return here, best, near, length / total
 
 
 def _directions(image: Tensor) -> Tensor:

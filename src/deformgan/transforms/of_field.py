@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deformgan.spatial.field import affine_field, fit_affine
+from deformgan.spatial.field import fit_affine
 from deformgan.spatial.grid import Grid
+from deformgan.transforms.formats.checks import linear_plus_ramp
 from deformgan.transforms.transform import Transform
 
 _SOUND = (0.2, 5.0)  # singular values of an affine map that can be inverted well
@@ -24,13 +25,16 @@ def transform_of_field(fixed: Grid, moving: Grid, field: Tensor, weight: Tensor)
     """
     d, h, w = field.shape[2:]
     shape = (d, h, w)
-    matrix = _nearest_affine(field, F.adaptive_avg_pool3d(weight, shape))
-    # x + u(x) = M (x + r(x))
-    back = torch.linalg.inv(matrix)
-    rest = torch.einsum("ij,bjdhw->bidhw", back[:3, :3].float(), field) + affine_field(back[None].float(), shape)
-    coarse_to_full = fixed.world_to_index @ fixed.resized(shape).affine
-    affine_vox = coarse_to_full @ matrix.numpy() @ np.linalg.inv(coarse_to_full)
-    return Transform.from_field(fixed, moving, rest, affine_vox)
+    own = fixed.resized(shape)
+    matrix = _nearest_affine(field, F.adaptive_avg_pool3d(weight, shape)).numpy()
+    # x + u(x) = M (x + r(x)), and r in mm
+    back, to_mm = np.linalg.inv(matrix), np.eye(4)
+    to_mm[:3, :3] = own.affine[:3, :3]
+    vectors = np.moveaxis(field[0].float().numpy(), 0, -1)
+    rest = linear_plus_ramp(vectors, (to_mm @ back)[:3, :3], to_mm @ (back - np.eye(4)), own)
+    coarse_to_full = fixed.world_to_index @ own.affine
+    affine_vox = coarse_to_full @ matrix @ np.linalg.inv(coarse_to_full)
+    return Transform(moving.affine @ affine_vox @ fixed.world_to_index, rest, own)
 
 
 def _nearest_affine(field: Tensor, weight: Tensor) -> Tensor:

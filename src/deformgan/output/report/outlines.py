@@ -58,17 +58,16 @@ def grid_lines(displacement: np.ndarray, mask: np.ndarray, across: int, up: int,
 def _grid_lines(displacement: np.ndarray, mask: np.ndarray, across: int, up: int, step: int) -> Iterator[str]:
     rows, columns = np.indices(mask.shape).astype(np.float32) + 0.5
     # both directions of the page run against the axes
-    x, y = columns - displacement[..., across], rows - displacement[..., up]
-    first = [(n % step) // 2 for n in mask.shape]
-    corners = _whole(np.stack([x, y], -1))
-    lines = [(corners[r], mask[r]) for r in range(first[0], mask.shape[0], step)]
-    lines += [(corners[:, c], mask[:, c]) for c in range(first[1], mask.shape[1], step)]
-    for line, inside in lines:
-        ends = np.flatnonzero(np.diff(np.pad(inside, 1).astype(np.int8))).tolist()
-        for start, end in zip(ends[::2], ends[1::2], strict=True):
+    corners = _whole(np.stack([columns - displacement[..., across], rows - displacement[..., up]], -1))
+    for lines, inside in ((corners, mask), (corners.swapaxes(0, 1), mask.T)):
+        some = slice((len(inside) % step) // 2, None, step)
+        lines, inside = lines[some], inside[some]
+        padded = np.zeros((len(inside), inside.shape[1] + 2), np.int8)
+        padded[:, 1:-1] = inside
+        which, ends = np.nonzero(np.diff(padded))  # where each run of a line begins, and where it has ended
+        for line, start, end in zip(which[::2].tolist(), ends[::2].tolist(), ends[1::2].tolist(), strict=True):
             if end - start > 2:
-                keep = [*range(start, end - 1, _EVERY), end - 1]
-                yield _path(line[keep].tolist())
+                yield _path(lines[line, [*range(start, end - 1, _EVERY), end - 1]].tolist())
 
 
 def _closed(line: np.ndarray) -> str:

@@ -104,15 +104,14 @@ def invert(
 ) -> tuple[Tensor, float]:
     """For every voxel the vector ``w`` with ``w + field(place · voxel + scale · w) = 0``.
 
-    By fixed-point iteration that begins with what was found in the row before; where that does not arrive, as in strong
-    compression, by Newton's steps.
+    By Newton's method, which begins where the two rows before lead.
 
     Args:
         field: (3, m0, m1, m2) float32; beyond its border the border value.
         shape: (n0, n1, n2) of the grid that is wanted.
         place: 4×4 from its voxels to the field's, both in the order of the volumes' axes.
         scale: 3×3 from vectors to the field's voxels.
-        iterations: At most, of either kind; in the second half those of the first kind are halved. The best is kept.
+        iterations: At most, of many voxels at once, and then as many again of each that is left. The best is kept.
         tolerance: What a voxel may miss at which it is left alone, in the vectors' unit.
         slack: Voxels beyond the outermost centres that count as inside.
         level: See `deformgan.spatial.native.library.kernel`.

@@ -104,6 +104,27 @@ class MatchJob(Structure):
     ]
 
 
+class BlockMatchingJob(Structure):
+    """See ``block_matching_job``."""
+
+    _fields_ = [
+        ("shape", c_int64 * 3),
+        ("reach", c_int64),
+        ("radius", c_int64),
+        ("count", c_int64),
+        ("close", c_int64),
+        ("ours", c_void_p),
+        ("theirs", c_void_p),
+        ("shares", c_void_p),
+        ("steps", c_void_p),
+        ("lengths", c_void_p),
+        ("sharpness", c_float),
+        ("out", c_void_p),
+        ("chunk", c_int64),
+        ("scratch", c_void_p),
+    ]
+
+
 class ControlJob(Structure):
     """See ``control_job``."""
 

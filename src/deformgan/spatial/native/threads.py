@@ -46,9 +46,11 @@ def beside(call: Callable[[], Found]) -> Callable[[], Found]:
     """
     import torch
 
-    if torch.get_num_threads() == 1:
+    threads = torch.get_num_threads()
+    if threads == 1:
         return cache(call)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
+    # a thread begins with the number that was set last, on whatever thread that was
+    pool = ThreadPoolExecutor(1, "beside", torch.set_num_threads, (threads,))
     job = pool.submit(copy_context().run, call)
     pool.shutdown(wait=False)
     return job.result

@@ -25,14 +25,6 @@ static double sum_totals(const double *totals, int64_t n) {
     return total;
 }
 
-/* Window sums in one plane, along y and x; `line` has room for W. */
-static void box_plane(const float *in, float *out, int64_t H, int64_t W, int64_t r, float *line) {
-    for (int64_t y = 0; y < H; y++) {
-        dg_sum_items(line, in, W, y, H, NULL, r, 0, W);
-        dg_sum_along(out + y * W, line, NULL, r, 0, W);
-    }
-}
-
 static void multiply(float *restrict out, const float *restrict a, const float *restrict b, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = a[i] * b[i];
 }
@@ -59,12 +51,12 @@ static void moments_of(const correlation_job *job, int64_t part, int fixed_alone
     for (int64_t z = part * job->chunk; z < dg_min((part + 1) * job->chunk, job->shape[0]); z++) {
         const float *f = job->fixed + z * plane, *m = (fixed_alone ? job->fixed : job->moved) + z * plane;
         float *sums = job->work + z * plane;
-        box_plane(m, sums, H, W, job->radius, line);
+        dg_box_plane(m, sums, H, W, job->radius, line);
         multiply(product, m, m, plane);
-        box_plane(product, sums + volume, H, W, job->radius, line);
+        dg_box_plane(product, sums + volume, H, W, job->radius, line);
         if (fixed_alone) continue;
         multiply(product, f, m, plane);
-        box_plane(product, sums + 2 * volume, H, W, job->radius, line);
+        dg_box_plane(product, sums + 2 * volume, H, W, job->radius, line);
     }
 }
 
@@ -133,7 +125,7 @@ static void correlate_part(void *context, int64_t part) {
             total += correlate_run(job, z, from, dg_min(STRIP, plane - from), factors + from);
         job->totals[z] = total;
         for (int k = 0; k < FACTORS; k++)
-            box_plane(factors + k * plane, job->work + (MOMENTS + k) * volume + z * plane, H, W, job->radius, line);
+            dg_box_plane(factors + k * plane, job->work + (MOMENTS + k) * volume + z * plane, H, W, job->radius, line);
     }
 }
 

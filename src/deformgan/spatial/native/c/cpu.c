@@ -1,7 +1,7 @@
 /* Which of the compiled variants this processor runs, and which interface this library has. */
 #include "common.h"
 
-#define DG_INTERFACE 7
+#define DG_INTERFACE 8
 
 DG_EXPORT int dg_interface(void) { return DG_INTERFACE; }
 

@@ -1,5 +1,5 @@
 /* Evidence for T's local stage, and the expectation of its global matching. */
-#include "common.h"
+#include "exponential.h"
 
 typedef struct {
     int64_t shape[3], channels, factor; /* of the (C, D, H, W) volumes; cubes of factor voxels are averaged */
@@ -106,24 +106,6 @@ typedef struct {
     float *scratch;      /* for each part (d + 1) h w */
 } match_job;
 
-/* e^x for x ≤ 0, to about one unit in the last place; below -87 it is about 1e-38. */
-static inline float exponential(float x) {
-    x = x > -87.0f ? x : -87.0f;
-    float n = (float)(int32_t)(x * 1.44269504f - 0.5f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
-
 static float greatest(const float *row, int64_t n) {
     float lanes[16], top = row[0];
     if (n < 16) {
@@ -152,7 +134,7 @@ static void match_row(const match_job *job, int64_t index, float *restrict e, fl
     int64_t d = job->shape[0], h = job->shape[1], w = job->shape[2], plane = h * w, n = d * plane;
     const float *restrict row = job->logits + index * n;
     float top = greatest(row, n), total = 0, sums[3] = {0};
-    for (int64_t i = 0; i < n; i++) e[i] = exponential(row[i] - top);
+    dg_exponentials(e, row, top, 1, n);
     memset(column, 0, (size_t)plane * sizeof(float));
     for (int64_t z = 0; z < d; z++) {
         float in_plane = sum_of(e + z * plane, plane);

@@ -2,7 +2,7 @@
  *
  * Volumes are (C, n0, n1, n2), the last axis contiguous.
  */
-#include "common.h"
+#include "eights.h"
 
 /* Linear interpolation along an axis: sample i is (1 - t[i]) source[below[i]] + t[i] source[above[i]]. */
 typedef struct {
@@ -154,7 +154,7 @@ typedef struct {
     int64_t shape[3];    /* n0, n1, n2 of the grid that the inverse is wanted on */
     double place[12];    /* 3×4: from its voxels to the field's, row by row in the order of the volumes' axes */
     float scale[9];      /* 3×3: from a vector of the field to the field's voxels */
-    int64_t iterations;  /* at most; in the second half steps are halved */
+    int64_t iterations;  /* at most */
     float tolerance;     /* as the field's vectors */
     float slack;         /* voxels beyond the outermost centres that still are inside the field */
     float *out;          /* (3, n0, n1, n2) */
@@ -166,63 +166,81 @@ enum { LANE = 64, HALVED = 6 };
 
 #define LEAST_DETERMINANT 1e-6f
 
+/* Newton's step is `go` over the determinant, which is returned, of a matrix (3, 3). */
+static inline float newton(const float *m, float e0, float e1, float e2, float *go) {
+    float minor[3] = {m[4] * m[8] - m[5] * m[7], m[5] * m[6] - m[3] * m[8], m[3] * m[7] - m[4] * m[6]};
+    go[0] = minor[0] * e0 + (m[2] * m[7] - m[1] * m[8]) * e1 + (m[1] * m[5] - m[2] * m[4]) * e2;
+    go[1] = minor[1] * e0 + (m[0] * m[8] - m[2] * m[6]) * e1 + (m[2] * m[3] - m[0] * m[5]) * e2;
+    go[2] = minor[2] * e0 + (m[1] * m[6] - m[0] * m[7]) * e1 + (m[0] * m[4] - m[1] * m[3]) * e2;
+    return m[0] * minor[0] + m[1] * minor[1] + m[2] * minor[2];
+}
+
 /* Some voxels of a row: their places without a vector, the vectors tried, the best of them and how far those miss. */
 typedef struct {
-    float base[3][LANE], now[3][LANE], best[3][LANE], at[3][LANE], error[3][LANE], length[LANE];
+    float base[3][LANE], now[3][LANE], best[3][LANE], before[3][LANE], at[3][LANE];
+    float error[3][LANE], slope[3][3][LANE], length[LANE];
     int64_t n;
 } invert_block;
 
-/* The field at the voxels' places with the vectors that are tried. */
-static void look_up(const invert_job *job, invert_block *b) {
-    int64_t plane = job->source[1] * job->source[2], volume = job->source[0] * plane;
-    int32_t index[LANE];
-    float rest[3][LANE];
-    memset(index, 0, sizeof index);
+/* Where the vectors that are tried lead, in voxels of the field. */
+static void locate(const invert_job *job, invert_block *b) {
     for (int axis = 0; axis < 3; axis++) {
         const float *s = job->scale + 3 * axis;
-        float end = (float)(job->source[axis] - 1);
-        int32_t size = (int32_t)job->source[axis], last = size > 1 ? size - 2 : 0;
-        for (int64_t i = 0; i < b->n; i++) {
-            float p = b->base[axis][i] + s[0] * b->now[0][i] + s[1] * b->now[1][i] + s[2] * b->now[2][i];
-            float q = dg_clamp(p, 0, end);
+        for (int64_t i = 0; i < LANE; i++)
+            b->at[axis][i] = b->base[axis][i] + s[0] * b->now[0][i] + s[1] * b->now[1][i] + s[2] * b->now[2][i];
+    }
+}
+
+/* How far the vectors that are tried miss, and the derivative of that by them; the field has two voxels an axis. */
+static void look_up(const invert_job *job, invert_block *b) {
+    int64_t row = job->source[2], plane = job->source[1] * row, volume = job->source[0] * plane;
+    int32_t index[LANE] = {0};
+    float rest[3][LANE];
+    locate(job, b);
+    for (int axis = 0; axis < 3; axis++) {
+        int32_t size = (int32_t)job->source[axis], last = size - 2;
+        float end = (float)(size - 1);
+        for (int64_t i = 0; i < LANE; i++) {
+            float q = dg_clamp(b->at[axis][i], 0, end);
             int32_t below = (int32_t)q;
             below = below < last ? below : last;
-            b->at[axis][i] = p;
             rest[axis][i] = q - (float)below;
             index[i] = index[i] * size + below;
         }
     }
-    int64_t z = job->source[0] > 1 ? plane : 0, y = job->source[1] > 1 ? job->source[2] : 0, x = job->source[2] > 1;
     for (int c = 0; c < 3; c++) {
-        const float *restrict v = job->field + c * volume;
-        float *restrict error = b->error[c];
-        for (int64_t i = 0; i < b->n; i++) {
-            const float *p = v + index[i], *q = p + z;
-            float fx = rest[2][i], fy = rest[1][i];
-            float l00 = p[0] + fx * (p[x] - p[0]), l01 = p[y] + fx * (p[y + x] - p[y]);
-            float l10 = q[0] + fx * (q[x] - q[0]), l11 = q[y] + fx * (q[y + x] - q[y]);
-            float m0 = l00 + fy * (l01 - l00), m1 = l10 + fy * (l11 - l10);
-            error[i] = b->now[c][i] + (m0 + rest[0][i] * (m1 - m0));
+        for (int64_t i = 0; i < b->n; i += EIGHT) {
+            float *const found[4] = {b->error[c] + i, b->slope[c][0] + i, b->slope[c][1] + i, b->slope[c][2] + i};
+            sample_eight(job->field + c * volume, row, plane, index + i, *(const dg_eight *)(rest[0] + i),
+                         *(const dg_eight *)(rest[1] + i), *(const dg_eight *)(rest[2] + i), found);
         }
+        for (int64_t i = 0; i < LANE; i++) b->error[c][i] += b->now[c][i];
     }
 }
 
-/* Keep what came nearer, and step on; returns the largest distance that is left. */
-static float improve(const invert_job *job, invert_block *b, float share) {
-    float most = 0;
-    for (int64_t i = 0; i < b->n; i++) {
-        float e0 = b->error[0][i], e1 = b->error[1][i], e2 = b->error[2][i];
-        float length = sqrtf(e0 * e0 + e1 * e1 + e2 * e2);
-        int nearer = length < b->length[i];
-        float go = b->length[i] > job->tolerance ? share : 0;
+/* Keep what came nearer and take Newton's step from there; what did not goes half the way back. */
+static float improve(const invert_job *job, invert_block *restrict b) {
+    float s[9], tolerance = job->tolerance, most = 0;
+    memcpy(s, job->scale, sizeof s);
+    for (int64_t i = 0; i < LANE; i++) { /* what is beyond n is there and means nothing */
+        float e0 = b->error[0][i], e1 = b->error[1][i], e2 = b->error[2][i], m[9];
+        float length = sqrtf(e0 * e0 + e1 * e1 + e2 * e2), least = b->length[i];
+        for (int c = 0; c < 3; c++)
+            for (int k = 0; k < 3; k++)
+                m[3 * c + k] = (c == k ? 1.0f : 0.0f) + b->slope[c][0][i] * s[k] + b->slope[c][1][i] * s[3 + k] +
+                               b->slope[c][2][i] * s[6 + k];
+        float go[3], d = newton(m, e0, e1, e2, go);
+        float share = 1 / (fabsf(d) > LEAST_DETERMINANT ? d : INFINITY);
+        float nearer = length < least ? 1.0f : 0.0f, left = least > tolerance ? 1.0f : 0.0f;
         for (int c = 0; c < 3; c++) {
-            float now = b->now[c][i];
-            b->best[c][i] = nearer ? now : b->best[c][i];
-            b->now[c][i] = now - go * b->error[c][i];
+            float now = b->now[c][i], best = b->best[c][i];
+            float next = nearer != 0 ? now - share * go[c] : 0.5f * (now + best);
+            b->best[c][i] = nearer != 0 ? now : best;
+            b->now[c][i] = left != 0 ? next : now;
         }
-        b->length[i] = nearer ? length : b->length[i];
-        most = b->length[i] > most ? b->length[i] : most;
+        b->length[i] = nearer != 0 ? length : least;
     }
+    for (int64_t i = 0; i < b->n; i++) most = b->length[i] > most ? b->length[i] : most;
     return most;
 }
 
@@ -267,19 +285,21 @@ static float error_at(const invert_job *job, const float *base, const float *w, 
     return sqrtf(error[0] * error[0] + error[1] * error[1] + error[2] * error[2]);
 }
 
-/* Newton's steps for one voxel, each halved until it comes nearer, where fixed-point iteration did not arrive. */
+/* One voxel where Newton's steps did not arrive, for they may go round between cells: a walk by what is missed, whole
+ * steps and then half ones, and Newton's from the best of it, each halved until it comes nearer. */
 static void solve(const invert_job *job, invert_block *b, int64_t i) {
-    float base[3], w[3], error[3], m[9];
-    for (int c = 0; c < 3; c++) base[c] = b->base[c][i], w[c] = b->best[c][i];
-    float length = error_at(job, base, w, error, m);
+    float base[3], w[3], now[3], error[3], m[9];
+    for (int c = 0; c < 3; c++) base[c] = b->base[c][i], now[c] = w[c] = b->best[c][i];
+    float length = INFINITY;
+    for (int64_t step = 0; step <= 2 * job->iterations && !(length <= job->tolerance); step++) {
+        float found = error_at(job, base, now, error, m), share = step < job->iterations ? 1.0f : 0.5f;
+        if (found < length) memcpy(w, now, sizeof w), length = found;
+        for (int c = 0; c < 3; c++) now[c] -= share * error[c];
+    }
+    b->length[i] = length = error_at(job, base, w, error, m);
     for (int64_t step = 0; step < job->iterations && length > job->tolerance; step++) {
-        float minor[3] = {m[4] * m[8] - m[5] * m[7], m[5] * m[6] - m[3] * m[8], m[3] * m[7] - m[4] * m[6]};
-        float d = m[0] * minor[0] + m[1] * minor[1] + m[2] * minor[2];
+        float go[3], d = newton(m, error[0], error[1], error[2], go);
         if (!(fabsf(d) > LEAST_DETERMINANT)) break;
-        float go[3] = {
-            minor[0] * error[0] + (m[2] * m[7] - m[1] * m[8]) * error[1] + (m[1] * m[5] - m[2] * m[4]) * error[2],
-            minor[1] * error[0] + (m[0] * m[8] - m[2] * m[6]) * error[1] + (m[2] * m[3] - m[0] * m[5]) * error[2],
-            minor[2] * error[0] + (m[1] * m[6] - m[0] * m[7]) * error[1] + (m[0] * m[4] - m[1] * m[3]) * error[2]};
         float before = length, next[3], found[3], share = 1 / d;
         for (int halved = 0; halved < HALVED; halved++, share *= 0.5f) {
             for (int c = 0; c < 3; c++) next[c] = w[c] - share * go[c];
@@ -293,7 +313,7 @@ static void solve(const invert_job *job, invert_block *b, int64_t i) {
     for (int c = 0; c < 3; c++) b->best[c][i] = w[c];
 }
 
-/* ``b`` holds what was found in the row before, which is where this one begins. */
+/* ``b`` holds what was found in the two rows before: this one begins where they lead. */
 static float invert_some(const invert_job *job, invert_block *b, int64_t z, int64_t y, int64_t from) {
     int64_t volume = job->shape[0] * job->shape[1] * job->shape[2], n = b->n;
     for (int axis = 0; axis < 3; axis++) {
@@ -302,15 +322,20 @@ static float invert_some(const invert_job *job, invert_block *b, int64_t z, int6
         for (int64_t i = 0; i < n; i++) b->base[axis][i] = (float)(start + p[2] * (double)i);
     }
     for (int64_t i = 0; i < n; i++) {
-        int found = b->length[i] <= job->tolerance;
-        for (int c = 0; c < 3; c++) b->now[c][i] = found ? b->best[c][i] : 0;
+        float found = b->length[i] <= job->tolerance ? 1.0f : 0.0f;
+        for (int c = 0; c < 3; c++) {
+            float last = b->best[c][i];
+            b->best[c][i] = b->now[c][i] = found * (y > 1 ? 2 * last - b->before[c][i] : last);
+            b->before[c][i] = last;
+        }
         b->length[i] = INFINITY;
     }
     float left = INFINITY;
-    for (int64_t step = 0; step < job->iterations && left > job->tolerance; step++) {
-        look_up(job, b);
-        left = improve(job, b, step < job->iterations / 2 ? 1.0f : 0.5f);
-    }
+    if (dg_min(dg_min(job->source[0], job->source[1]), job->source[2]) > 1)
+        for (int64_t step = 0; step < job->iterations && left > job->tolerance; step++) {
+            look_up(job, b);
+            left = improve(job, b);
+        }
     for (int64_t i = 0; i < n && left > job->tolerance; i++)
         if (b->length[i] > job->tolerance) solve(job, b, i);
     float *out = job->out + (z * job->shape[1] + y) * job->shape[2] + from;
@@ -318,7 +343,7 @@ static float invert_some(const invert_job *job, invert_block *b, int64_t z, int6
         memcpy(out + c * volume, b->best[c], (size_t)n * sizeof(float));
         memcpy(b->now[c], b->best[c], (size_t)n * sizeof(float));
     }
-    look_up(job, b);
+    locate(job, b);
     float most = 0;
     for (int64_t i = 0; i < n; i++) {
         int inside = 1;

@@ -26,6 +26,12 @@ static inline void dg_sum_rows(float *out, const float *const *rows, const float
         }
         to[0] = a, to[1] = b, to[2] = c, to[3] = d;
     }
+    for (; x + 8 <= n; x += 8) {
+        dg_eight *to = (dg_eight *)(out + x), a = {0};
+        if (add) a = *to;
+        for (int k = 0; k < count; k++) a += weights[k] * *(const dg_eight *)(rows[k] + x);
+        *to = a;
+    }
     for (; x < n; x++) {
         float sum = add ? out[x] : 0;
         for (int k = 0; k < count; k++) sum += weights[k] * rows[k][x];
@@ -76,6 +82,14 @@ static inline void dg_sum_along(float *out, const float *row, const float *kerne
     memcpy(line + radius, row, (size_t)W * sizeof(float));
     /* the middle of so many rows, each a voxel further on */
     dg_sum_items(out, line, 1, radius, 2 * radius + 1, kernel, radius, repeat, W);
+}
+
+/* Window sums in one plane, along y and x; `line` has room for W. */
+static inline void dg_box_plane(const float *in, float *out, int64_t H, int64_t W, int64_t r, float *line) {
+    for (int64_t y = 0; y < H; y++) {
+        dg_sum_items(line, in, W, y, H, NULL, r, 0, W);
+        dg_sum_along(out + y * W, line, NULL, r, 0, W);
+    }
 }
 
 #endif
