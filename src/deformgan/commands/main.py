@@ -96,10 +96,6 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # idle threads of OpenMP and of NumPy's BLAS would spin, and hold up whoever shares the cores; few large operations
-    # are left to the one, none to the other
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # before a command speaks, as it was asked to; usage is wrong in JSON too
     console = Console(as_json="--json" in arguments)
     try:
@@ -118,6 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(command: Any, notes: Sequence[str] = ()) -> int:
     """Run a command that has been parsed, say the notes and what goes wrong, and return the exit code."""
+    # idle threads of OpenMP and of NumPy's BLAS would spin, and hold up whoever shares the cores; few large operations
+    # are left to the one, none to the other
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     messages: Messages = getattr(command, "messages", None) or Messages()
     try:
         log = None if messages.log is None else _open_log(messages.log)
