@@ -90,7 +90,7 @@ def examine(
         field: (1, 3, d, h, w), from fixed to moving, in voxels of its own grid over the same extent.
         backward: T's prediction from moving to fixed, on any grid.
         lesions: Where the images have no counterpart in each other and are not compared.
-        perturbed: What refinement gave under small perturbations, on the field's grid.
+        perturbed: What refinement gave under small perturbations, on any grid.
 
     Returns:
         None where the field is not finite everywhere.
