@@ -53,7 +53,7 @@ def test_outside_a_mask_is_background(phantom: Phantom, rng: np.random.Generator
     air = rng.uniform(0, 0.02, SHAPE).astype(np.float32)
     head = np.where(brain, 100 + 100 * phantom.t1, 300 * air + 900 * shell(brain)).astype(np.float32)
     one, other = image(head, phantom), image(phantom.t2, phantom)
-    kept = Scan.masked("fixed", one, other, image(brain.astype(np.uint8), phantom))
+    kept = Scan.of(one).masked("fixed", other, image(brain.astype(np.uint8), phantom))
     assert kept.lesion is None
     np.testing.assert_array_equal(kept.image.data > 0, brain)
     cut = conform(kept.image, (32, 36, 28), 6.0)
@@ -77,7 +77,7 @@ def test_a_hole_in_a_mask_is_a_lesion_and_a_speck_is_not(phantom: Phantom) -> No
     tumour = phantom.labels == 100
     mask = ((phantom.labels > 0) & ~tumour).astype(np.uint8)
     mask[20, 12, 20] = 0  # 64 mm³
-    got = Scan.masked("moving", one, other, image(mask, phantom))
+    got = Scan.of(one).masked("moving", other, image(mask, phantom))
     assert got.lesion is not None
     np.testing.assert_array_equal(got.lesion.data > 0, tumour)
     np.testing.assert_array_equal(got.image.data, phantom.t1)
@@ -89,7 +89,7 @@ def test_a_mask_of_nothing_but_one_value_is_refused(phantom: Phantom) -> None:
         image(phantom.t2, phantom),
     )
     with pytest.raises(InputError, match="constant"):
-        Scan.masked("fixed", one, other, image((phantom.labels == 2).astype(np.uint8), phantom))
+        Scan.of(one).masked("fixed", other, image((phantom.labels == 2).astype(np.uint8), phantom))
 
 
 def test_a_lesion_goes_with_the_image_through_a_map_to_start_from(phantom: Phantom) -> None:
