@@ -18,7 +18,7 @@ typedef struct {
     float sharpness;
     float *out;     /* (4, D, H, W): agreement as they lie; the best, the mean of the close ones, the expected length */
     int64_t chunk;  /* planes that are one part of the work */
-    float *scratch; /* for each part (chunk + 2 radius + 2) H W + W */
+    float *scratch; /* for each part (2 chunk + 2 radius + 1) H W + W */
 } block_matching_job;
 
 enum { RUN = 64 };
