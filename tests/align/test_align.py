@@ -121,7 +121,7 @@ def brain(litres: float) -> Subsampled:
     ("size", "rigid", "trials"),
     [
         (1.0, False, 13 + 1 + 13),  # at scales of 0.82, 1 and 1.22
-        (0.9, False, 1 + 13 + 13 + 1),  # and at the size itself
+        (0.9, False, 13 + 13 + 13 + 1),  # and at the size itself
         (0.5, False, 13 * 3),  # it is no scale of a brain: half of it is not there
         (1.0, True, 1),
         (0.5, True, 13),
@@ -132,6 +132,27 @@ def test_offsets_are_tried_where_a_scale_leaves_volume_over(size: float, rigid: 
     centre = np.zeros(3)
     rotations, theta = search_module._starts(brain(1.3), brain(1.3 * size**3), (centre, centre), rigid)
     assert len(rotations) == len(theta) == 2 + 400 * trials
+
+
+@pytest.mark.parametrize(("near", "everywhere"), [(0.3, 0.2), (0.2, 0.3)])
+def test_the_headers_place_comes_back_where_nothing_from_everywhere_is_better(
+    near: float, everywhere: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Improved with all rounds, it may have a better score than what is left of every start."""
+
+    def pursued(*given: object) -> tuple[torch.Tensor, torch.Tensor, float]:
+        rotations, theta = given[4], given[5]
+        assert isinstance(rotations, torch.Tensor)
+        assert isinstance(theta, torch.Tensor)
+        shifted = theta[:1].clone()
+        shifted[0, 0] = 1.0 if len(rotations) == 2 else 2.0
+        return rotations[:1], shifted, near if len(rotations) == 2 else everywhere
+
+    monkeypatch.setattr(search_module, "_pursued", pursued)
+    monkeypatch.setattr(search_module, "_CLEARLY", np.inf)
+    found, score = search(brain(1.3), brain(1.3), (np.zeros(3), np.zeros(3)))
+    assert score == max(near, everywhere)
+    assert found[0, 3] == pytest.approx(1.0 if near > everywhere else 2.0)
 
 
 def test_the_size_of_a_small_brain_is_to_an_adults_as_their_lengths() -> None:

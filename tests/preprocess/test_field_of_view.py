@@ -8,11 +8,13 @@ import torch
 
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.conform import conform
+from deformgan.preprocess.cuts import find_cuts
 from deformgan.preprocess.field_of_view import FieldOfView, common
 from deformgan.preprocess.foreground import find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.quality import measures
 from deformgan.spatial.grid import Grid
+from deformgan.workshop.simulation.anatomy import load_anatomy
 
 RADIUS = 30
 
@@ -80,6 +82,47 @@ def test_a_cut_at_an_angle_is_found_in_padding_and_none_in_what_is_whole() -> No
         agree = (seen[0, 0].numpy() > 0) == (np.abs(along) < 12)
         assert agree[np.abs(np.abs(along) - 12) > 2].all()
     assert len(find_content(image).field_of_view.oblique) == 0
+
+
+@pytest.mark.parametrize("degrees", [15.0, 25.0, 40.0])
+def test_the_sides_of_a_thin_slab_are_no_cuts(degrees: float) -> None:
+    """They are curved along one direction only, so that much of them lies in one layer."""
+    anatomy = load_anatomy()
+    labels = anatomy.data[::2, ::2, ::2]
+    spacing = 2 * anatomy.grid.spacing
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in labels.shape], indexing="ij"), -1) * spacing
+    normal = np.array([0, np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
+    along = (index - index[labels > 0].mean(0)) @ normal
+    mask = (labels > 0) & (np.abs(along) < 15)
+    planes = find_cuts(mask, spacing, 0.15, 10.0)
+    assert len(planes) == 2
+    normals = planes[:, :3] / spacing
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
+    assert np.degrees(np.arccos(np.abs(normals @ normal))).max() < 0.5
+    places = planes[:, 3] + index[mask].mean(0) @ normals.T
+    middle = (index[mask].mean(0) - index[labels > 0].mean(0)) @ normal
+    np.testing.assert_allclose(places, -15 + middle * np.sign(normals @ normal), atol=1.5)
+
+
+def test_voxels_where_an_image_ends_are_not_mixed_with_what_lies_beyond() -> None:
+    """A slab of one value keeps it up to its end, along a face and at an angle, on voxels that lie across it."""
+    index = np.stack(np.meshgrid(*[np.arange(80)] * 3, indexing="ij"), -1)
+    inside = ((index - 39.5) ** 2).sum(-1) < RADIUS**2
+    oblique = inside & (np.abs((index - 39.5) @ np.array([0.0, 0.6, 0.8])) < 12)
+    ended = np.eye(4)
+    ended[2, 3] = 30
+    coarser = Grid((60, 60, 60), np.diag([1.3, 1.3, 1.3, 1.0]))
+    at = coarser.to_world(np.stack(np.meshgrid(*[np.arange(60)] * 3, indexing="ij"), -1))
+    core = ((at - 39.5) ** 2).sum(-1) < (RADIUS - 4) ** 2
+    for data, affine in ((7.0 * oblique, np.eye(4)), (7.0 * inside[:, :, 30:55], ended)):
+        slab = Image(np.asfortranarray(data, np.float32), Grid(data.shape, affine), "slab")
+        found = conform(slab, grid=coarser)
+        assert found.seen is not None
+        seen = found.seen[0, 0] > 0
+        np.testing.assert_allclose(found.tensor[0, 0][seen & torch.from_numpy(core)], 1, atol=1e-5)
+        torch.testing.assert_close(found.continued[0, 0][seen], found.tensor[0, 0][seen], rtol=0, atol=0)
+        beside = torch.nn.functional.max_pool3d(seen[None, None].float(), 3, 1, 1)[0, 0] > 0
+        assert float(found.continued[0, 0][beside & torch.from_numpy(core)].quantile(0.01)) > 0.9
 
 
 def test_an_oblique_view_lies_where_its_planes_are() -> None:

@@ -28,7 +28,7 @@ _SCALES = (0.82, 1.0, 1.22)  # tried beside the one that the foregrounds' volume
 _NEW = 0.05  # difference from them that makes it worth a trial
 _OFFSETS_MM = (-40.0, -20.0, 20.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
 _SCREEN = (8.0, 400)  # mm apart and points, when all starts are scored
-_PARTIAL = 1.35  # ratio of the foregrounds' volumes, at a scale, that says so
+_PARTIAL = 1.25  # ratio of the foregrounds' volumes, at a scale, that says so
 _SLIDES_MM = (-30.0, -20.0, -10.0, 10.0, 20.0, 30.0)  # then, from what was found, along each axis
 _DISTORTION = 1.0  # then, share of the score that a map loses for the sum of squares of its log stretches
 _ELSEWHERE = 40.0  # degrees from the headers' orientation, from which on a rotation is another one
@@ -101,7 +101,7 @@ def search(
         scores[:2] += 1
         tried.append(_pursued(*given, rotations, theta, rounds, scores))
         if not partial:
-            return _world(*tried[1], centres_mm)
+            return _world(*max(tried, key=lambda one: one[2]), centres_mm)
         tried.append(_pursued(*given, rotations[:2], theta[:2], rounds[-3:]))
         tried.append(_pursued(*given, *_slid(fixed, moving, *_best(tried)[:2]), rounds[-4:]))
         return _world(*_best(tried), centres_mm)

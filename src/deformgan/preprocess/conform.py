@@ -14,7 +14,7 @@ from deformgan.preprocess.field_of_view import WHOLE, common
 from deformgan.preprocess.foreground import Content, find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
-from deformgan.spatial.continuation import continued
+from deformgan.spatial.continuation import continued, filled
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
 from deformgan.spatial.warp import box_maximum
@@ -26,6 +26,8 @@ _SMALL = 0.75  # of the grid's sides that a content fills, below which it is no 
 _SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
 _FILLED = 0.9  # of them that it fills then, as an adult's does
 _BORDER = 1  # voxels of a field around the foreground where what T says holds
+_LEAST_SHOWN = 0.1  # share of what a voxel of the working grid was made of; it has no value below
+_SMOOTHING = 2  # rounds of averaging where an image is continued
 WHITE = 0.998  # quantile of the foreground that becomes 1
 
 
@@ -47,6 +49,11 @@ class Conformed:
     mask: Tensor
     zero_background: bool = True
     seen: Tensor | None = None
+
+    @property
+    def continued(self) -> Tensor:
+        """The image continued smoothly beyond what it has data of, so that its end is no edge."""
+        return self.tensor if self.seen is None else filled(self.tensor, self.seen > 0, _SMOOTHING)
 
 
 def conform(
@@ -127,6 +134,11 @@ class Pair:
         """Fixed and moving, (1, 1, D, H, W) in [0, 1]."""
         return self.fixed.tensor, self.moving.tensor
 
+    @property
+    def continued_tensors(self) -> tuple[Tensor, Tensor]:
+        """The same, `Conformed.continued`."""
+        return self.fixed.continued, self.moving.continued
+
 
 def conform_pair(
     fixed: Scan,
@@ -179,11 +191,16 @@ def on_grid(image: Image, content: Content, grid: Grid) -> Conformed:
     """An image on this grid and no other, see `conform`."""
     sigmas = [antialiasing_sigma(grid.spacing[0], own) for own in image.grid.spacing]
     source, source_grid = _cropped(image, content, grid, sigmas)
-    values, covered = _resampled(source, source_grid, grid, sigmas)
+    shown, seen = (content.field_of_view.on(image.grid, one) for one in (source_grid, grid))
+    if shown is None or seen is None:
+        values, covered = _resampled(source, source_grid, grid, sigmas)
+    else:  # where the data end voxels are not mixed with what lies beyond
+        channels = _resampled(torch.cat([source, _volume(shown)[None]]), source_grid, grid, sigmas)
+        share = torch.where(_volume(seen) > 0, channels[2].clamp_min(_LEAST_SHOWN), 1)
+        values, covered = channels[:2] / share
     mask = covered >= 0.5
     values = _normalised(values, mask, content.zero_background)
-    seen = content.field_of_view.on(image.grid, grid)
-    return Conformed(_transposed(values), grid, _transposed(mask.float()), content.zero_background, seen)
+    return Conformed(_tensor(values), grid, _tensor(mask.float()), content.zero_background, seen)
 
 
 def _cropped(image: Image, content: Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:
@@ -242,6 +259,11 @@ def _normalised(values: Tensor, mask: Tensor, zero_background: bool) -> Tensor:
     return (values / max(white, float(np.finfo(np.float32).tiny))).clamp_(0, 1)
 
 
-def _transposed(volume: Tensor) -> Tensor:
+def _tensor(volume: Tensor) -> Tensor:
     """(W, H, D) → (1, 1, D, H, W), contiguous."""
     return volume.permute(2, 1, 0).contiguous()[None, None]
+
+
+def _volume(tensor: Tensor) -> Tensor:
+    """The inverse."""
+    return tensor[0, 0].permute(2, 1, 0)

@@ -1,9 +1,13 @@
 """Planes, at any angle, that content was cut along: an oblique slab in the padding it was resampled into.
 
-A body bounds content by curved surfaces; where many of its voxels lie in one outermost plane, it was cut there.
+A body bounds content by curved surfaces; where many of its voxels lie in one outermost plane, it was cut there. The
+side of a thin slab is curved along one direction only, so that much of it lies in one layer too; but it grows quickly
+from one layer to the next, which what was cut does not.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,6 +20,11 @@ _MOST = 12  # planes that are looked at closely: those that hold most
 _LAYERS = (3.0, 2.0, 1.5, 1.5)  # cells, thickness of what counts as outermost, step by step
 _LAYER = 1.5  # cells, thickness of the outermost layer whose cross-section is measured
 _STRAYS = 1e-3  # share of the cells that may lie outside a plane
+_FINE = 150  # voxels along the content's longest side at most, among which a plane is looked at in the end
+_FINE_STRAYS = 1e-4  # the same of these
+# voxels' thickness of the outermost layer and how far in the one it is compared with begins; what the outermost must
+# show of that: where content was cut 0.6 and more, down to caps of 8 mm, sides of slabs 0.5 at most
+_THICK, _INNER, _FLAT = 1.0, 2.0, 0.55
 
 
 def find_cuts(mask: np.ndarray, spacing: np.ndarray, needed: float, rounded: float) -> np.ndarray:
@@ -41,8 +50,30 @@ def find_cuts(mask: np.ndarray, spacing: np.ndarray, needed: float, rounded: flo
         layers = np.histogram(along, edges)[0]
         share = max(needed, rounded * _LAYER * cell / float(np.mean(_sizes_across(at, normal, cell))))
         if layers[-1] + np.count_nonzero(along > top) >= share * layers.max():
-            planes.append([*(normal * spacing), -top])
-    return np.array(planes).reshape(-1, 4)
+            planes.append(normal)
+    return np.array(list(_flat(mask, spacing, planes))).reshape(-1, 4)
+
+
+def _flat(mask: np.ndarray, spacing: np.ndarray, normals: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The planes (4,) that stand on these normals and are flat to a voxel, fitted to single voxels."""
+    if not normals:
+        return
+    step = 1 + max(mask.shape) // _FINE
+    spacing = spacing * step
+    at = np.argwhere(mask[(slice(None, None, step),) * 3]).astype(np.float32) * spacing.astype(np.float32)
+    for normal in normals:
+        thick = float(np.abs(normal) @ spacing)  # of a voxel, across the plane
+        for _ in range(2):
+            along = at @ normal
+            outermost = at[along > np.quantile(along, 1 - _FINE_STRAYS) - _THICK * thick]
+            normal = _across(outermost, normal)
+        along = at @ normal
+        top = float(np.quantile(along, 1 - _FINE_STRAYS))
+        deep = (top - along) / thick
+        outer = np.count_nonzero(deep < _THICK)
+        inner = np.count_nonzero((deep >= _INNER) & (deep < _INNER + _THICK))
+        if outer >= _FLAT * inner:
+            yield np.array([*(normal * spacing / step), -top])
 
 
 def _cells(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -89,10 +120,14 @@ def _fitted(surface: np.ndarray, normal: np.ndarray, cell: float) -> np.ndarray:
     """A direction turned until it stands on what lies outermost: on the plane nearest to that, again and again."""
     for layers in _LAYERS:
         along = surface @ normal
-        outermost = surface[along > np.quantile(along, 1 - _STRAYS) - layers * cell]
-        across = np.linalg.eigh(np.cov((outermost - outermost.mean(0)).T))[1][:, 0]
-        normal = across if across @ normal > 0 else -across
+        normal = _across(surface[along > np.quantile(along, 1 - _STRAYS) - layers * cell], normal)
     return normal
+
+
+def _across(points: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The normal of the plane nearest to points (N, 3), on the side of a given one."""
+    across = np.linalg.eigh(np.cov((points - points.mean(0)).T))[1][:, 0]
+    return across if across @ normal > 0 else -across
 
 
 def _directions() -> np.ndarray:

@@ -19,12 +19,12 @@ def finer_pair(scans: tuple[Scan, Scan], pair: Pair) -> tuple[Tensor, Tensor] | 
         pair: Both on their working grids.
 
     Returns:
-        (1, 1, D', H', W') in [0, 1] each, over the working grids' extent.
+        (1, 1, D', H', W') in [0, 1] each, over the working grids' extent; `Conformed.continued`.
     """
     out = []
     for scan, coarse in zip(scans, (pair.fixed, pair.moving), strict=True):
         if float(coarse.grid.spacing[0]) < _WORTH * float(scan.image.grid.spacing.max()):
             return None
         shape = tuple(2 * round(FINER * n / 2) for n in coarse.grid.shape)
-        out.append(on_grid(scan.image, scan.content, coarse.grid.resized(shape)).tensor)  # type: ignore[arg-type]
+        out.append(on_grid(scan.image, scan.content, coarse.grid.resized(shape)).continued)  # type: ignore[arg-type]
     return out[0], out[1]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deformgan.spatial.field import affine_field, fit_affine
 
-_ROUNDS = 8  # of averaging on each grid, which take out what the next coarser one could not say
+_ROUNDS = 8  # of averaging on each grid, which take out what the next coarser one could not say; of a field
 _SMALLEST = 4  # voxels along the shortest axis of the coarsest grid
 _ENOUGH = 64  # voxels, of which an affine map is taken
 
@@ -36,7 +36,7 @@ def continued(field: Tensor, known: Tensor, weight: Tensor) -> Tensor:
     return torch.where(known, field, affine + filled(field - affine, known))
 
 
-def filled(values: Tensor, known: Tensor) -> Tensor:
+def filled(values: Tensor, known: Tensor, rounds: int = _ROUNDS) -> Tensor:
     """Values (1, C, D, H, W) where ``known`` (1, 1, D, H, W) is true, and between and around them smooth ones."""
     share = known.to(values)
     if min(values.shape[2:]) <= _SMALLEST:
@@ -45,9 +45,9 @@ def filled(values: Tensor, known: Tensor) -> Tensor:
     size = [-(-n // 2) for n in values.shape[2:]]
     parts = F.adaptive_avg_pool3d(share, size)  # type: ignore[arg-type]
     means = F.adaptive_avg_pool3d(values * share, size) / parts.clamp_min(1e-6)  # type: ignore[arg-type]
-    coarse = F.interpolate(filled(means, parts > 0), values.shape[2:], mode="trilinear", align_corners=False)
+    coarse = F.interpolate(filled(means, parts > 0, rounds), values.shape[2:], mode="trilinear", align_corners=False)
     out = torch.where(known, values, coarse)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         out = torch.where(known, values, _mean_of_neighbours(out))
     return out
 
