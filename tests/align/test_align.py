@@ -155,6 +155,23 @@ def test_the_headers_place_comes_back_where_nothing_from_everywhere_is_better(
     assert found[0, 3] == pytest.approx(1.0 if near > everywhere else 2.0)
 
 
+def test_of_parts_the_headers_orientation_and_what_distorts_little_are_preferred() -> None:
+    """Of places that fit about as well; what fits much better comes back whatever it is."""
+
+    def place(score: float, degrees: float = 0.0, stretch: float = 1.0) -> search_module._Place:
+        turn = torch.from_numpy(Rotation.from_euler("x", degrees, degrees=True).as_matrix()).float()[None]
+        theta = torch.zeros(1, search_module.AFFINE)
+        theta[0, 7] = search_module.RADIUS_MM * float(np.log(stretch))
+        return turn, theta, score
+
+    straight, turned, pressed = place(0.30), place(0.31, degrees=60), place(0.31, stretch=0.6)
+    assert search_module._turned(search_module.Maps(*turned[:2]).matrices)[0] == pytest.approx(60, abs=0.01)
+    for other in (turned, pressed):
+        assert search_module._best([straight, other]) is straight
+        better = (*other[:2], 0.40)
+        assert search_module._best([straight, better]) is better
+
+
 def test_the_size_of_a_small_brain_is_to_an_adults_as_their_lengths() -> None:
     """An adult's has 1.2 l; the larger of a pair counts, and from 0.15 l on it may be a part of an adult's."""
     centres = np.array([6.0, 0, 3]), np.array([0.0, 9, 0])

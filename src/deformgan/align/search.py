@@ -5,7 +5,7 @@ Else rotations all over SO(3) are scored at low resolution, the best are improve
 while resolution and degrees of freedom rise, and the last few are compared where left and right, front and back differ.
 Where one image shows much less of the brain than the other, a part of it fits many places: then everything is searched,
 the headers' and the centres' places are improved at fine resolution too, the best of all is slid along the smaller
-image's axes and improved again, and maps that distort must fit better.
+image's axes and improved again, and maps that distort or leave the headers' orientation must fit better.
 The map never mirrors: a header that does shows one hemisphere as the other, and nothing in a single brain tells.
 """
 
@@ -31,6 +31,7 @@ _SCREEN = (8.0, 400)  # mm apart and points, when all starts are scored
 _PARTIAL = 1.25  # ratio of the foregrounds' volumes, at a scale, that says so
 _SLIDES_MM = (-30.0, -20.0, -10.0, 10.0, 20.0, 30.0)  # then, from what was found, along each axis
 _DISTORTION = 1.0  # then, share of the score that a map loses for the sum of squares of its log stretches
+_HEADERS = 1.05  # times as good is, in the end, what keeps the headers' orientation
 _ELSEWHERE = 40.0  # degrees from the headers' orientation, from which on a rotation is another one
 _CLEARLY = 1.15  # times the best score of those that the improved headers' or centres' place needs to be believed
 _SAME_MM = 4.0  # between candidates that are one
@@ -108,8 +109,14 @@ def search(
 
 
 def _best(tried: list[_Place]) -> _Place:
-    """By score less distortion."""
-    return max(tried, key=lambda one: float(_rated(one[2], Maps(*one[:2]).matrices)))
+    """By score less distortion; headers are right more often than not."""
+
+    def rated(one: _Place) -> float:
+        matrices = Maps(*one[:2]).matrices
+        as_headers = float(_turned(matrices)[0]) <= _ELSEWHERE
+        return float(_rated(one[2], matrices)) * (_HEADERS if as_headers else 1.0)
+
+    return max(tried, key=rated)
 
 
 def _pursued(
@@ -243,6 +250,12 @@ def _centred(matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray]) -> T
 def _angles(rotations: Tensor) -> Tensor:
     """Of rotations (B, 3, 3), degrees."""
     return torch.rad2deg(torch.arccos(((rotations.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)))
+
+
+def _turned(matrices: Tensor) -> Tensor:
+    """By how many degrees linear maps (B, 3, 4) turn, scales and shears apart."""
+    left, _, right = torch.linalg.svd(matrices[:, :, :3])
+    return _angles(left @ right)
 
 
 def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
