@@ -147,7 +147,7 @@ def _refined(pair: Pair, field: Tensor, scans: tuple[Scan, Scan], network: Model
     """The field after optimisation on the run's device."""
     options, device = run.options, run.options.device
     a, b = pair.seen_tensors
-    fixed, moving, mask, start = (one.to(device) for one in (*pair.continued_tensors, pair.fixed.mask, field))
+    fixed, moving, mask, start = (one.to(device) for one in (*pair.compared_tensors, pair.fixed.mask, field))
     return refine_pair(
         fixed, moving, start, mask=mask, lesions=pair.excluded.to(device), steps=options.refine_steps,
         subject=options.subject, smoothness=options.smoothness, fine=lambda: finer_pair(scans, pair),
@@ -169,7 +169,7 @@ def _again(pair: Pair, field: Tensor | None, network: Model | None, run: Run) ->
         backward = network.predict(b, a, options.precision)
         if not options.refine_steps:
             return backward.cpu(), None
-        fixed, moving, start = (one.to(device) for one in (*pair.continued_tensors, field))
+        fixed, moving, start = (one.to(device) for one in (*pair.compared_tensors, field))
         masks = pair.fixed.mask.to(device), pair.moving.mask.to(device)
         found = perturbed(
             fixed, moving, start, backward, masks=masks, lesions=pair.excluded.to(device), steps=options.refine_steps,

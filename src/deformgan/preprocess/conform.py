@@ -14,6 +14,7 @@ from deformgan.preprocess.field_of_view import WHOLE, common
 from deformgan.preprocess.foreground import Content, find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
+from deformgan.preprocess.thick_slices import blurred, thickness
 from deformgan.spatial.continuation import continued, filled
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
@@ -42,6 +43,7 @@ class Conformed:
         zero_background: Whether the image has a constant background, as skull-stripped ones have.
         seen: (1, 1, D, H, W) float32, 1 where the image has data, else 0; None where it has data all over the grid, or
             its content ends before it does (see `deformgan.preprocess.field_of_view`).
+        thickness: Of the image's voxels, see `deformgan.preprocess.thick_slices`.
     """
 
     tensor: Tensor
@@ -49,6 +51,7 @@ class Conformed:
     mask: Tensor
     zero_background: bool = True
     seen: Tensor | None = None
+    thickness: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     @property
     def continued(self) -> Tensor:
@@ -135,9 +138,13 @@ class Pair:
         return self.fixed.tensor, self.moving.tensor
 
     @property
-    def continued_tensors(self) -> tuple[Tensor, Tensor]:
-        """The same, `Conformed.continued`."""
-        return self.fixed.continued, self.moving.continued
+    def compared_tensors(self) -> tuple[Tensor, Tensor]:
+        """The same as refinement compares them: `Conformed.continued`, and `blurred` as thick slices are."""
+        one, other = self.fixed, self.moving
+        return (
+            blurred(one.continued, one.thickness, other.thickness),
+            blurred(other.continued, other.thickness, one.thickness),
+        )
 
 
 def conform_pair(
@@ -200,7 +207,9 @@ def on_grid(image: Image, content: Content, grid: Grid) -> Conformed:
         values, covered = channels[:2] / share
     mask = covered >= 0.5
     values = _normalised(values, mask, content.zero_background)
-    return Conformed(_tensor(values), grid, _tensor(mask.float()), content.zero_background, seen)
+    return Conformed(
+        _tensor(values), grid, _tensor(mask.float()), content.zero_background, seen, thickness(image.grid, grid)
+    )
 
 
 def _cropped(image: Image, content: Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:
