@@ -198,13 +198,13 @@ def on_grid(image: Image, content: Content, grid: Grid) -> Conformed:
     """An image on this grid and no other, see `conform`."""
     sigmas = [antialiasing_sigma(grid.spacing[0], own) for own in image.grid.spacing]
     source, source_grid = _cropped(image, content, grid, sigmas)
-    shown, seen = (content.field_of_view.on(image.grid, one) for one in (source_grid, grid))
-    if shown is None or seen is None:
-        values, covered = _resampled(source, source_grid, grid, sigmas)
-    else:  # where the data end voxels are not mixed with what lies beyond
-        channels = _resampled(torch.cat([source, _volume(shown)[None]]), source_grid, grid, sigmas)
-        share = torch.where(_volume(seen) > 0, channels[2].clamp_min(_LEAST_SHOWN), 1)
-        values, covered = channels[:2] / share
+    values, covered = _resampled(source, source_grid, grid, sigmas)
+    del source  # as large as the image, twice
+    seen = content.field_of_view.on(image.grid, grid)
+    if seen is not None and (shown := content.field_of_view.on(image.grid, source_grid)) is not None:
+        # where the data end voxels are not mixed with what lies beyond
+        share = _resampled(_volume(shown)[None], source_grid, grid, sigmas)[0].clamp_min(_LEAST_SHOWN)
+        values, covered = (torch.where(_volume(seen) > 0, one / share, one) for one in (values, covered))
     mask = covered >= 0.5
     values = _normalised(values, mask, content.zero_background)
     return Conformed(

@@ -23,7 +23,7 @@ _STRAYS = 1e-3  # share of the cells that may lie outside a plane
 _FINE = 150  # voxels along the content's longest side at most, among which a plane is looked at in the end
 _FINE_STRAYS = 1e-4  # the same of these
 # voxels' thickness of the outermost layer and how far in the one it is compared with begins; what the outermost must
-# show of that: where content was cut 0.6 and more, down to caps of 8 mm, sides of slabs 0.5 at most
+# show of that: where content was cut 0.6 and more, down to caps of 6 mm, elsewhere 0.5 at most
 _THICK, _INNER, _FLAT = 1.0, 2.0, 0.55
 
 
@@ -58,11 +58,13 @@ def _flat(mask: np.ndarray, spacing: np.ndarray, normals: list[np.ndarray]) -> I
     """The planes (4,) that stand on these normals and are flat to a voxel, fitted to single voxels."""
     if not normals:
         return
-    step = 1 + max(mask.shape) // _FINE
-    spacing = spacing * step
-    at = np.argwhere(mask[(slice(None, None, step),) * 3]).astype(np.float32) * spacing.astype(np.float32)
+    occupied = _occupied(mask)
+    low = np.array([o[0] for o in occupied])
+    step = 1 + max(int(o[-1] - o[0]) for o in occupied) // _FINE
+    part = mask[tuple(slice(int(o[0]), int(o[-1]) + 1, step) for o in occupied)]
+    at = ((np.argwhere(part) * step + low) * spacing).astype(np.float32)
     for normal in normals:
-        thick = float(np.abs(normal) @ spacing)  # of a voxel, across the plane
+        thick = step * float(np.abs(normal) @ spacing)  # of a voxel, across the plane
         for _ in range(2):
             along = at @ normal
             outermost = at[along > np.quantile(along, 1 - _FINE_STRAYS) - _THICK * thick]
@@ -73,12 +75,17 @@ def _flat(mask: np.ndarray, spacing: np.ndarray, normals: list[np.ndarray]) -> I
         outer = np.count_nonzero(deep < _THICK)
         inner = np.count_nonzero((deep >= _INNER) & (deep < _INNER + _THICK))
         if outer >= _FLAT * inner:
-            yield np.array([*(normal * spacing / step), -top])
+            yield np.array([*(normal * spacing), -top])
+
+
+def _occupied(mask: np.ndarray) -> list[np.ndarray]:
+    """Along each axis, the planes that hold anything."""
+    return [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
 
 
 def _cells(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Where the content's cells lie, and those of its surface, index times spacing in mm, (N, 3) each; their size."""
-    occupied = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    occupied = _occupied(mask)
     cell = max((o[-1] - o[0] + 1) * s for o, s in zip(occupied, spacing, strict=True)) / _ACROSS
     steps = [max(1, round(cell / s)) for s in spacing]
     low = [int(o[0]) for o in occupied]
