@@ -70,7 +70,7 @@ class FieldOfView:
         inside = torch.ones(grid.shape, dtype=torch.bool)
         for plane in self._planes() @ (image.world_to_index @ grid.affine):
             x, y, z = (torch.arange(n, dtype=torch.float64) * plane[axis] for axis, n in enumerate(grid.shape))
-            inside &= x[:, None, None] + y[:, None] + z + plane[3] <= _SLACK
+            inside &= x[:, None, None] + y[:, None] <= _SLACK - plane[3] - z  # no volume of numbers is needed
         return None if bool(inside.all()) else inside.float()[None, None]
 
 
