@@ -232,15 +232,17 @@ def test_labels_and_points_beside_the_image_are_refused(pair_files: PairFiles, m
         run(moving_labels=far)
     with pytest.raises(InputError, match="no point lies in"):
         run(moving_points=np.array([[500.0, 0, 0]]))
-    with pytest.warns(UserWarning, match="1 of 2 points lie outside"):
+    with pytest.warns(UserWarning, match="1 of 2 points lie outside") as warned:
         run(moving_points=np.array([[500.0, 0, 0], [0, 0, 0]]))
+    assert {one.filename for one in warned} == {__file__}, "told of the user's line"
 
 
 def test_heads_are_remarked_upon(pair_files: PairFiles, model: Model, phantom: Phantom) -> None:
     big = Image(phantom.t2, Grid(phantom.t2.shape, np.diag([1.6, 1.6, 1.6, 1]) @ phantom.affine))
-    with pytest.warns(UserWarning, match=r"fixed image may not be .*: its foreground measures 4\.\d l"):
+    with pytest.warns(UserWarning, match=r"fixed image may not be .*: its foreground measures 4\.\d l") as warned:
         found = deformgan.register(big, pair_files.moving, model=model, refine_steps=0)
     assert found.provenance["notes"]
+    assert {one.filename for one in warned} == {__file__}, "told of the user's line"
 
 
 def test_a_loaded_model_says_where_to_compute(pair_files: PairFiles, model: Model) -> None:

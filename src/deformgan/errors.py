@@ -1,10 +1,13 @@
-"""The one family of errors meant for users; each carries the exit code the command ends with."""
+"""The one family of errors meant for users, each with the exit code the command ends with, and where warnings point."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import sys
 from pathlib import Path
 
+_PACKAGE = str(Path(__file__).parent)
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
@@ -71,3 +74,11 @@ def unwritable(path: str | Path, error: OSError) -> InputError:
     if error.errno == errno.ENAMETOOLONG:
         return InputError(f"cannot use {Path(path).name[:40]}…: the name is too long", "give a shorter name or path")
     return InputError(f"cannot write {path}: {error.strerror or error}", "choose another folder")
+
+
+def callers_level() -> int:
+    """The ``stacklevel`` of a warning that is about the line of code outside the package that called into it."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, contextlib.__file__)):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -29,7 +29,7 @@ from deformgan.quality import Evidence, Quality, error_map, examine, explained, 
 from deformgan.refine.pair import Refined, refine_pair
 from deformgan.refine.spread import Perturbed, perturbed
 from deformgan.spatial.field import resize
-from deformgan.spatial.native.threads import beside, one_thread
+from deformgan.spatial.native.threads import beside, kernels_first, one_thread
 from deformgan.transforms.carried import Carried
 from deformgan.transforms.compact import compact
 from deformgan.transforms.of_field import transform_of_field
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from deformgan.io.image import ImageLike
 
 
+@kernels_first()
 def register(
     fixed: ImageLike | Scan,
     moving: ImageLike | Scan,

@@ -21,7 +21,7 @@ from deformgan.align.parameters import AFFINE, RADIUS_MM, RIGID, SIMILARITY, Map
 from deformgan.align.placement import Subsampled
 from deformgan.align.similarity import Level, make_level, nmi_score, nmi_slope
 from deformgan.spatial.adam import adam
-from deformgan.spatial.native.threads import one_thread
+from deformgan.spatial.native.threads import most_threads, one_thread
 
 _ROTATIONS = 400  # about 25° apart
 _SCALES = (0.82, 1.0, 1.22)  # tried beside the one that the foregrounds' volumes give
@@ -84,7 +84,7 @@ def search(
     Returns:
         4×4 ``fixed_to_moving``, world mm (RAS+), of positive determinant; its `nmi_score` in the last round, in [0, 1].
     """
-    threads = torch.get_num_threads()  # for what is large
+    threads = most_threads()  # for what is large
     given = (fixed, moving, centres_mm, rigid)
     with one_thread():
         rotations, theta = _starts(*given)

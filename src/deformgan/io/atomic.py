@@ -145,9 +145,9 @@ def storable(data: np.ndarray) -> np.ndarray:
 
 
 def _writer_threads() -> int:
-    import torch  # its number of threads is the user's --threads
+    from deformgan.spatial.native.threads import most_threads  # the user's --threads; it wants PyTorch
 
-    return max(1, min(4, torch.get_num_threads()))
+    return max(1, min(4, most_threads()))
 
 
 def _write_all(file: Any, header: bytes, chunks: Iterable[np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deformgan.errors import InputError
 from deformgan.io.untrusted import parse_json, read_small
-from deformgan.models.device import pick_precision
+from deformgan.models.device import computing_in
 from deformgan.models.load import MOST_BYTES, fitting_network, weights_folder
 
 
@@ -50,7 +50,7 @@ class AnatomyModel:
             a voxel is brain, (1, 1, D, H, W); both float32 on the CPU.
         """
         device = next(self.network.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=pick_precision("auto", device) == "bf16"):
+        with computing_in("auto", device):
             structures, mask = self.network(image.to(device))
         return structures.float().softmax(1).cpu(), mask.float().sigmoid().cpu()
 

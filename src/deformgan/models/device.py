@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 
 from deformgan.errors import UsageError
+from deformgan.spatial.native.threads import pytorch_too
 
 
 def pick_device(name: str) -> str:
@@ -34,6 +38,14 @@ def pick_precision(name: str, device: str | torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if _computes_in_bf16(torch.device(device)) else "fp32"
+
+
+@contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Networks compute in this format inside, see `pick_precision`; bf16 has no kernels, so PyTorch has all threads."""
+    bf16 = pick_precision(precision, device) == "bf16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16), pytorch_too() if bf16 else nullcontext():
+        yield
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

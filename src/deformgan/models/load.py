@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
-from deformgan.models.device import pick_precision
+from deformgan.models.device import computing_in
 from deformgan.networks import KINDS, Role, build, network_class
 from deformgan.networks.base import GeneratorNetwork, TransformationNetwork, reduced
 
@@ -95,10 +95,9 @@ class Model:
             InputError: The field is not finite, or leads beyond any image.
         """
         device = self.device
-        bf16 = pick_precision(precision, device) == "bf16"
         fixed, moving = fixed.to(device), moving.to(device)
         fixed, moving = (reduced(image, self.reduction) for image in (fixed, moving))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with computing_in(precision, device):
             field = self.network(fixed, moving)
         if not float(field.abs().amax()) <= _MOST_VOXELS:  # NaN is not either
             raise InputError(f"the weights {self.name} move voxels beyond any image", "train them anew")

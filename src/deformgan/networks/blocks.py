@@ -58,6 +58,10 @@ class _GroupNorm(nn.GroupNorm):
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
+def _autocast() -> bool:
+    return torch.is_autocast_enabled("cpu")
+
+
 class Convolution(nn.Conv3d):
     """`nn.Conv3d` that is fast where no gradient is wanted, and whose gradients can be trusted in bf16 at any size."""
 
@@ -66,6 +70,8 @@ class Convolution(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in the base class
         if self._compiled(input):
             return native.convolve(input, self._for_kernels(), self.bias)  # type: ignore[arg-type]
+        if self._mixes(input):
+            return self._mixed(input)
         if max(input.shape[2:]) > 2:
             return self._by_onednn(input) if self._small(input) else super().forward(input)
         # oneDNN's bf16 weight gradient of a 2³ volume is uninitialised memory (PyTorch 2.13, AVX512-BF16 without AMX)
@@ -93,7 +99,7 @@ class Convolution(nn.Conv3d):
         plain = self.kernel_size == (3, 3, 3) and self.stride == self.dilation == self.padding == (1, 1, 1)
         if not plain or self.groups != 1 or self.padding_mode != "zeros" or self.in_channels < _LANES:
             return False
-        if self.bias is None or self.weight.is_inference() or torch.is_autocast_enabled("cpu") or not x.numel():
+        if self.bias is None or self.weight.is_inference() or _autocast() or not x.numel():
             return False
         return usable(x[:1], self.weight[:1], self.bias[:1])
 
@@ -105,11 +111,22 @@ class Convolution(nn.Conv3d):
             self._packed = (*of, native.pack(weight))
         return self._packed[3]
 
+    def _mixes(self, x: Tensor) -> bool:
+        """Whether it is a matrix product, for which PyTorch's convolution copies the input before and after."""
+        plain = self.kernel_size == self.stride == (1, 1, 1) and self.padding == (0, 0, 0) and self.groups == 1
+        return plain and self.bias is not None and usable(x[:1], self.weight[:1], self.bias[:1]) and not _autocast()
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1)
+        if x.is_contiguous():
+            return (weight @ x.flatten(2) + self.bias[:, None]).unflatten(2, x.shape[2:])  # type: ignore[index]
+        return F.linear(x.movedim(1, -1), weight, self.bias).movedim(-1, 1)
+
     def _small(self, x: Tensor) -> bool:
         """Whether PyTorch would unfold the input into a matrix though oneDNN takes half the time (PyTorch 2.13)."""
         if self.kernel_size == (1, 1, 1) or x.shape[:-1].numel() > _UNFOLDED or torch.is_grad_enabled():
             return False
-        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not _autocast()
         return plain and torch.backends.mkldnn.enabled and not torch.compiler.is_compiling()
 
     def _by_onednn(self, x: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from deformgan.align.options import Options
+from deformgan.errors import callers_level
 from deformgan.output import provenance
 from deformgan.output.provenance import Progress, Stopwatch
+from deformgan.spatial.native.threads import most_threads
 
 if TYPE_CHECKING:
     from deformgan.models.load import Model
@@ -48,7 +48,7 @@ class Run:
         """Warn now, and tell it in the record."""
         for note in notes:
             self._notes.append(note)
-            warnings.warn(note, stacklevel=3)
+            warnings.warn(note, stacklevel=callers_level())
 
     def settle(self, **settings: Any) -> None:
         """What became of a setting that left something to be decided."""
@@ -65,7 +65,7 @@ class Run:
             "init": os.fspath(self._init) if isinstance(self._init, str | os.PathLike) else self._init is not None,
             "refine_steps": 0 if model is None else self.options.refine_steps,
             "subject_hint": self.options.subject,
-            "threads": torch.get_num_threads(),
+            "threads": most_threads(),
             "working_grid": list(grid.shape),
             "working_spacing_mm": float(grid.spacing[0]),
         }

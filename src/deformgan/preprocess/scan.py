@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,11 @@ def read_pair(
         InputError: See `load_image` and `Scan.masked`.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
-        one, other = (job.result() for job in [pool.submit(_scan, source[0]) for source in (fixed, moving)])
+        jobs = [pool.submit(copy_context().run, _scan, source[0]) for source in (fixed, moving)]
+        one, other = (job.result() for job in jobs)
         jobs = [
-            pool.submit(one.masked, "fixed", other.original, *fixed[1:]),
-            pool.submit(other.masked, "moving", one.original, *moving[1:]),
+            pool.submit(copy_context().run, one.masked, "fixed", other.original, *fixed[1:]),
+            pool.submit(copy_context().run, other.masked, "moving", one.original, *moving[1:]),
         ]
         return jobs[0].result(), jobs[1].result()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deformgan.errors import InputError
+from deformgan.errors import InputError, callers_level
 from deformgan.io.image import Image, load_labels
 from deformgan.io.points import Points, read_points
 from deformgan.preprocess.scan import require_overlap
@@ -71,5 +71,7 @@ def _within(points: Points | np.ndarray | str | os.PathLike[str], moving: Image)
             f"{name}: no point lies in {moving.name}", "give world mm, RAS+ (ITK and ANTs write LPS: x and y negated)"
         )
     if outside.any():
-        warnings.warn(f"{name}: {outside.sum()} of {outside.size} points lie outside {moving.name}", stacklevel=4)
+        warnings.warn(
+            f"{name}: {outside.sum()} of {outside.size} points lie outside {moving.name}", stacklevel=callers_level()
+        )
     return points

@@ -13,7 +13,18 @@ import pytest
 import torch
 
 from deformgan.spatial.native import threads
-from deformgan.spatial.native.threads import Usage, _quota, available_cpus, beside, free_cpus, one_thread
+from deformgan.spatial.native.threads import (
+    Usage,
+    _quota,
+    available_cpus,
+    beside,
+    free_cpus,
+    kernels_first,
+    native_threads,
+    one_thread,
+    pytorch_too,
+)
+from deformgan.spatial.native.use import usable, without_kernels
 
 LINE = "cpu{} {} {} {} 900 5 {} {} {} 0 0\n"  # core, user, nice, system, …, irq, softirq, steal
 
@@ -193,3 +204,41 @@ def test_one_thread_inside_and_as_many_as_before_afterwards() -> None:
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)
+
+
+def test_kernels_have_the_threads_to_themselves_but_for_what_pytorch_does_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def now() -> tuple[int, int]:
+        return torch.get_num_threads(), native_threads(1 << 20)
+
+    if not usable():
+        pytest.skip("no kernels here")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    before, beside_it = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        with kernels_first():
+            assert now() == (1, 3)
+            beside(lambda: beside_it.append(now()))()
+            with pytorch_too():
+                assert now() == (3, 3)
+            with one_thread():
+                assert now() == (1, 1)
+                with kernels_first():
+                    assert now() == (1, 1)
+            assert now() == (1, 3)
+            with kernels_first():
+                assert now() == (1, 3)
+        assert now() == (3, 3)
+        with without_kernels(), kernels_first():
+            assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError, match="inside"), kernels_first():
+            raise ValueError("inside")
+        assert now() == (3, 3)
+        monkeypatch.setenv("GOMP_SPINCOUNT", "0")
+        with kernels_first():
+            assert now() == (3, 3), "threads that sleep are in nobody's way"
+    finally:
+        torch.set_num_threads(before)
+    assert beside_it == [(1, 3)]

@@ -262,8 +262,10 @@ function save() {
     if (mine || row[at.rating]) lines.push([row[at.id], grade(i), mine ? mine.rater || $("rater").value : row[at.rater], note(i)]);
   });
   const file = URL.createObjectURL(new Blob([lines.map((l) => l.map(clean).join("\t")).join("\n") + "\n"], { type: "text/tab-separated-values" }));
-  const anchor = create("a", { href: file, download: "ratings.tsv" });
+  const anchor = create("a", { href: file, download: "ratings.tsv", hidden: true });
+  document.body.append(anchor); // some browsers save nothing from a link that is on no page
   anchor.click();
+  anchor.remove();
   setTimeout(() => URL.revokeObjectURL(file), 60000); // a busy browser begins to save it only seconds later
 }
 

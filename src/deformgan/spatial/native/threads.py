@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,43 +24,78 @@ from deformgan.spatial.native.cgroups import MEMBERSHIP, ROOT, folders
 Found = TypeVar("Found")
 _SMALL = 1 << 15  # numbers below which waking another thread costs more than it gains
 _SHORTEST = 0.2  # seconds over which others' use of the cores can be told
+_KERNELS: ContextVar[int | None] = ContextVar("threads of the kernels", default=None)  # None: as many as PyTorch
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on one thread inside: thousands of small operations lose more at barriers than they win."""
+    """One thread for everything inside: thousands of small operations lose more at barriers than they win."""
+    with _threads(1, 1):
+        yield
+
+
+@contextmanager
+def kernels_first() -> Iterator[None]:
+    """PyTorch on one thread inside, the kernels on as many as before, where PyTorch's threads would be in their way.
+
+    These go on turning for a while after each operation, in case there is another, on the cores that the kernels need;
+    so work that is mostly done by kernels is faster without them. Nothing changes where there are no kernels, nor where
+    threads that wait sleep, as in the command (``GOMP_SPINCOUNT=0``).
+    """
+    from deformgan.spatial.native.use import usable
+
+    most = most_threads()
+    with _threads(1 if os.environ.get("GOMP_SPINCOUNT") != "0" and usable() else most, most):
+        yield
+
+
+@contextmanager
+def pytorch_too() -> Iterator[None]:
+    """Inside `kernels_first`: PyTorch on as many threads again, for what it does alone."""
+    most = most_threads()
+    with _threads(most, most):
+        yield
+
+
+@contextmanager
+def _threads(pytorch: int, kernels: int) -> Iterator[None]:
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before, token = torch.get_num_threads(), _KERNELS.set(kernels)
+    torch.set_num_threads(pytorch)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        _KERNELS.reset(token)
+
+
+def most_threads() -> int:
+    """On how many threads anything may compute."""
+    import torch
+
+    return _KERNELS.get() or torch.get_num_threads()
 
 
 def beside(call: Callable[[], Found]) -> Callable[[], Found]:
     """Begin something on a thread of its own; what is returned waits for its result, or raises what it raised.
 
-    Where PyTorch has one thread nothing goes on beside another: the work is then done when it is first asked for.
+    Where there is one thread nothing goes on beside another: the work is then done when it is first asked for.
     """
     import torch
 
-    threads = torch.get_num_threads()
-    if threads == 1:
+    if most_threads() == 1:
         return cache(call)
     # a thread begins with the number that was set last, on whatever thread that was
-    pool = ThreadPoolExecutor(1, "beside", torch.set_num_threads, (threads,))
+    pool = ThreadPoolExecutor(1, "beside", torch.set_num_threads, (torch.get_num_threads(),))
     job = pool.submit(copy_context().run, call)
     pool.shutdown(wait=False)
     return job.result
 
 
 def native_threads(size: int) -> int:
-    """As many as PyTorch may use, one for work on few numbers."""
-    import torch
-
-    return 1 if size < _SMALL else torch.get_num_threads()
+    """As many as there may be, one for work on few numbers."""
+    return 1 if size < _SMALL else most_threads()
 
 
 def available_cpus() -> int:
