@@ -77,6 +77,19 @@ def test_a_long_neck_is_looked_past() -> None:
     assert dice(mask.data > 0, brain) > 0.97
 
 
+def test_a_brain_that_a_look_cuts_is_looked_at_farther_around() -> None:
+    """And where that was not far enough, what the look ends at is not drawn out to the end of the image."""
+    image, brain = head(Grid.centred((140, 150, 190), 2.0, CENTRE - (0, 0, 50)), neck=200, scale=1.1)
+    model = ByBrightness(shape=(80, 80, 80))
+    mask = brain_mask(find_anatomy(image, model), image)
+    assert model.seen[1:] == [(80, 80, 80), (80, 96, 80)]
+    assert dice(mask.data > 0, brain) > 0.97
+    small = ByBrightness(shape=(64, 64, 64))
+    mask = brain_mask(find_anatomy(image, small), image)
+    assert small.seen[1:] == [(64, 64, 64), (80, 80, 80)]
+    assert (mask.data.any((0, 2))).sum() <= 80 < brain.any((0, 2)).sum()
+
+
 def test_one_look_is_enough_for_a_brain_alone() -> None:
     model = ByBrightness()
     image, _ = head(Grid.centred((110, 120, 110), 2.0, CENTRE), scalp=False)

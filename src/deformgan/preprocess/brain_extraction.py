@@ -126,7 +126,9 @@ def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
 
 def brain_mask(anatomy: Anatomy, image: Image) -> Image:
     """The brain on the voxels of the image it was found in, uint8."""
-    brain = resampled(torch.from_numpy(anatomy.probability), anatomy.grid, image.grid) >= _LIMIT
+    # where S did not look there is none: sampling would go on with the outermost voxels
+    around = anatomy.grid.padded((1, 1, 1))
+    brain = resampled(torch.from_numpy(np.pad(anatomy.probability, 1)), around, image.grid) >= _LIMIT
     return Image(brain.astype(np.uint8), image.grid, f"the brain in {image.name}")
 
 
@@ -134,7 +136,7 @@ def _looked_at(image: Image, model: SeesAnatomy, corners_mm: np.ndarray, turn: n
     """What S sees along turned axes.
 
     A head that is larger than the scans S was taught with (with a neck, say) is looked at as a whole first, on larger
-    voxels, then around the brain that was found.
+    voxels, then around the brain that was found; once more, farther around it, where that ends within the brain.
     """
     low, high = (corners_mm @ turn).min(0), (corners_mm @ turn).max(0)
     voxels, centre = (high - low) / model.spacing, turn @ (low + high) / 2
@@ -149,7 +151,12 @@ def _looked_at(image: Image, model: SeesAnatomy, corners_mm: np.ndarray, turn: n
         (np.arange(n) * mass.sum(others)).sum() / mass.sum() for n, others in zip(mass.shape, _OTHERS, strict=True)
     ]
     coarse = whole.grid.resized(tuple(mass.shape))  # type: ignore[arg-type]
-    return _look(image, model, model.spacing, np.array(model.shape), coarse.to_world(np.array(middle)), turn)
+    given = coarse.to_world(np.array(middle)), turn
+    near = _look(image, model, model.spacing, np.array(model.shape), *given)
+    cut = [bool(np.take(near.brain, (0, -1), axis).any()) for axis in range(3)]
+    return (
+        _look(image, model, model.spacing, np.array(model.shape) + _STEP * np.array(cut), *given) if any(cut) else near
+    )
 
 
 def _look(
