@@ -97,6 +97,17 @@ def test_images_are_read_while_the_block_runs(pair_files: PairFiles) -> None:
         assert describe_input(scan) == describe_input(path) == {"path": str(path), "sha256": sha256(path)}
 
 
+def test_images_are_read_without_pytorch(pair_files: PairFiles) -> None:
+    """Else reading them would wait for what it is done beside."""
+    code = (
+        "import sys\nfrom deformgan.commands.startup import read_ahead\n"
+        "with read_ahead((sys.argv[1], True), (sys.argv[2], True)) as scans:\n    pass\n"
+        "scans()\nassert 'torch' not in sys.modules\n"
+    )
+    files = map(str, (pair_files.fixed, pair_files.moving))
+    subprocess.run([sys.executable, "-c", code, *files], check=True)
+
+
 def test_a_scan_that_was_read_before_is_registered_as_its_file_is(pair_files: PairFiles) -> None:
     files = pair_files.fixed, pair_files.moving
     scans = [Scan.of(load_image(path)) for path in files]

@@ -11,11 +11,13 @@ import scipy.ndimage as ndi
 import torch
 from conftest import Phantom
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy.spatial.transform import Rotation
 
 from deformgan.align.start import find_start
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.conform import Conformed, conform, conform_pair
+from deformgan.preprocess.foreground import find_content
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 
@@ -164,7 +166,41 @@ def test_pair_has_one_spacing_and_two_centres(phantom: Phantom) -> None:
     a, b = _started(image, Image(image.data, big.moved_by(away)), 5.0)
     np.testing.assert_allclose(a.grid.spacing, b.grid.spacing)
     assert a.grid.spacing[0] > 5.0  # the larger one set it
-    np.testing.assert_allclose(b.grid.centre_mm, 1.5 * a.grid.centre_mm + (30, 0, 0), atol=1e-6)
+    centre = find_content(image).centre_mm(image.grid)
+    np.testing.assert_allclose(b.grid.centre_mm - a.grid.centre_mm, 1.5 * centre + (30, 0, 0) - centre, atol=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [30.0, 75.0, 180.0])
+def test_a_turned_header_makes_no_coarser_grid(phantom: Phantom, degrees: float) -> None:
+    """The corners of a brain's box reach far out when it is turned; the brain does not, nor where the start leads."""
+    image = _image(phantom)
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("zyx", [degrees, 20, -10], degrees=True).as_matrix()
+    turned = Image(image.data, image.grid.moved_by(turn))
+    spacing = conform(image, SHAPE, 3.0).grid.spacing[0]
+    assert spacing > 3.0
+    for start, fixed, moving in ((turn, image, turned), (np.linalg.inv(turn), turned, image)):
+        if fixed is turned:  # along the world's axes, whatever the header says
+            spacing = conform(turned, SHAPE, 3.0).grid.spacing[0]
+        pair = conform_pair(Scan.of(fixed), Scan.of(moving), start, SHAPE, 3.0)
+        assert pair.fixed.grid.spacing[0] == pytest.approx(spacing, rel=0.03)
+        assert float((pair.fixed.mask != pair.moving.mask).float().mean()) < 0.02
+
+
+def test_what_is_not_in_the_middle_of_its_extent_moves_the_grid_before_it_makes_it_coarser(phantom: Phantom) -> None:
+    image = _image(phantom)
+    data = np.pad(image.data, 12)
+    x, y, z = (n // 2 for n in data.shape)
+    data[:x, y - 1 : y + 2, z - 1 : z + 2] = image.data.max()  # a thin tail to one side
+    long = Image(data, image.grid.padded((12, 12, 12)))
+    content = find_content(long)
+    corners, centre = content.corners_mm(long.grid)[:, 0], content.centre_mm(long.grid)
+    length = int(np.ceil(np.ptp(corners) / 4)) + 1
+    assert np.abs(corners - centre[0]).max() > 2 * (length + 2)  # around the centre it does not fit
+    out = conform(long, (length, 48, 40), 4.0)
+    assert out.grid.spacing[0] == 4.0
+    assert np.abs(corners - out.grid.centre_mm[0]).max() <= 2 * length + 1e-6
+    assert conform(long, (length, 48, 40), 4.0, centre).grid.spacing[0] > 4.0  # a centre that is given stays
 
 
 def _textured(phantom: Phantom, seed: int) -> tuple[Image, Image]:

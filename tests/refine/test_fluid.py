@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.preprocess.lesions import Lesions
-from deformgan.refine import FluidSettings, refine_fluid
+from deformgan.refine import FluidSettings, fluid, refine_fluid
 from deformgan.refine.drive import Drive, force, gaussian, local_correlation, mutual_information
 from deformgan.refine.fluid import _Level
 from deformgan.refine.settings import DEFAULT_FLUID
 from deformgan.refine.weights import Weight
-from deformgan.spatial.field import compose, identity_positions, invert, jacobian_determinant, resize
+from deformgan.spatial.field import compose, identity_positions, invert, jacobian_determinant
 from deformgan.spatial.warp import warp
 
 SHAPE = (40, 44, 36)
@@ -51,13 +51,39 @@ def test_a_known_deformation_is_found(inverted: bool) -> None:
     assert float(jacobian_determinant(found).min()) > 0
 
 
+def finer(*images: Tensor) -> tuple[Tensor, ...]:
+    return tuple(F.interpolate(one, scale_factor=1.5, mode="trilinear") for one in images)
+
+
 def test_the_finer_grid_has_the_last_word() -> None:
+    """Images that show nothing on the working grid move there, and the field stays on the working grid."""
     image, truth = texture(), waves(2.0)
     moving = warp(image, invert(truth)[0], padding="border")
-    fine = tuple(F.interpolate(one, scale_factor=1.5, mode="trilinear") for one in (image, moving))
-    found = refine_fluid(image, moving, torch.zeros(1, 3, *SHAPE), 40, fine=fine)
-    assert found.shape[2:] == fine[0].shape[2:]
-    assert float((resize(found, SHAPE) - truth).norm(dim=1).mean()) < 0.4 * float(truth.norm(dim=1).mean())
+    blank, mask = torch.zeros_like(image), torch.ones_like(image)
+    found = refine_fluid(blank, blank, torch.zeros(1, 3, *SHAPE), 60, mask=mask, fine=finer(image, moving))
+    assert found.shape[2:] == SHAPE
+    assert float((found - truth).norm(dim=1).mean()) < 0.7 * float(truth.norm(dim=1).mean())
+
+
+@pytest.mark.processor
+@pytest.mark.parametrize("lesion", [False, True])
+def test_finer_images_move_a_coarser_field_alike_in_compiled_code(
+    lesion: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a box of the grid, and with weights that lie in the moving image."""
+    image, counts = texture(), torch.zeros(1, 1, *SHAPE)
+    moving = warp(image, waves(1.0), padding="border")
+    counts[:, :, 11:21, 12:31, 15:21] = 1
+    f, m = finer(image, moving)
+    weight = Weight(F.interpolate(counts, scale_factor=1.5), torch.ones_like(m) if lesion else None)
+    level = _Level.of(f, m, weight, 7, DEFAULT_FLUID, SHAPE)
+    assert [s.start * 3 % 2 for s in level.box] == [0, 0, 0]
+    assert tuple(level.fixed.shape[2:]) == tuple(3 * (s.stop - s.start) // 2 for s in level.box)
+    field = level.enter(waves(0.5))
+    found = fluid._flow(field, level, lambda _: None)
+    monkeypatch.setattr(fluid, "usable", lambda *_: False)
+    torch.testing.assert_close(fluid._flow(field, level, lambda _: None), found, atol=2e-3, rtol=0)
+    assert float((found - field).abs().max()) > 0.3
 
 
 def test_nothing_is_compared_where_something_is_excluded() -> None:

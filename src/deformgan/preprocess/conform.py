@@ -15,6 +15,7 @@ from deformgan.preprocess.foreground import Content, find_content
 from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
 from deformgan.preprocess.thick_slices import blurred, thickness
+from deformgan.preprocess.working_grid import Extent, fitted, working_grid
 from deformgan.spatial.continuation import continued, filled
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
@@ -23,9 +24,6 @@ from deformgan.spatial.warp import box_maximum
 WORKING_SHAPE: Shape = (112, 128, 96)
 WORKING_SPACING = 1.5
 
-_SMALL = 0.75  # of the grid's sides that a content fills, below which it is no adult's brain: a child's, or a mouse's
-_SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
-_FILLED = 0.9  # of them that it fills then, as an adult's does
 _BORDER = 1  # voxels of a field around the foreground where what T says holds
 _LEAST_SHOWN = 0.1  # share of what a voxel of the working grid was made of; it has no value below
 _SMOOTHING = 2  # rounds of averaging where an image is continued
@@ -73,7 +71,8 @@ def conform(
         image: Any orientation, spacing and size; checked by `deformgan.io.image.load_image`.
         shape: Of the working grid.
         spacing: Voxel size of the working grid in mm; grows until the foreground fits.
-        centre_mm: Its middle in world mm (RAS+), shape (3,); default: the foreground's centre of mass.
+        centre_mm: Its middle in world mm (RAS+), shape (3,); default: the foreground's centre of mass, or as near to it
+            as the foreground fits.
         grid: This grid and no other, the rest ignored: for a second image that must share the first one's voxels.
 
     The foreground is what differs from a constant background (zero, or the lowest value, in a fifth of the voxels or
@@ -86,8 +85,8 @@ def conform(
     if grid is not None:
         return on_grid(image, content, grid)
     centre = content.centre_mm(image.grid) if centre_mm is None else np.asarray(centre_mm, float)
-    spacing *= _growth(image, content, centre, shape, spacing)
-    return on_grid(image, content, _working_grid(image, shape, spacing, centre))
+    spacing, shift = fitted([Extent.of(image, content, centre)], shape, spacing, moves=centre_mm is None)
+    return on_grid(image, content, working_grid(image, shape, spacing, centre + shift))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,40 +157,26 @@ def conform_pair(
 
     Args:
         fixed_to_moving: 4×4 in world mm (RAS+), where the registration starts; default: as the headers are.
-        shape: Of both grids; the fixed one is centred on its content.
+        shape: Of both grids; the fixed one is centred on its content, or as near to that as both foregrounds fit.
         spacing: Their voxel size in mm; grows until both foregrounds fit, and shrinks for small brains.
     """
     start = np.eye(4) if fixed_to_moving is None else np.asarray(fixed_to_moving)
     centre, other = (scan.content.centre_mm(scan.image.grid) for scan in (fixed, moving))
-    grown = (_growth(s.image, s.content, c, shape, spacing) for s, c in ((fixed, centre), (moving, other)))
-    spacing *= max(grown)
-    grid_f = _working_grid(fixed.image, shape, spacing, centre)
+    extents = [
+        Extent.of(fixed.image, fixed.content, centre),
+        Extent.of(moving.image, moving.content, other, np.linalg.inv(start)),
+    ]
+    spacing, shift = fitted(extents, shape, spacing)
+    centre = centre + shift
+    grid_f = working_grid(fixed.image, shape, spacing, centre)
     grid_m = grid_f.moved_by(start)
     if np.array_equal(start[:3, :3], np.eye(3)) and start[:3, 3].any():  # where a shift leads voxels may meet voxels
-        grid_m = _working_grid(moving.image, shape, spacing, centre + start[:3, 3])
+        grid_m = working_grid(moving.image, shape, spacing, centre + start[:3, 3])
     return Pair(
         on_grid(fixed.image, fixed.content, grid_f),
         on_grid(moving.image, moving.content, grid_m),
         Lesions.on_grids(fixed.lesion, moving.lesion, (grid_f, grid_m)),
     )
-
-
-def _growth(image: Image, content: Content, centre_mm: np.ndarray, shape: Shape, spacing: float) -> float:
-    """By how much the spacing must grow for the content to fit around the centre, or shrink where it is small."""
-    reach = np.abs(content.corners_mm(image.grid) - centre_mm).max(0)
-    filled = float((reach / (np.array(shape) * spacing / 2)).max())
-    small = _SMALL_PART if content.field_of_view.is_limited else _SMALL
-    return filled / _FILLED if filled < small else max(1.0, filled)
-
-
-def _working_grid(image: Image, shape: Shape, spacing: float, centre_mm: np.ndarray) -> Grid:
-    """The grid around a centre; on the image's own voxels where these have the same size and axes, to spare a blur."""
-    grid = Grid.centred(shape, spacing, centre_mm)
-    axes = parallel_axes(grid.index_to(image.grid), shape)
-    if axes is None or not np.allclose([abs(a.scale) for a in axes], 1, atol=1e-4):
-        return grid
-    index = image.grid.to_index(grid.to_world(np.zeros(3)))
-    return Grid.centred(shape, spacing, centre_mm + image.grid.to_world(np.rint(index)) - image.grid.to_world(index))
 
 
 def on_grid(image: Image, content: Content, grid: Grid) -> Conformed:

@@ -14,6 +14,7 @@ _COVERED_PERCENT = 90.0
 _OTHER_SIZE = 1.7  # ratio of the contents' volumes; adults' brains differ by 1.5 at most
 _HEAD_LITRES = 2.5  # a brain is smaller
 _THICK_MM, _THICKER = 3.5, 2.5  # a slice that thick, and so many times its voxels' side, hides what is between
+_UNKNOWN = "the contrasts may be unlike those the weights know: look at the edges in the report, or try another --model"
 _FAR_MM = 20.0  # between the contents' centres, that headers of one session do not leave
 
 
@@ -47,7 +48,7 @@ class Shown:
 
 
 def explained(quality: Quality, fixed: Scan, moving: Scan, *, subject: str = "auto", searched: bool = False) -> Quality:
-    """The verdict with its likely causes, the likeliest first; a `pass` as it is.
+    """The verdict with its likely causes, the likeliest first, or the one that nothing speaks for; a `pass` as it is.
 
     Args:
         fixed, moving: The pair; the moving image where its header places it.
@@ -59,7 +60,8 @@ def explained(quality: Quality, fixed: Scan, moving: Scan, *, subject: str = "au
     shown = Shown.of("fixed", fixed), Shown.of("moving", moving)
     centres = (scan.content.centre_mm(scan.image.grid) for scan in (fixed, moving))
     apart = float(np.linalg.norm(np.subtract(*centres)))
-    return replace(quality, causes=tuple(_causes(quality, shown, apart, subject, searched)))
+    causes = tuple(_causes(quality, shown, apart, subject, searched))
+    return replace(quality, causes=causes or (_UNKNOWN,))
 
 
 def _causes(
@@ -91,7 +93,6 @@ def _causes(
         yield "both images show more than a brain: strip the skulls, or give --fixed-mask and --moving-mask"
     if not searched:
         yield "the start may be rotated or shifted too far: use --transform joint, which searches all rotations"
-    yield "the contrasts may be unlike those the weights know: look at the edges in the report, or try another --model"
 
 
 def _partial(quality: Quality, shown: tuple[Shown, Shown]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import gcd
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +33,15 @@ _REWEIGHED = 5  # steps after which the moving image's weights are looked up ane
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """A pair at one resolution, the fixed side cut to where anything counts.
+    """A pair at one resolution, cut to where anything counts.
 
     Args:
-        shape: Of the whole grid.
-        box: The part of it that ``fixed`` and the weights' fixed side are.
-        fixed, moving, weight, steps, settings: See `refine_fluid`.
+        shape: Of the field's whole grid.
+        box: The part of it that is refined.
+        fixed: The same part of the fixed image, whose voxels may be finer than the field's.
+        moving: The whole moving image, its voxels as fine.
+        weight: Its fixed side is cut as ``fixed``.
+        steps, settings: See `refine_fluid`.
     """
 
     shape: tuple[int, ...]
@@ -49,16 +53,24 @@ class _Level:
     settings: FluidSettings
 
     @classmethod
-    def of(cls, fixed: Tensor, moving: Tensor, weight: Weight, steps: int, settings: FluidSettings) -> _Level:
-        """Cut to the box around the weights, with a margin for what is smoothed."""
-        counts = torch.nonzero(weight.fixed[0, 0] > 0)
-        shape = tuple(fixed.shape[2:])
-        if len(counts) == 0:
-            box = tuple(slice(0, n) for n in shape)
-        else:
-            low, high = (counts.amin(0) - _BORDER).tolist(), (counts.amax(0) + _BORDER + 1).tolist()
-            box = tuple(slice(max(0, a), min(n, b)) for a, b, n in zip(low, high, shape, strict=True))
-        cut = (slice(None), slice(None), *box)
+    def of(
+        cls,
+        fixed: Tensor,
+        moving: Tensor,
+        weight: Weight,
+        steps: int,
+        settings: FluidSettings,
+        shape: tuple[int, ...] | None = None,
+    ) -> _Level:
+        """Cut to the box around the weights, with a margin for what is smoothed.
+
+        Args:
+            shape: Of the field's grid over the images' extent; default: the images'.
+        """
+        own = tuple(fixed.shape[2:])
+        shape = shape or own
+        box, part = _boxes(weight.fixed, own, shape)
+        cut = (slice(None), slice(None), *part)
         weight = Weight(weight.fixed[cut], weight.moving)
         return cls(shape, box, fixed[cut].contiguous(), moving.contiguous(), weight, steps, settings)
 
@@ -72,8 +84,38 @@ class _Level:
         out[(slice(None), slice(None), *self.box)] = part - self._offset(field)
         return out
 
+    def drive(self, field: Tensor) -> Drive:
+        """What moves the image where a field in the box leads to."""
+        if self.weight.moving is not None:
+            field = resize(field, tuple(self.fixed.shape[2:]))
+        return Drive(self.fixed, self.weight.at(field), self.settings)
+
+    def step(self, number: int) -> native.Step:
+        """The settings of a step, in voxels of the field."""
+        settings = self.settings
+        voxel = (self.box[0].stop - self.box[0].start) / self.fixed.shape[2]  # of the images, in the field's
+        length = settings.step * (1 - 0.9 * number / self.steps)
+        sigmas = settings.update_sigma * voxel, settings.field_sigma * voxel
+        return native.Step(length * voxel, *sigmas, settings.shorter)
+
     def _offset(self, like: Tensor) -> Tensor:
         return torch.tensor([float(s.start) for s in self.box]).to(like).view(1, 3, 1, 1, 1)
+
+
+def _boxes(weight: Tensor, own: tuple[int, ...], shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The box around the voxels that count, on grids of ``shape`` and of the weight's ``own``: the same extent."""
+    counts = torch.nonzero(weight[0, 0] > 0)
+    if len(counts) == 0:
+        return tuple(slice(0, n) for n in shape), tuple(slice(0, n) for n in own)
+    low, high = (counts.amin(0) - _BORDER).tolist(), (counts.amax(0) + _BORDER + 1).tolist()
+    box, part = [], []
+    for a, b, n, m in zip(low, high, own, shape, strict=True):
+        # cells of whole voxels of either grid
+        cells = gcd(n, m)
+        first, last = max(0, a * cells // n), min(cells, -(-b * cells // n))
+        box.append(slice(first * m // cells, last * m // cells))
+        part.append(slice(first * n // cells, last * n // cells))
+    return tuple(box), tuple(part)
 
 
 @torch.no_grad()
@@ -95,11 +137,13 @@ def refine_fluid(
     Args:
         fixed, moving, field, steps, mask, compared, progress: As `deformgan.refine.optimise.refine` takes them.
         lesions: Where no similarity is taken, in either image.
-        fine: Both images on a finer grid over the same extent, for the last level, or None for none.
+        fine: Both images on a finer grid over the same extent, for the last level, or None for none; the field stays
+            on the working grid.
         settings: See there.
 
     Returns:
-        (1, 3, D', H', W') in voxels of the finest level's grid.
+        (1, 3, D, H, W) in voxels of the working grid: a field on the finer one would be three times as large and no
+        better.
     """
     if steps <= 0:
         return field
@@ -115,35 +159,32 @@ def refine_fluid(
 
 def _flow(field: Tensor, level: _Level, progress: Callable[[int], None]) -> Tensor:
     """All steps of a level."""
-    settings = level.settings
-    drive = Drive(level.fixed, level.weight.at(field), settings)
-    compiled = native.FluidSteps(level.moving, field) if usable(level.moving, field) else None
-    for step in range(level.steps):
-        if step and step % _REWEIGHED == 0 and level.weight.moving is not None:
-            drive = Drive(level.fixed, level.weight.at(field), settings)
-        length = settings.step * (1 - 0.9 * step / level.steps)
+    drive, moving, shape = level.drive(field), level.moving, tuple(level.fixed.shape[2:])
+    compiled = native.FluidSteps(moving, field, shape) if usable(moving, field) else None
+    for number in range(level.steps):
+        if number and number % _REWEIGHED == 0 and level.weight.moving is not None:
+            drive = level.drive(field)
+        step = level.step(number)
         if compiled is None:
-            field = _step(field, level, drive, length)
+            field = _advanced(field, level, drive, step)
         else:
-            sigmas = settings.update_sigma, settings.field_sigma
-            compiled.advance(drive(compiled.moved()), length, *sigmas, settings.shorter)
+            compiled.advance(drive(compiled.moved()), step)
             field = compiled.field
-        progress(step + 1)
+        progress(number + 1)
     return field
 
 
-def _step(field: Tensor, level: _Level, drive: Drive, length: float) -> Tensor:
-    """No update is longer than ``length`` voxels, see `FluidSettings.shorter`."""
-    settings = level.settings
-    moved = warp(level.moving, field, padding="border")
-    update = gaussian(force(drive(moved), moved), settings.update_sigma)
+def _advanced(field: Tensor, level: _Level, drive: Drive, step: native.Step) -> Tensor:
+    """The field after a step, by PyTorch."""
+    moved = warp(level.moving, resize(field, tuple(level.fixed.shape[2:])), padding="border")
+    update = gaussian(resize(force(drive(moved), moved), tuple(field.shape[2:])), step.update_sigma)
     longest = float(update.square().sum(1).amax().sqrt())
     if not 0 < longest < float("inf"):
         return field
-    usual = native.usual_length(update, settings.shorter) if settings.shorter < 1 else longest
-    update *= length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
+    usual = native.usual_length(update, step.share) if step.share < 1 else longest
+    update *= step.length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
     # what was there is taken from where the update leads
-    return gaussian(update.add_(warp(field, update, padding="border")), settings.field_sigma)
+    return gaussian(update.add_(warp(field, update, padding="border")), step.field_sigma)
 
 
 def _levels(
@@ -169,5 +210,5 @@ def _levels(
         cell = round(CELL * shape[0] / wide.shape[2])
         f, m = (correct_bias_field(image.to(wide), cell) for image in fine)
         inside = F.interpolate(wide, size=shape)
-        how = replace(settings, information=settings.fine_information)
-        yield _Level.of(f, m, Weight.of(inside, lesions), left, how)
+        how = replace(settings, information=settings.fine_information, update_sigma=settings.fine_update_sigma)
+        yield _Level.of(f, m, Weight.of(inside, lesions), left, how, tuple(wide.shape[2:]))

@@ -44,9 +44,12 @@ class FluidSettings:
     Args:
         levels: For each level on the working grid, coarse to fine: the factor by which the images are reduced, and its
             share of the steps.
-        fine_share: Share of the steps that follows on a finer grid, where the images are as fine.
-        update_sigma, field_sigma: Of the Gaussians that smooth each update and then the field, in voxels of the level.
-        step: Length of the largest update in voxels of the level; it falls linearly to a tenth within each level.
+        fine_share: Share of the steps that follows with images on a finer grid, where they are as fine; the field stays
+            on the working grid.
+        update_sigma, field_sigma: Of the Gaussians that smooth each update and then the field, in voxels of the level's
+            images.
+        fine_update_sigma: The first of these on the finer grid.
+        step: Length of the largest update in the same voxels; it falls linearly to a tenth within each level.
         shorter: Share of the updates that are shorter than that; the others are shortened to it, so that a few strong
             edges do not hold up all others. 1 shortens none.
         correlation, information: Weights of the local correlation and of the mutual information.
@@ -60,6 +63,7 @@ class FluidSettings:
     levels: tuple[tuple[int, float], ...] = ((4, 0.28), (2, 0.28), (1, 0.3))
     fine_share: float = 0.14
     update_sigma: float = 1.5
+    fine_update_sigma: float = 0.8
     field_sigma: float = 0.5
     step: float = 0.99
     shorter: float = 0.98

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deformgan.losses.gradient import image_gradient
 from deformgan.spatial import native
+from deformgan.spatial.field import resize
 from deformgan.spatial.native import fluid, library
 from deformgan.spatial.warp import warp
 
@@ -139,18 +140,32 @@ def test_steps_are_those_of_their_parts(
 ) -> None:
     moving, slope, *parts = volumes(shape, 5)
     field = 3 * torch.cat(parts, 1) - 1.5
-    steps, expected = fluid.FluidSteps(moving, field, level), field.clone()
+    _follow(fluid.FluidSteps(moving, field, level=level), moving, slope, field, fluid.Step(length, *sigmas, share))
+
+
+@each_level
+def test_steps_of_a_field_coarser_than_the_image(level: int) -> None:
+    moving, slope = volumes((12, 15, 21), 2)
+    field = 3 * torch.cat(volumes((8, 10, 14), 3), 1) - 1.5
+    steps = fluid.FluidSteps(moving, field, (12, 15, 21), level=level)
+    _follow(steps, moving, slope, field, fluid.Step(0.4, 0.8, 0.3, 0.9))
+
+
+def _follow(steps: fluid.FluidSteps, moving: Tensor, slope: Tensor, field: Tensor, step: fluid.Step) -> None:
+    """Two steps against what they are made of."""
+    expected, shape = field.clone(), tuple(slope.shape[2:])
     for _ in range(2):
         moved = steps.moved()
-        torch.testing.assert_close(moved, warp(moving, expected, padding="border"), atol=1e-4, rtol=1e-4)
-        update = fluid.gaussian(fluid.force(slope, moved), sigmas[0])
+        leading = resize(expected, shape)
+        torch.testing.assert_close(moved, warp(moving, leading, padding="border"), atol=1e-4, rtol=1e-4)
+        update = fluid.gaussian(resize(fluid.force(slope, moved), tuple(field.shape[2:])), step.update_sigma)
         longest = float(update.square().sum(1).amax().sqrt())
         if longest > 0:
             lengths = update.square().sum(1, keepdim=True).sqrt()
-            update = update * (length / lengths.clamp_min(fluid.usual_length(update, share)))
-            assert float(update.square().sum(1).amax()) <= 1.001 * length**2
-            expected = fluid.gaussian(update + warp(expected, update, padding="border"), sigmas[1])
-        steps.advance(slope, length, *sigmas, share)
+            update = update * (step.length / lengths.clamp_min(fluid.usual_length(update, step.share)))
+            assert float(update.square().sum(1).amax()) <= 1.001 * step.length**2
+            expected = fluid.gaussian(update + warp(expected, update, padding="border"), step.field_sigma)
+        steps.advance(slope, step)
         torch.testing.assert_close(steps.field, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -171,5 +186,5 @@ def test_a_step_with_a_broken_derivative_is_not_taken(wild: float) -> None:
     slope[0, 0, 3, 3, 3] = wild
     steps = fluid.FluidSteps(moving, torch.cat(parts, 1))
     steps.moved()
-    steps.advance(slope, 0.4, 1.5, 0.3)
+    steps.advance(slope, fluid.Step(0.4, 1.5, 0.3))
     assert torch.equal(steps.field, torch.cat(parts, 1))

@@ -71,6 +71,15 @@ def test_axes_in_another_order_need_no_copy() -> None:
     assert torch.equal(grids.resample(values.permute(0, 2, 3, 1), maps), values.permute(0, 2, 3, 1))
 
 
+def test_the_result_goes_to_memory_that_is_given() -> None:
+    maps, values = [lines(n, n, 1.0, 0.0) for n in (5, 6, 4)], random(2, 5, 6, 4)
+    out = torch.full_like(values, float("nan"))
+    assert grids.resample(values, maps, out=out) is out
+    assert torch.equal(out, values)
+    with pytest.raises(ValueError, match="the result is"):
+        grids.resample(values, maps, out=out[:1])
+
+
 def test_what_cannot_be_resampled_is_refused() -> None:
     maps = [lines(2, 2, 1.0, 0.0)] * 3
     with pytest.raises(ValueError, match="cannot resample"):

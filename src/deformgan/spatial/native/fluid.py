@@ -7,12 +7,15 @@ multiplied with ``factor`` and added to ``gradient``; all volumes are (1, C, D, 
 from __future__ import annotations
 
 from ctypes import byref, c_double, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from deformgan.spatial.native.fields import MOST_VOXELS, contiguous
+from deformgan.spatial.native.fields import MOST_VOXELS, axis_map, contiguous
+from deformgan.spatial.native.grids import Lines, resample
 from deformgan.spatial.native.library import kernel
 from deformgan.spatial.native.sampling import warp
 from deformgan.spatial.native.structures import ComposeJob, CorrelationJob, HistogramJob, ShortenJob
@@ -85,38 +88,61 @@ def usual_length(update: Tensor, share: float) -> float:
     return float(squared.kthvalue(max(1, round(share * len(squared)))).values) ** 0.5
 
 
+@dataclass(frozen=True)
+class Step:
+    """How a field is advanced, in its own voxels.
+
+    Args:
+        length: Which no vector of the update exceeds.
+        update_sigma, field_sigma: Of the Gaussians that smooth the update and then the field.
+        share: Of the vectors that do not reach ``length``, see `usual_length`; the others are shortened to it.
+    """
+
+    length: float
+    update_sigma: float
+    field_sigma: float
+    share: float = 1.0
+
+
 class FluidSteps:
     """Steps of a fluid registration in memory that is taken once: fresh memory costs as much as the work in it.
 
     Args:
         moving: (1, 1, D', H', W').
-        field: (1, 3, D, H, W), voxels, from the grid of the steps into ``moving``; it is copied.
+        field: (1, 3, d, h, w), in its voxels, from the grid of the steps into ``moving``; it is copied.
+        shape: (D, H, W), of the grid over the field's extent that ``moving`` has the voxels of; default: the field's.
         level: See `deformgan.spatial.native.library.kernel`.
     """
 
-    def __init__(self, moving: Tensor, field: Tensor, level: int | None = None) -> None:
+    def __init__(
+        self, moving: Tensor, field: Tensor, shape: tuple[int, ...] | None = None, level: int | None = None
+    ) -> None:
         self.field, self._moving, self._level = contiguous(field).clone(), contiguous(moving), level
-        self._moved = torch.empty(1, 1, *field.shape[2:])
+        own = tuple(field.shape[2:])
+        shape = shape or own
+        self._moved = torch.empty(1, 1, *shape)
         self._first, self._second, self._third = (torch.empty_like(self.field) for _ in range(3))
+        self._lines: list[Lines] | None = None  # from the image's grid to a coarser one of the field
+        if shape != own:
+            self._lines = [axis_map(a, b)[:3] for a, b in zip(shape, own, strict=True)]  # type: ignore[misc]
+            self._matrix = np.diag([b / a for a, b in zip(shape, own, strict=True)])
+            self._force = torch.empty(1, 3, *shape)
 
     def moved(self) -> Tensor:
-        """The moving image through the field, its border value outside; valid until the next call."""
-        return warp(self._moving, self.field, "border", out=self._moved, level=self._level)
+        """The moving image through the field, its border value outside, (1, 1, D, H, W); valid until the next call."""
+        shape = self._moved.shape[2:]
+        return warp(self._moving, self.field, "border", shape, out=self._moved, level=self._level)
 
-    def advance(
-        self, slope: Tensor, length: float, update_sigma: float, field_sigma: float, share: float = 1.0
-    ) -> None:
-        """Compose the field with the smoothed force, of which no vector is longer than ``length``, and smooth it.
+    def advance(self, slope: Tensor, step: Step) -> None:
+        """Compose the field with the smoothed force and smooth it.
 
         Args:
             slope: (1, 1, D, H, W), a similarity's derivative by the image that `moved` gave last.
-            length: In voxels.
-            update_sigma, field_sigma: Of the Gaussians, in voxels.
-            share: Of the vectors that do not reach ``length``, see `usual_length`; the others are shortened to it.
+            step: See there.
         """
-        update = force(slope, self._moved, self._level, out=self._first)
-        if update_sigma > 0:
-            weights = _gaussian_weights(update_sigma, _REACH)
+        update = self._driven(slope)
+        if step.update_sigma > 0:
+            weights = _gaussian_weights(step.update_sigma, _REACH)
             update = _fir(update, weights, True, self._level, (self._second, self._third))
         job, planes = ComposeJob(threads=native_threads(update.numel())), torch.empty(update.shape[2])
         job.shape[:], job.length = tuple(update.shape[2:]), planes.data_ptr()
@@ -125,20 +151,28 @@ class FluidSteps:
         longest = float(planes.max()) ** 0.5
         if not 0 < longest < float("inf"):
             return
-        factor = length / longest
-        if share < 1:
-            factor, usual = 1.0, usual_length(update, share)
-            cut = ShortenJob(update=update.data_ptr(), usual=usual, length=length, threads=job.threads)
+        factor = step.length / longest
+        if step.share < 1:
+            factor, usual = 1.0, usual_length(update, step.share)
+            cut = ShortenJob(update=update.data_ptr(), usual=usual, length=step.length, threads=job.threads)
             cut.shape[:] = job.shape[:]
             kernel("dg_shorten", None, self._level)(byref(cut))
         composed = self._second
-        job.factor, job.near, job.out = factor, int(length < 1), composed.data_ptr()
+        job.factor, job.near, job.out = factor, int(step.length < 1), composed.data_ptr()
         kernel("dg_compose", None, self._level)(byref(job))
-        if field_sigma > 0:
-            weights = _gaussian_weights(field_sigma, _REACH)
+        if step.field_sigma > 0:
+            weights = _gaussian_weights(step.field_sigma, _REACH)
             _fir(composed, weights, True, self._level, (self._first, self.field))
         else:
             self.field, self._second = composed, self.field
+
+    def _driven(self, slope: Tensor) -> Tensor:
+        """The force on the field's grid, (1, 3, d, h, w)."""
+        if self._lines is None:
+            return force(slope, self._moved, self._level, out=self._first)
+        fine = force(slope, self._moved, self._level, out=self._force)
+        resample(fine[0], self._lines, matrix=self._matrix, out=self._first[0], level=self._level)
+        return self._first
 
 
 class LocalCorrelation:

@@ -28,6 +28,7 @@ def resample(
     matrix: np.ndarray | None = None,
     ramp: tuple[Tensor, Tensor] | None = None,
     rounding: float = 0.0,
+    out: Tensor | None = None,
     level: int | None = None,
 ) -> Tensor:
     """Interpolate linearly along each axis.
@@ -38,6 +39,7 @@ def resample(
         matrix: 3×3 that the vectors are multiplied with (C is 3 then).
         ramp: (3, H, D) and (3, W), both added to every vector.
         rounding: Results become multiples of it; 0 leaves them.
+        out: Contiguous memory for the result; default: new one.
         level: See `deformgan.spatial.native.library.kernel`.
 
     Returns:
@@ -49,7 +51,9 @@ def resample(
         raise ValueError(f"cannot resample {tuple(values.shape)} {values.dtype} to {shape}")
     if len(source) != 3 and not (matrix is None and ramp is None):
         raise ValueError(f"a matrix and a ramp are for vectors, not for {len(source)} channels")
-    out, size = torch.empty(len(source), *shape), source.shape[3]
+    out, size = torch.empty(len(source), *shape) if out is None else out, source.shape[3]
+    if tuple(out.shape) != (len(source), *shape) or out.dtype != torch.float32 or not out.is_contiguous():
+        raise ValueError(f"the result is contiguous float32 {(len(source), *shape)}, not {tuple(out.shape)}")
     below, _, t = lines[2]
     same = size == shape[2] and bool((below == np.arange(size)).all() and not t.any())
     scratch = torch.empty(2 * shape[0] * len(source) * size)

@@ -1,0 +1,88 @@
+"""Where the working grid lies and how large its voxels are, so that what two images show fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deformgan.io.image import Image
+from deformgan.preprocess.foreground import OUTLIER_FRACTION, Content
+from deformgan.spatial.grid import Grid, Shape
+from deformgan.spatial.resample import parallel_axes
+
+_SMALL = 0.75  # of the grid's sides that a content fills, below which it is no adult's brain: a child's, or a mouse's
+_SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
+_LOOKED_AT = 100_000  # voxels of the foreground, for how far it reaches along axes that are not the image's
+_FILLED = 0.9  # of them that it fills then, as an adult's does
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """How far a content reaches from its centre along the working grid's axes, which are the fixed image's world's.
+
+    Args:
+        ends: (2, 3) mm, the lowest and the highest place less the centre's.
+        small: Share of the grid's sides below which it is a small brain.
+    """
+
+    ends: np.ndarray
+    small: float
+
+    @classmethod
+    def of(cls, image: Image, content: Content, centre_mm: np.ndarray, to_fixed: np.ndarray | None = None) -> Extent:
+        """Of a content around a centre in world mm; ``to_fixed``, 4×4, brings both into the fixed image's world."""
+        matrix = np.eye(4) if to_fixed is None else to_fixed
+        ends = _ends_mm(content, image.grid, matrix) - (matrix[:3, :3] @ centre_mm + matrix[:3, 3])
+        return cls(ends, _SMALL_PART if content.field_of_view.is_limited else _SMALL)
+
+    def growth(self, sides: np.ndarray) -> float:
+        """By how much these sides (3,) of a grid must grow for the content to fit, or shrink where it is small."""
+        filled = float(((self.ends[1] - self.ends[0]) / sides).max())
+        return filled / _FILLED if filled < self.small else max(1.0, filled)
+
+
+def fitted(extents: list[Extent], shape: Shape, spacing: float, *, moves: bool = True) -> tuple[float, np.ndarray]:
+    """The spacing with which a grid holds all contents with their centres in one place, and (3,) mm to its own centre.
+
+    Args:
+        moves: Whether the grid's centre may lie elsewhere.
+    """
+    sides = np.array(shape) * spacing
+    factor = max(extent.growth(sides) for extent in extents)
+    low = np.min([extent.ends[0] for extent in extents], 0)
+    high = np.max([extent.ends[1] for extent in extents], 0)
+    reach = (high - low) / 2 if moves else np.maximum(-low, high)
+    factor = max(factor, float((2 * reach / sides).max()))
+    half = factor * sides / 2
+    # where all fits the nearest place to theirs
+    return factor * spacing, np.clip(0.0, high - half, low + half) if moves else np.zeros(3)
+
+
+def _ends_mm(content: Content, grid: Grid, matrix: np.ndarray) -> np.ndarray:
+    """Where a foreground without outliers begins and ends along the axes of a space, (2, 3) mm.
+
+    Args:
+        grid: The image's.
+        matrix: 4×4, from world mm to that space.
+    """
+    to_space = matrix @ grid.affine
+    if parallel_axes(to_space, grid.shape) is not None:
+        corners = content.corners_mm(grid) @ matrix[:3, :3].T + matrix[:3, 3]
+        return np.stack([corners.min(0), corners.max(0)])
+    # a box that is turned reaches farther than what it holds
+    every = max(1, round((sum(content.areas[0]) / _LOOKED_AT) ** (1 / 3)))
+    places = np.argwhere(content.mask[::every, ::every, ::every]) * every @ to_space[:3, :3].T + to_space[:3, 3]
+    low, high = np.quantile(places, (OUTLIER_FRACTION, 1 - OUTLIER_FRACTION), axis=0)
+    half = every * np.abs(to_space[:3, :3]).max(1) / 2
+    return np.stack([low - half, high + half])
+
+
+def working_grid(image: Image, shape: Shape, spacing: float, centre_mm: np.ndarray) -> Grid:
+    """The grid around a centre; on the image's own voxels where these have the same size and axes, to spare a blur."""
+    grid = Grid.centred(shape, spacing, centre_mm)
+    axes = parallel_axes(grid.index_to(image.grid), shape)
+    if axes is None or not np.allclose([abs(a.scale) for a in axes], 1, atol=1e-4):
+        return grid
+    index = image.grid.to_index(grid.to_world(np.zeros(3)))
+    return Grid.centred(shape, spacing, centre_mm + image.grid.to_world(np.rint(index)) - image.grid.to_world(index))
