@@ -196,8 +196,7 @@ def _levels(
 ) -> Iterator[_Level]:
     """Coarse to fine; a level without steps is left out."""
     wide = compared.mask(1, settings.margin)
-    fine_share = settings.fine_share if fine is not None else 0.0
-    whole, left = sum(share for _, share in settings.levels) + fine_share, steps
+    whole, left = sum(share for _, share in settings.levels) + settings.fine_share, steps
     for number, (factor, share) in enumerate(settings.levels):
         last = fine is None and number == len(settings.levels) - 1
         todo = left if last else min(left, round(steps * share / whole))

@@ -44,8 +44,8 @@ class FluidSettings:
     Args:
         levels: For each level on the working grid, coarse to fine: the factor by which the images are reduced, and its
             share of the steps.
-        fine_share: Share of the steps that follows with images on a finer grid, where they are as fine; the field stays
-            on the working grid.
+        fine_share: Share of the steps that follows with images on a finer grid, the field staying on the working grid;
+            where the images are not as fine, the last level's steps are so many more.
         update_sigma, field_sigma: Of the Gaussians that smooth each update and then the field, in voxels of the level's
             images.
         fine_update_sigma: The first of these on the finer grid.
@@ -60,8 +60,8 @@ class FluidSettings:
         margin: Voxels by which the mask is widened.
     """
 
-    levels: tuple[tuple[int, float], ...] = ((4, 0.28), (2, 0.28), (1, 0.3))
-    fine_share: float = 0.14
+    levels: tuple[tuple[int, float], ...] = ((4, 0.31), (2, 0.31), (1, 0.23))
+    fine_share: float = 0.15
     update_sigma: float = 1.5
     fine_update_sigma: float = 0.8
     field_sigma: float = 0.5
@@ -78,4 +78,4 @@ class FluidSettings:
 
 DEFAULT_SETTINGS = RefineSettings()
 DEFAULT_FLUID = FluidSettings()
-FLUID_SHARE = 0.3  # of the steps that control points take, for a fluid field
+FLUID_SHARE = 0.27  # of the steps that control points take, for a fluid field
