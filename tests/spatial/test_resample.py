@@ -93,7 +93,7 @@ def test_antialiasing_adds_widths_in_squares() -> None:
 
 def test_coordinates_are_those_of_grid_sample() -> None:
     data = torch.rand(1, 1, 4, 5, 6)
-    at = affine_coordinates(np.eye(4), (6, 5, 4), (6, 5, 4))[None]
+    at = affine_coordinates(np.eye(4), (6, 5, 4), (6, 5, 4)).permute(1, 2, 3, 0)[None]
     out = torch.nn.functional.grid_sample(data, at, align_corners=False)
     torch.testing.assert_close(out, data, atol=1e-5, rtol=0)
     corner = normalising((6, 5, 4)) @ [-0.5, -0.5, 3.5, 1]

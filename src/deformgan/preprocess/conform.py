@@ -16,6 +16,7 @@ from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
 from deformgan.preprocess.thick_slices import blurred, thickness
 from deformgan.preprocess.working_grid import Extent, fitted, working_grid
+from deformgan.spatial.blockwise import sample
 from deformgan.spatial.continuation import continued, filled
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
@@ -235,10 +236,7 @@ def _resampled(source: Tensor, source_grid: Grid, grid: Grid, sigmas: list[float
         return separable(ordered, matrices)
     if max(sigmas) > 0:
         source = separable(source, [axis_matrix(n, n, 1, 0, sigma=s) for n, s in zip(sizes, sigmas, strict=True)])
-    at = affine_coordinates(to_source, grid.shape, sizes)
-    slices = source[None].expand(at.shape[0], -1, -1, -1, -1)  # grid_sample runs in parallel over the batch only
-    sampled = F.grid_sample(slices, at[:, None], padding_mode="zeros", align_corners=False)
-    return sampled[:, :, 0].transpose(0, 1)
+    return sample(source, affine_coordinates(to_source, grid.shape, sizes))
 
 
 def _normalised(values: Tensor, mask: Tensor, zero_background: bool) -> Tensor:

@@ -171,7 +171,7 @@ def _oblique_blocks(values: Tensor, to_own: np.ndarray, own: Grid, onto: Grid) -
     for start, stop in _ranges(onto.shape):
         matrix[:3, 3] = to_own[:3, 3] + start * to_own[:3, 2]
         at = affine_coordinates(matrix, (*onto.shape[:2], stop - start), own.shape)
-        yield start, stop, sample(values, at.permute(3, 0, 1, 2))
+        yield start, stop, sample(values, at)
 
 
 def unit_to_index(at: Tensor, shape: tuple[int, ...]) -> Tensor:

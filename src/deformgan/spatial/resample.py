@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.spatial.native import separable as native
+from deformgan.spatial.native.use import usable
+
 _SAME_VOXELS = 1e-6  # positions nearer to a voxel's centre are there
 _PARALLEL_VOXELS = 0.01  # axes count as parallel when treating them so misplaces no voxel by more
 
@@ -112,6 +115,8 @@ def separable(volume: Tensor, matrices: list[Tensor]) -> Tensor:
         (C, w, h, d) float32, contiguous.
     """
     along_d, along_h, along_w = matrices
+    if usable(volume[None]):
+        return native.separable(volume, (along_w, along_h, along_d))
     channels, w, h, d = volume.shape
     # the slowest axis first: it is one product of a small with a wide matrix
     out = torch.matmul(along_w, volume.reshape(channels, w, h * d)).view(-1, h, d)
@@ -121,13 +126,13 @@ def separable(volume: Tensor, matrices: list[Tensor]) -> Tensor:
 
 
 def affine_coordinates(target_to_source: np.ndarray, shape: tuple[int, ...], source_shape: tuple[int, ...]) -> Tensor:
-    """Where each target voxel lies in the source, as `grid_sample` (``align_corners=False``) counts, (W, H, D, 3)."""
+    """Where each target voxel lies in the source, as `grid_sample` (``align_corners=False``) counts, (3, W, H, D)."""
     matrix = normalising(source_shape) @ target_to_source
     i, j, k = (np.arange(n) for n in shape)
-    at = np.empty((shape[2], shape[1], shape[0], 3), np.float32)
+    at = np.empty((3, shape[2], shape[1], shape[0]), np.float32)
     for c in range(3):
         plane = matrix[c, 0] * i[None] + matrix[c, 1] * j[:, None] + matrix[c, 3]
-        np.add(plane, (matrix[c, 2] * k)[:, None, None], out=at[..., c], casting="unsafe")
+        np.add(plane, (matrix[c, 2] * k)[:, None, None], out=at[c], casting="unsafe")
     return torch.from_numpy(at)
 
 

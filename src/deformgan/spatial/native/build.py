@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 NAME = "_kernels.dll" if sys.platform == "win32" else "_kernels.so"
 _KERNELS = (
     *("similarity", "control", "sampling", "edges", "fluid", "correlation", "compose", "grids", "information"),
-    *("convolution", "mixing", "block_matching"),
+    *("convolution", "mixing", "block_matching", "separable"),
 )
 _ONCE = ("pool", "cpu")
 _FLAGS = "-std=c11 -O3 -fvisibility=hidden -fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
