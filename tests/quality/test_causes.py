@@ -65,7 +65,9 @@ def test_thick_slices(phantom: Phantom) -> None:
 def test_far_apart_unless_the_start_was_searched(phantom: Phantom) -> None:
     pair = scan(phantom.t2), scan(phantom.t1, at=40.0)
     assert "69 mm apart" in first(*pair)
-    assert "two people" in first(*pair, searched=True, subject="other")
+    said = first(*pair, searched=True, subject="other")
+    assert "two people" in said
+    assert "--transform" not in said  # it was searched already
 
 
 def test_there_is_always_something_to_try(phantom: Phantom) -> None:

@@ -87,8 +87,13 @@ def _causes(
             )
     if not searched and apart_mm > _FAR_MM:
         yield f"the headers place the contents {apart_mm:.0f} mm apart: use --transform joint, which searches"
-    if subject == "other":
-        yield "the images seem to show two people: use --transform joint for the start, and --subject other"
+    if subject == "other" and searched:
+        yield (
+            "the images seem to show two people, and parts of their brains may have no counterpart (a tumour, a "
+            "resection): give --fixed-lesion or --moving-lesion there; if it is one person, --subject same"
+        )
+    elif subject == "other":
+        yield "the images seem to show two people: use --transform joint for the start"
     if len(heads) == 2:
         yield "both images show more than a brain: strip the skulls, or give --fixed-mask and --moving-mask"
     if not searched:
