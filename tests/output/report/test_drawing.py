@@ -198,6 +198,14 @@ def test_an_outline_surrounds_its_mask() -> None:
     assert (whole.min(), whole.max()) == pytest.approx((0, 30), abs=0.6), "an outline at the rim is not lost"
 
 
+def test_a_ring_smaller_than_a_unit_is_not_drawn() -> None:
+    """A path without a step is an error, after which a browser draws nothing more of it."""
+    angles = np.linspace(0, 2 * np.pi, 9)
+    ring = np.stack([np.cos(angles), np.sin(angles)], 1)
+    assert outlines._closed(7.03 + 0.01 * ring) == ""
+    assert outlines._closed(7.03 + ring).endswith("z")
+
+
 def test_every_label_has_its_colour() -> None:
     labels = np.zeros((40, 60), int)
     labels[5:15, 5:15], labels[20:30, 30:50] = 3, 3 + len(LABEL_COLOURS) + 1

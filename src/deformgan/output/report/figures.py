@@ -153,7 +153,7 @@ def tiles(record: dict[str, Any]) -> list[Tile]:
 
 
 def _upto(largest: float | None) -> str:
-    return "on average" if largest is None else f"on average, at most {largest:.0f}"
+    return "mean" if largest is None else f"mean, at most {largest:.0f} mm"
 
 
 def figures(record: dict[str, Any]) -> list[tuple[str, Rows]]:

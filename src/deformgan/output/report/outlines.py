@@ -72,7 +72,8 @@ def _grid_lines(displacement: np.ndarray, mask: np.ndarray, across: int, up: int
 
 def _closed(line: np.ndarray) -> str:
     thin = line[:-1:2] if len(line) > _THIN else line[:-1]
-    return _path(_whole(thin).tolist()) + "z"
+    path = _path(_whole(thin).tolist())
+    return path and path + "z"
 
 
 def _whole(points: np.ndarray) -> np.ndarray:
@@ -81,9 +82,9 @@ def _whole(points: np.ndarray) -> np.ndarray:
 
 
 def _path(points: list[list[int]]) -> str:
-    """``M x y`` and then steps from point to point."""
+    """``M x y`` and then steps from point to point; empty where all are one, since no step is an error in a page."""
     steps = []
     for (x, y), (next_x, next_y) in pairwise(points):
         if x != next_x or y != next_y:
             steps += [str(next_x - x), str(next_y - y)]
-    return f"M{points[0][0]} {points[0][1]}l" + " ".join(steps)
+    return f"M{points[0][0]} {points[0][1]}l" + " ".join(steps) if steps else ""
