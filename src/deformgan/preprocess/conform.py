@@ -86,7 +86,7 @@ def conform(
     if grid is not None:
         return on_grid(image, content, grid)
     centre = content.centre_mm(image.grid) if centre_mm is None else np.asarray(centre_mm, float)
-    spacing, shift = fitted([Extent.of(image, content, centre)], shape, spacing, moves=centre_mm is None)
+    spacing, shift = fitted([Extent.of(content, image.grid, centre)], shape, spacing, moves=centre_mm is None)
     return on_grid(image, content, working_grid(image, shape, spacing, centre + shift))
 
 
@@ -162,10 +162,11 @@ def conform_pair(
         spacing: Their voxel size in mm; grows until both foregrounds fit, and shrinks for small brains.
     """
     start = np.eye(4) if fixed_to_moving is None else np.asarray(fixed_to_moving)
-    centre, other = (scan.content.centre_mm(scan.image.grid) for scan in (fixed, moving))
+    centre = fixed.content.centre_mm(fixed.image.grid)
+    placed = moving.image.grid.moved_by(np.linalg.inv(start))
     extents = [
-        Extent.of(fixed.image, fixed.content, centre),
-        Extent.of(moving.image, moving.content, other, np.linalg.inv(start)),
+        Extent.of(fixed.content, fixed.image.grid, centre),
+        Extent.of(moving.content, placed, moving.content.centre_mm(placed)),
     ]
     spacing, shift = fitted(extents, shape, spacing)
     centre = centre + shift

@@ -13,8 +13,8 @@ from deformgan.spatial.resample import parallel_axes
 
 _SMALL = 0.75  # of the grid's sides that a content fills, below which it is no adult's brain: a child's, or a mouse's
 _SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
-_LOOKED_AT = 100_000  # voxels of the foreground, for how far it reaches along axes that are not the image's
 _FILLED = 0.9  # of them that it fills then, as an adult's does
+_LOOKED_AT = 100_000  # voxels of the foreground, for how far it reaches along axes that are not the image's
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +30,10 @@ class Extent:
     small: float
 
     @classmethod
-    def of(cls, image: Image, content: Content, centre_mm: np.ndarray, to_fixed: np.ndarray | None = None) -> Extent:
-        """Of a content around a centre in world mm; ``to_fixed``, 4×4, brings both into the fixed image's world."""
-        matrix = np.eye(4) if to_fixed is None else to_fixed
-        ends = _ends_mm(content, image.grid, matrix) - (matrix[:3, :3] @ centre_mm + matrix[:3, 3])
-        return cls(ends, _SMALL_PART if content.field_of_view.is_limited else _SMALL)
+    def of(cls, content: Content, grid: Grid, centre_mm: np.ndarray) -> Extent:
+        """Of a content around a centre, mm; ``grid`` is its image's, placed in the fixed image's world."""
+        small = _SMALL_PART if content.field_of_view.is_limited else _SMALL
+        return cls(_ends_mm(content, grid) - centre_mm, small)
 
     def growth(self, sides: np.ndarray) -> float:
         """By how much these sides (3,) of a grid must grow for the content to fit, or shrink where it is small."""
@@ -59,22 +58,16 @@ def fitted(extents: list[Extent], shape: Shape, spacing: float, *, moves: bool =
     return factor * spacing, np.clip(0.0, high - half, low + half) if moves else np.zeros(3)
 
 
-def _ends_mm(content: Content, grid: Grid, matrix: np.ndarray) -> np.ndarray:
-    """Where a foreground without outliers begins and ends along the axes of a space, (2, 3) mm.
-
-    Args:
-        grid: The image's.
-        matrix: 4×4, from world mm to that space.
-    """
-    to_space = matrix @ grid.affine
-    if parallel_axes(to_space, grid.shape) is not None:
-        corners = content.corners_mm(grid) @ matrix[:3, :3].T + matrix[:3, 3]
+def _ends_mm(content: Content, grid: Grid) -> np.ndarray:
+    """Where the foreground without outliers of an image on ``grid`` begins and ends along the world axes, (2, 3) mm."""
+    if parallel_axes(grid.affine, grid.shape) is not None:
+        corners = content.corners_mm(grid)
         return np.stack([corners.min(0), corners.max(0)])
     # a box that is turned reaches farther than what it holds
     every = max(1, round((sum(content.areas[0]) / _LOOKED_AT) ** (1 / 3)))
-    places = np.argwhere(content.mask[::every, ::every, ::every]) * every @ to_space[:3, :3].T + to_space[:3, 3]
+    places = grid.to_world(np.argwhere(content.mask[::every, ::every, ::every]) * every)
     low, high = np.quantile(places, (OUTLIER_FRACTION, 1 - OUTLIER_FRACTION), axis=0)
-    half = every * np.abs(to_space[:3, :3]).max(1) / 2
+    half = every * np.abs(grid.affine[:3, :3]).max(1) / 2
     return np.stack([low - half, high + half])
 
 

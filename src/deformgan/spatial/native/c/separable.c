@@ -12,8 +12,8 @@ typedef struct {
     int64_t chunk; /* planes of the result that are one part of the work */
     band_map axes[3];
     const float *volume; /* (channels, sizes of the axes) */
-    float *out;      /* (channels, counts of the axes) */
-    float *scratch;  /* for each part a plane and a row of the source */
+    float *out;          /* (channels, counts of the axes) */
+    float *scratch;      /* for each part a plane and a row of the source */
 } separable_job;
 
 /* Result k of items of n floats, `apart` floats from one to the next. */
