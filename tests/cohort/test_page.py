@@ -150,6 +150,19 @@ def test_ratings_by_key_become_a_table_that_merge_takes(page: Any, tmp_path: Pat
     page.locator("#forget").click()
 
 
+def test_ratings_stay_in_reach_below_pictures_without_end(page: Any) -> None:
+    page.locator("#as-pictures").click()
+    page.locator("body").click(position={"x": 5, "y": 5})
+    for count in (1, 30, 60):
+        for _ in range(count):
+            page.keyboard.press("ArrowRight")
+        bar, card = page.locator("#rating").bounding_box(), page.locator("#cards .now").bounding_box()
+        assert 0 < bar["y"] and bar["y"] + bar["height"] <= 901
+        assert 0 <= card["y"] and card["y"] + card["height"] <= bar["y"], "the bar hides what is rated"
+    page.locator("#as-table").click()
+    assert page.locator("#rating").evaluate("bar => getComputedStyle(bar).position") == "static"
+
+
 def test_what_has_no_result_comes_last_among_the_pictures_and_is_not_rated(page: Any) -> None:
     page.locator('[data-state="failed"]').click()
     page.locator('[data-state="fail"]').click()

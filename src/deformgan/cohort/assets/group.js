@@ -285,6 +285,7 @@ let waiting;
 $("search").addEventListener("input", (event) => { clearTimeout(waiting); waiting = setTimeout(() => { shown.words = event.target.value; choose(); }, 120); });
 function view(pictures) {
   $("gallery").hidden = !pictures; $("frame").hidden = pictures;
+  $("rating").classList.toggle("stays", pictures);
   $("as-pictures").setAttribute("aria-pressed", pictures); $("as-table").setAttribute("aria-pressed", !pictures);
   choose();
 }
