@@ -30,6 +30,7 @@ from scipy.spatial.transform import Rotation
 
 from deformgan.align.placement import subsampled_pair
 from deformgan.align.search import search
+from deformgan.align.stripping import without_borders
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
@@ -108,8 +109,9 @@ def _stripped(rng: np.random.Generator, image: Image) -> Image:
 
 
 def ours(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:
-    """`deformgan.align.search.search`, finding the foregrounds included."""
-    return search(*subsampled_pair(Scan.of(fixed), Scan.of(moving)), rigid=rigid)[0]
+    """`search` and `without_borders`, as the command runs them, finding the foregrounds included."""
+    pair = subsampled_pair(Scan.of(fixed), Scan.of(moving))
+    return without_borders(search(*pair, rigid=rigid)[0], *pair, rigid=rigid)
 
 
 def simpleitk(fixed: Image, moving: Image, rigid: bool) -> np.ndarray:

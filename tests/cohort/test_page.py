@@ -157,8 +157,10 @@ def test_ratings_stay_in_reach_below_pictures_without_end(page: Any) -> None:
         for _ in range(count):
             page.keyboard.press("ArrowRight")
         bar, card = page.locator("#rating").bounding_box(), page.locator("#cards .now").bounding_box()
-        assert 0 < bar["y"] and bar["y"] + bar["height"] <= 901
-        assert 0 <= card["y"] and card["y"] + card["height"] <= bar["y"], "the bar hides what is rated"
+        assert bar["y"] > 0
+        assert bar["y"] + bar["height"] <= 901
+        assert card["y"] >= 0
+        assert card["y"] + card["height"] <= bar["y"], "the bar hides what is rated"
     page.locator("#as-table").click()
     assert page.locator("#rating").evaluate("bar => getComputedStyle(bar).position") == "static"
 

@@ -11,16 +11,14 @@ The map never mirrors: a header that does shows one hemisphere as the other, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from deformgan.align.ascent import CHUNK, Round, centred, improved, world
 from deformgan.align.parameters import AFFINE, RADIUS_MM, RIGID, SIMILARITY, Maps
 from deformgan.align.placement import Subsampled
-from deformgan.align.similarity import Level, make_level, nmi_score, nmi_slope
-from deformgan.spatial.adam import adam
+from deformgan.align.similarity import Level, make_level, nmi_score
 from deformgan.spatial.native.threads import most_threads, one_thread
 
 _ROTATIONS = 400  # about 25° apart
@@ -35,23 +33,9 @@ _HEADERS = 1.05  # times as good is, in the end, what keeps the headers' orienta
 _ELSEWHERE = 40.0  # degrees from the headers' orientation, from which on a rotation is another one
 _CLEARLY = 1.15  # times the best score of those that the improved headers' or centres' place needs to be believed
 _SAME_MM = 4.0  # between candidates that are one
-_DECAYS = (0.8, 0.95)  # of Adam's moments: there are few steps
-_CHUNK = 200_000  # samples at once, so that they stay in the cache
 
 
 _Place = tuple[Tensor, Tensor, float]  # rotation (1, 3, 3), parameters (1, 13), and their `nmi_score`
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of the halving: at this resolution, candidates, degrees of freedom, steps and their largest size."""
-
-    spacing_mm: float
-    points: int
-    keep: int
-    dof: int
-    steps: int
-    rate_mm: float
 
 
 ROUNDS = (
@@ -89,7 +73,7 @@ def search(
     with one_thread():
         rotations, theta = _starts(*given)
         if near:
-            return _world(*_pursued(*given, rotations[:1], theta[:1], rounds), centres_mm)
+            return _found(_pursued(*given, rotations[:1], theta[:1], rounds), centres_mm)
         screen = make_level(fixed, moving, *_SCREEN, centres_mm)
         scores = _scored(screen, rotations, theta, threads)
         tried = [_pursued(*given, rotations[:2], theta[:2], rounds)]
@@ -97,15 +81,20 @@ def search(
         elsewhere = scores[_angles(rotations) > _ELSEWHERE]
         beats = float(nmi_score(screen, Maps(*tried[0][:2]).matrices)[0]) >= _CLEARLY * float(elsewhere.amax())
         if beats and not partial:
-            return _world(*tried[0], centres_mm)
+            return _found(tried[0], centres_mm)
         # the headers and the centres come first, and always go on
         scores[:2] += 1
         tried.append(_pursued(*given, rotations, theta, rounds, scores))
         if not partial:
-            return _world(*max(tried, key=lambda one: one[2]), centres_mm)
+            return _found(max(tried, key=lambda one: one[2]), centres_mm)
         tried.append(_pursued(*given, rotations[:2], theta[:2], rounds[-3:]))
         tried.append(_pursued(*given, *_slid(fixed, moving, *_best(tried)[:2]), rounds[-4:]))
-        return _world(*_best(tried), centres_mm)
+        return _found(_best(tried), centres_mm)
+
+
+def _found(place: _Place, centres_mm: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, float]:
+    """What `search` returns."""
+    return world(*place[:2], centres_mm), place[2]
 
 
 def _best(tried: list[_Place]) -> _Place:
@@ -136,7 +125,7 @@ def _pursued(
         best = _distinct(Maps(rotations, theta).matrices, score, one.keep)
         rotations, theta = rotations[best], theta[best]
         level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
-        theta, plain = _improved(level, rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
+        theta, plain = improved(level, rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
         score = _rated(plain, Maps(rotations, theta).matrices) if partial else plain
     best = int(score.argmax())
     return rotations[best : best + 1], theta[best : best + 1], float(plain[best])
@@ -177,7 +166,7 @@ def score_of(
     """The `nmi_score` of a 4×4 ``fixed_to_moving`` (world mm, RAS+) as `search` takes it."""
     last = ROUNDS[-1]
     level = make_level(fixed, moving, last.spacing_mm, last.points, centres_mm)
-    return float(nmi_score(level, _centred(matrix, centres_mm))[0])
+    return float(nmi_score(level, centred(matrix, centres_mm))[0])
 
 
 def _starts(
@@ -230,23 +219,6 @@ def _rotations(count: int) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2).float()
 
 
-def _world(
-    rotation: Tensor, theta: Tensor, score: float, centres_mm: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, float]:
-    """What `search` returns."""
-    out = np.eye(4)
-    out[:3] = Maps(rotation, theta).matrices[0].double().numpy()
-    out[:3, 3] += centres_mm[1] - out[:3, :3] @ centres_mm[0]
-    return out, score
-
-
-def _centred(matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray]) -> Tensor:
-    """The inverse of `_world`, (1, 3, 4)."""
-    relative = np.array(matrix)
-    relative[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - centres_mm[1]
-    return torch.from_numpy(relative[None, :3]).float()
-
-
 def _angles(rotations: Tensor) -> Tensor:
     """Of rotations (B, 3, 3), degrees."""
     return torch.rad2deg(torch.arccos(((rotations.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)))
@@ -270,23 +242,6 @@ def _distinct(matrices: Tensor, score: Tensor, most: int) -> Tensor:
 
 
 def _scored(level: Level, all_rotations: Tensor, theta: Tensor, threads: int) -> Tensor:
-    size = max(1, _CHUNK // len(level.points))
+    size = max(1, CHUNK // len(level.points))
     matrices = Maps(all_rotations, theta).matrices
     return torch.cat([nmi_score(level, part, threads) for part in matrices.split(size)])
-
-
-def _improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, dof: int) -> tuple[Tensor, Tensor]:
-    """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
-    free = (torch.arange(theta.shape[1]) < dof).float()
-    theta, moments = theta.clone(), (torch.zeros_like(theta), torch.zeros_like(theta))
-    size = max(1, _CHUNK // len(level.points))
-    best, best_score = theta, torch.full((len(theta),), -1.0)
-    for step in range(1, one.steps + 2):
-        maps = Maps(all_rotations, theta)
-        parts = [nmi_slope(level, part) for part in maps.matrices.split(size)]
-        score, slope = (torch.cat(both) for both in zip(*parts, strict=True))
-        slope = maps.to_parameters(slope) * free
-        better = score > best_score
-        best, best_score = torch.where(better[:, None], theta, best), torch.where(better, score, best_score)
-        adam(theta, -slope, moments, one.rate_mm * (1 - (step - 1) / (one.steps + 1)), step, _DECAYS)
-    return best, best_score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -49,6 +50,7 @@ def make_level(
     spacing_mm: float,
     most: int,
     centres_mm: tuple[np.ndarray, np.ndarray],
+    leave_out: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Level:
     """Both images averaged to voxels about ``spacing_mm`` apart; the fixed foreground and a shell around it count.
 
@@ -57,12 +59,15 @@ def make_level(
         spacing_mm: Between voxels; images that are coarser already stay as they are.
         most: Points; evenly spread where there are more.
         centres_mm: The fixed and the moving image's, (3,) world mm (RAS+).
+        leave_out: Of fixed world positions (N, 3), mm, whether they are not compared, (N,) bool.
     """
     (fixed_values, fixed_share, fixed_grid), (values, share, grid) = (_averaged(t, spacing_mm) for t in (fixed, moving))
     near = box_maximum((fixed_share >= _SHELL).float(), _WIDE)
     if (excluded := _excluded(fixed, spacing_mm)) is not None and bool((left := near * (excluded == 0)).any()):
         near = left
     index = torch.nonzero(near[0, 0])
+    if leave_out is not None:
+        index = index[torch.from_numpy(~leave_out(fixed_grid.to_world(index.numpy())))]
     # not every so-many-th: in step with the rows of the grid these leave planes out
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most]]
     points = torch.from_numpy(fixed_grid.to_world(index.numpy()) - centres_mm[0]).float()

@@ -10,6 +10,7 @@ import numpy as np
 from deformgan.align.options import TransformKind
 from deformgan.align.placement import adult_sized, headers_win, subsampled_pair
 from deformgan.align.search import score_of, search
+from deformgan.align.stripping import without_borders
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
 from deformgan.preprocess.foreground import find_content
@@ -67,6 +68,8 @@ def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "joint", in
         return Start(given if init is not None else _headers_or_centres(fixed, moving), moving, outer)
     pair, size = adult_sized(*subsampled_pair(fixed, moving.moved_by(np.linalg.inv(given))))
     found, score = search(*pair, rigid=transform == "rigid", near=init is not None)
+    if (corrected := without_borders(found, *pair, rigid=transform == "rigid")) is not found:
+        found, score = corrected, score_of(corrected, *pair)
     if transform == "joint" and score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
     found[:3, 3] *= size

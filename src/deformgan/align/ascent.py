@@ -1,0 +1,71 @@
+"""The steps by which candidates for the linear map are improved, and what their maps are in world space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deformgan.align.parameters import AFFINE, Maps
+from deformgan.align.similarity import Level, nmi_slope
+from deformgan.spatial.adam import adam
+
+_DECAYS = (0.8, 0.95)  # of Adam's moments: there are few steps
+CHUNK = 200_000  # samples at once, so that they stay in the cache
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the halving: at this resolution, candidates, degrees of freedom, steps and their largest size."""
+
+    spacing_mm: float
+    points: int
+    keep: int
+    dof: int
+    steps: int
+    rate_mm: float
+
+
+def improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, dof: int) -> tuple[Tensor, Tensor]:
+    """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
+    free = (torch.arange(theta.shape[1]) < dof).float()
+    theta, moments = theta.clone(), (torch.zeros_like(theta), torch.zeros_like(theta))
+    size = max(1, CHUNK // len(level.points))
+    best, best_score = theta, torch.full((len(theta),), -1.0)
+    for step in range(1, one.steps + 2):
+        maps = Maps(all_rotations, theta)
+        parts = [nmi_slope(level, part) for part in maps.matrices.split(size)]
+        score, slope = (torch.cat(both) for both in zip(*parts, strict=True))
+        slope = maps.to_parameters(slope) * free
+        better = score > best_score
+        best, best_score = torch.where(better[:, None], theta, best), torch.where(better, score, best_score)
+        adam(theta, -slope, moments, one.rate_mm * (1 - (step - 1) / (one.steps + 1)), step, _DECAYS)
+    return best, best_score
+
+
+def world(rotation: Tensor, theta: Tensor, centres_mm: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """4×4 ``fixed_to_moving``, world mm (RAS+), of a rotation (1, 3, 3) and parameters (1, 13) about both centres."""
+    out = np.eye(4)
+    out[:3] = Maps(rotation, theta).matrices[0].double().numpy()
+    out[:3, 3] += centres_mm[1] - out[:3, :3] @ centres_mm[0]
+    return out
+
+
+def centred(matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray]) -> Tensor:
+    """What `world` makes 4×4, (1, 3, 4) about both centres."""
+    relative = np.array(matrix)
+    relative[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - centres_mm[1]
+    return torch.from_numpy(relative[None, :3]).float()
+
+
+def improved_map(
+    level: Level, matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray], one: Round, dof: int
+) -> np.ndarray:
+    """A 4×4 map after one round's ascent at a level of the pair."""
+    start = centred(matrix, centres_mm)
+    theta = torch.zeros(1, AFFINE)
+    theta[:, :3] = start[:, :, 3]
+    theta, _ = improved(level, start[:, :, :3], theta, one, dof)
+    return world(start[:, :, :3], theta, centres_mm)
