@@ -1,16 +1,18 @@
 """Calibrates the quality verdict and the uncertainty map, and tests both on cases of other people.
 
     python benchmarks/verdict/run.py --fit --root shared/data           # rewrites deformgan/quality/calibration.json
-    python benchmarks/verdict/run.py --cases DIR [--first 24] [--people PERSON PERSON …]    # tests it on other people
+    python benchmarks/verdict/run.py --cases DIR [--first 24] [--people PERSON PERSON …] [--patients PATIENT PATIENT …]
 
 ``--fit`` makes cases of the patients and label maps that the weights were trained on (their configuration names them),
 registers and degrades each in some 15 ways (`verdict_cases`), registers the hard jobs made of one case of each person
-(`verdict_hard`) and each label map's person onto the next one (`verdict_people`), and fits the models (`verdict_fit`).
-``--cases`` does it with ready cases (``deformgan evaluate`` writes such), and with ``--people``: folders that have
-``t1.nii.gz`` and ``labels.nii.gz``: the first is moved onto the second, the third onto the fourth. It writes
-``report.json``, ``report.md`` and the figures into ``results/``. Measurements are kept in ``--work``, a file a case or
-pair: a run that was interrupted goes on, and either half can be redone in seconds; give a new folder after changing the
-weights, the refinement or what is measured.
+(`verdict_hard`), each label map's person onto the next one, and each patient onto the next and onto a template
+(`verdict_people`), and fits the models (`verdict_fit`). ``--cases`` tests them on ready cases of other people
+(``deformgan evaluate`` writes such); with ``--people``, folders that have ``t1.nii.gz`` and ``labels.nii.gz``, of which
+the first is moved onto the second, the third onto the fourth; and with ``--patients``, folders that have ``t1.nii.gz``
+and ``t2.nii.gz``, each moved onto the next and onto the template. It writes ``report.json``, ``report.md`` and the
+figures into ``results/``. Measurements are kept in ``--work``, a file a case or pair: a run that was interrupted goes
+on, and either half can be redone in seconds; give a new folder after changing the weights, the refinement or what is
+measured.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import torch
 from verdict_cases import NATURAL, Sample, samples_of
 from verdict_fit import area, fit_linear, fit_logistic, fit_monotone
 from verdict_hard import hard_samples, one_a_subject
-from verdict_people import case_pairs, folder_pairs, people_samples
+from verdict_people import case_pairs, folder_pairs, patient_pairs, people_samples
 from verdict_report import write_report
 
 from deformgan.io.atomic import atomic
@@ -62,7 +64,12 @@ def collect(make: Callable[[], Iterable[Sample]], store: Path) -> list[Sample]:
 
 
 def registrations(
-    folders: list[Path], model: Model, seed: int, store: Path, people: Sequence[Path] = ()
+    folders: list[Path],
+    model: Model,
+    seed: int,
+    store: Path,
+    people: Sequence[Path] = (),
+    patients: Sequence[Path] = (),
 ) -> list[Sample]:
     """Degraded registrations of all cases, the hard jobs of one of each subject, and two people's pairs.
 
@@ -76,7 +83,7 @@ def registrations(
     for folder in one_a_subject(folders):
         name = f"{folder.parent.name}-{folder.name}"
         found += collect(partial(hard_samples, folder), store / f"{name}-hard.npz")
-    for name, subject, pair in chain(case_pairs(folders), folder_pairs(people)):
+    for name, subject, pair in chain(case_pairs(folders), folder_pairs(people), patient_pairs(patients)):
         where = store / f"people-{name.replace(' ', '_')}.npz"
         found += collect(partial(people_samples, name, subject, pair), where)
     return found
@@ -84,7 +91,7 @@ def registrations(
 
 def training_cases(root: Path, model: Model, work: Path) -> list[Path]:
     """Cases of the people that the weights have seen, each person in one regime."""
-    data = model.config["training"]["parts"][1]["data"]  # all three parts have these people
+    data = _training_data(model)
     found: list[Path] = []
     for i, regime in enumerate(REGIMES):
         plan = CasePlan(
@@ -93,6 +100,10 @@ def training_cases(root: Path, model: Model, work: Path) -> list[Path]:
         )  # fmt: skip
         found += make_test_cases(work / "training-cases" / regime, plan)
     return found
+
+
+def _training_data(model: Model) -> dict[str, Any]:
+    return model.config["training"]["parts"][1]["data"]  # all three parts have these people
 
 
 def design(found: list[Sample], names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +152,10 @@ def fit_failure(found: list[Sample]) -> tuple[dict[str, Any], np.ndarray]:
     fail = float(np.quantile(held_out[~failed], 1 - MOST_GOOD_FAILED))
     look = float(np.quantile(held_out[failed & soft], MOST_BAD_PASSED))
     model = fit_logistic(values, failed, names)
-    return {"model": model, "look": round(min(look, fail), 4), "fail": round(fail, 4)}, held_out
+    # a logistic model may set a good feature off against one that no right result has
+    worse = [k for k, weight in enumerate(model["weights"]) if weight > 0]
+    most = {names[k]: round(float(values[~failed, k].max()), 4) for k in worse}
+    return {"model": model, "look": round(min(look, fail), 4), "fail": round(fail, 4), "most": most}, held_out
 
 
 def local_errors(found: list[Sample], kinds: Sequence[str], *, logarithm: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -192,6 +206,7 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, help="folder of validation cases to test on")
     parser.add_argument("--first", type=int, default=24, help="how many of these cases")
     parser.add_argument("--people", type=Path, nargs="*", default=[], metavar="PERSON", help="to test on, in pairs")
+    parser.add_argument("--patients", type=Path, nargs="*", default=[], metavar="PATIENT", help="to test on, in a ring")
     parser.add_argument("--root", type=Path, help="folder that the weights' training patients are relative to")
     parser.add_argument("--work", type=Path, default=Path("runs/verdict"), help="folder for cases and measurements")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the report")
@@ -206,13 +221,15 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     model, start = load_model(args.model), time.perf_counter()
     if args.fit:
-        found = registrations(training_cases(args.root, model, args.work), model, 1, args.work / "training")
+        patients = [args.root / name for name in _training_data(model)["patients"]]
+        cases = training_cases(args.root, model, args.work)
+        found = registrations(cases, model, 1, args.work / "training", patients=patients)
         entry = fit(found, model)
         with atomic(SHIPPED) as beside:
             beside.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     if args.cases is not None:
         folders = sorted(p.parent for p in args.cases.glob("*/meta.json"))[: args.first]
-        found = registrations(folders, model, 2, args.work / "validation", args.people)
+        found = registrations(folders, model, 2, args.work / "validation", args.people, args.patients)
         calibration = Calibration.read(json.loads(SHIPPED.read_text(encoding="utf-8")))
         write_report(found, calibration, args.out, LOCAL)
     print(f"{time.perf_counter() - start:.0f} s")

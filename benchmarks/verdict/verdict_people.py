@@ -1,7 +1,8 @@
-"""Registrations of one label map's person onto another's, right ones and wrong ones, as users get them.
+"""Registrations of one person onto another, right ones and wrong ones, as users get them.
 
-No true map is known between people. How far one is off is told by the structures that both label maps have: the
-distance between the centre of each and of the one that was moved onto it.
+No true map is known between people. How far one is off is told by structures that both have, the distance between the
+centre of each and of the one that was moved onto it: those of the label maps, or what S sees in the images of a patient
+and of the template.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 
@@ -20,6 +22,11 @@ from scipy.ndimage import center_of_mass
 from verdict_cases import Sample
 from verdict_hard import Kept, registered
 
+import deformgan
+from deformgan.io.image import Image, load_image
+from deformgan.io.templates import located
+from deformgan.models.anatomy import load_anatomy_model
+from deformgan.preprocess.brain_extraction import brain_mask, find_anatomy
 from deformgan.workshop.simulation.cases import TUMOUR_LABELS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hard_cases"))
@@ -28,6 +35,7 @@ from kinds import rotation, texture_within
 # centres that are right lie 2 to 5 mm apart, and single ones of structures that differ 20 mm; wrong ones 18 mm and more
 LIMITS_MM = 8.0, 30.0
 LEAST_VOXELS = 100  # of a structure, below which its centre says little
+OUTSIDE = 2  # of S's structures: the background and what is outside the brain
 FEW_STEPS = 20
 
 Array = np.ndarray
@@ -101,11 +109,39 @@ def case_pairs(folders: list[Path]) -> Iterator[tuple[str, str, People]]:
                 yield f"{subject} onto {onto} {role}", onto, People(*_mixed(_loaded(firsts[onto], role), moving))
 
 
-def folder_pairs(people: list[Path]) -> Iterator[tuple[str, str, People]]:
+def folder_pairs(people: Sequence[Path]) -> Iterator[tuple[str, str, People]]:
     """The same of folders with ``t1.nii.gz`` and ``labels.nii.gz``: the first onto the second, the third onto …"""
     for moving, fixed in zip(people[::2], people[1::2], strict=True):
         images = [[nib.load(one / f"{name}.nii.gz") for name in ("t1", "labels")] for one in (fixed, moving)]
         yield f"{moving.name} onto {fixed.name}", fixed.name, People(*_mixed(*images))
+
+
+def patient_pairs(patients: Sequence[Path]) -> Iterator[tuple[str, str, People]]:
+    """The same of folders with ``t1.nii.gz`` and ``t2.nii.gz``: each T1 onto the next one's T1 or T2 in turn, and onto
+    the brain of the MNI; structures are those that S sees in the T1.
+    """
+    for number, moving in enumerate(patients):
+        fixed, onto = patients[(number + 1) % len(patients)], ("t1", "t2")[number % 2]
+        moved, [first, structures] = labelled(moving / "t1.nii.gz"), labelled(fixed / "t1.nii.gz")
+        if fixed != moving:
+            image = first if onto == "t1" else nib.load(fixed / f"{onto}.nii.gz")
+            yield f"{moving.name} onto {fixed.name} {onto}", fixed.name, People(*_mixed([image, structures], moved))
+        yield f"{moving.name} onto MNI152", moving.name, People(*_mixed(labelled(located("MNI152")), moved))
+
+
+@lru_cache(maxsize=4)
+def labelled(path: Path) -> list[nib.Nifti1Image]:
+    """An image, and on its voxels the structure that S takes for the likeliest in each block of brain; 0 elsewhere."""
+    image = load_image(path)
+    seen = find_anatomy(image, load_anatomy_model("anatomy"))
+    blocks = seen.structures[0].argmax(0).numpy()
+    blocks[blocks < OUTSIDE] = 0
+    coarse = Image(blocks.astype(np.int32), seen.grid.resized(blocks.shape))
+    labels = (
+        deformgan.apply(coarse, deformgan.Transform(np.eye(4)), image, interpolation="nearest").data
+        * brain_mask(seen, image).data
+    )
+    return [nib.Nifti1Image(np.asarray(d), image.grid.affine) for d in (image.data, labels.astype(np.int32))]
 
 
 def people_samples(name: str, subject: str, pair: People) -> Iterator[Sample]:

@@ -64,13 +64,41 @@ def test_a_spoilt_header_is_that_of_image_and_labels(people: ModuleType, kind: s
     assert np.array_equal(spoilt.fixed.affine, AFFINE)
 
 
+def test_patients_go_onto_the_next_one_and_onto_the_template(
+    people: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    patients = [tmp_path / name for name in "abc"]
+    for patient in patients:
+        patient.mkdir()
+        for name in ("t1", "t2"):
+            nib.save(nib.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE), patient / f"{name}.nii.gz")
+    asked: list[Path] = []
+
+    def labelled(path: Path) -> list[nib.Nifti1Image]:
+        asked.append(path)
+        return [nib.Nifti1Image(data, AFFINE) for data in (np.ones(SHAPE, np.float32), structures())]
+
+    monkeypatch.setattr(people, "labelled", labelled)
+    monkeypatch.setattr(people, "located", Path)
+    pairs = list(people.patient_pairs(patients))
+    assert [(name, subject) for name, subject, _ in pairs] == [
+        ("a onto b t1", "b"), ("a onto MNI152", "a"), ("b onto c t2", "c"), ("b onto MNI152", "b"),
+        ("c onto a t1", "a"), ("c onto MNI152", "c"),
+    ]  # fmt: skip
+    assert {path.name for path in asked} == {"t1.nii.gz", "MNI152"}, "structures are looked for in the T1"
+    assert list(people.patient_pairs([])) == []
+
+
 def test_a_right_map_between_people_is_none_within_one() -> None:
     """It bends: what passes between people is looked at or fails in one person."""
     features = {
         "agreement": 0.75, "pinning": 0.07, "gain": 0.0, "gain_p95": 0.0, "log_similarity": -1.2, "log_roughness": -1.0,
+        "shift": 1.2, "log_jacobian": -0.9,
     }  # fmt: skip
     same, other = (shipped().failure(subject) for subject in ("auto", "other"))
     assert other.probability(features) < other.look
+    assert other.unseen(features) == []
+    assert other.unseen({**features, "log_roughness": -0.1}) == ["log_roughness"]
     assert same.probability(features) >= same.look
     assert shipped().failure("same") is same
 

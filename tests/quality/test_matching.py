@@ -161,6 +161,7 @@ def test_the_shipped_calibration_is_sound() -> None:
     for failure in (calibration.same, calibration.other):
         assert 0 < failure.look <= failure.fail < 1
         assert set(failure.model.names) <= set(COMPLAINTS)
+        assert set(failure.most) <= set(failure.model.names)
     at, error = np.array(calibration.knots).T
     assert (np.diff(at) > 0).all()
     assert (np.diff(error) >= 0).all()
@@ -199,9 +200,9 @@ def evidence_of(phantom: Phantom, spacing: float, shift: float = 0.0) -> Evidenc
     return found
 
 
-def judged_by(bias: float) -> Calibration:
+def judged_by(bias: float, most: dict[str, float] | None = None) -> Calibration:
     model = Linear(("pinning",), (0.0,), (1.0,), (0.0,), bias)
-    failure = Failure(model, 0.3, 0.8)
+    failure = Failure(model, 0.3, 0.8, most or {})
     return Calibration(failure, failure, model, ((0.0, 1.0), (1.0, 1.0)), 1.0, 2.0)
 
 
@@ -212,6 +213,15 @@ def test_the_probability_decides_where_no_rule_does(phantom: Phantom, bias: floa
     assert quality.failure_probability == pytest.approx(1 / (1 + math.exp(-bias)))
     said = quality.reasons if word == "fail" else quality.doubts
     assert [COMPLAINTS["pinning"] in text for text in said] == [True] * (word != "pass")
+
+
+@pytest.mark.parametrize(("bias", "word"), [(-3.0, "look"), (3.0, "fail")])
+def test_what_no_right_result_has_is_looked_at(phantom: Phantom, bias: float, word: str) -> None:
+    given = evidence_of(phantom, 4.0)
+    quality = judge(given, judged_by(bias, {"agreement": -1.0, "gain": 1e9}))
+    assert quality.verdict == word
+    told = [doubt for doubt in quality.doubts if "any right result known" in doubt]
+    assert told == [f"{COMPLAINTS['agreement']}, more than in any right result known"] * (word == "look")
 
 
 def test_images_unlike_those_of_the_calibration_never_pass(phantom: Phantom) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -68,21 +68,28 @@ class Failure:
     Args:
         model: Logistic model of a failure.
         look, fail: Probabilities from which on the verdict is ``look`` and ``fail``.
+        most: Of some features the most that a right result had which the model was fitted on: beyond it no result is
+            one that it knows.
     """
 
     model: Linear
     look: float
     fail: float
+    most: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Failure:
         """From its part of the JSON file."""
-        return cls(Linear.read(entry["model"]), float(entry["look"]), float(entry["fail"]))
+        return cls(Linear.read(entry["model"]), float(entry["look"]), float(entry["fail"]), entry.get("most", {}))
 
     def probability(self, features: Mapping[str, float | None]) -> float:
         """In [0, 1], of a field with these features (`deformgan.quality.assess.features`)."""
         total = self.model.bias + sum(self.model.parts(features).values())
         return 1 / (1 + math.exp(-min(max(total, -60.0), 60.0)))
+
+    def unseen(self, features: Mapping[str, float | None]) -> list[str]:
+        """The features that exceed ``most``."""
+        return [name for name, most in self.most.items() if (value := features.get(name)) is not None and value > most]
 
 
 @dataclass(frozen=True)

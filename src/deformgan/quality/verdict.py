@@ -49,6 +49,9 @@ def judged(quality: Quality, features: Mapping[str, float | None], failure: Fail
             reasons = (*reasons, likely)
         else:
             doubts = (likely, *doubts)
+    elif probability is not None:
+        beyond = (f"{COMPLAINTS[name]}, more than in any right result known" for name in failure.unseen(features))
+        doubts = (*beyond, *doubts)
     return replace(quality, reasons=reasons, doubts=() if reasons else doubts)
 
 
