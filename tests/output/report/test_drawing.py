@@ -29,6 +29,7 @@ from deformgan.output.report.figures import tiles, verdict
 from deformgan.output.report.material import Material, read_selections
 from deformgan.output.report.stacks import PLANES, cut, cut_stacks, grids
 from deformgan.output.report.volumes import viewer_grid, viewer_volumes
+from deformgan.preprocess.conform import WHITE
 from deformgan.spatial.grid import Grid
 from deformgan.transforms.transform import Transform
 
@@ -409,3 +410,20 @@ def test_masks_are_read_again_by_their_paths(tmp_path: Path) -> None:
     asked = []
     read_selections({"inputs": {"fixed_lesion": {"path": str(path)}}}, asked.append)
     assert asked == [{"path": str(path)}]
+
+
+@pytest.mark.parametrize("fat", [1.0, 5.0])
+def test_skull_and_fat_do_not_leave_the_brain_dark(fat: float) -> None:
+    grid = Grid((60, 60, 60), np.eye(4))
+    away = np.linalg.norm(np.indices(grid.shape) - 29.5, axis=0)
+    head = np.where(away < 28, np.where(away > 24, fat, 0.5 + away / 48), 0).astype(np.float32)
+    brain = np.where(away < 20, head, 0).astype(np.float32)
+    for fixed, moving in ((brain, head), (head, brain), (head, head)):
+        images = [Image(data, grid) for data in (fixed, moving, moving)]
+        windows = Material(*images, Transform(np.eye(4))).windows
+        for role, data in (("fixed", fixed), ("moving", moving)):
+            low, high = windows[role]
+            assert low == 0
+            # what is brighter than the brain is cut off; a window that it fills well stays as it was
+            expected = 0.95 if fat > 1 else float(np.quantile(data[data > 0], WHITE))
+            assert high == pytest.approx(expected, abs=0.15)

@@ -22,6 +22,9 @@ SELECTIONS = ("fixed_mask", "fixed_lesion", "moving_lesion")
 _MARGIN_MM_SHARE = 0.04  # of the content's longest side, around it
 _OUTLIER_FRACTION = 2e-3  # share of the content that may lie outside the box at each end
 _APART = 0.1  # share of the fixed content inside the moving image below which the headers place them apart
+# share of a window that the middle of what both images show must fill: skull and fat around a brain are brighter and
+# would leave it dark; the middle is what lies between these shares of the content along each axis
+_FILLED, _DIMMEST, _MIDDLE = 0.7, 0.2, (0.2, 0.8)
 _PROBES = 20_000  # voxels of the content that are asked where they come from
 
 
@@ -66,13 +69,8 @@ class Material:
         """Lowest and highest world position of the content with a margin, (3,) each."""
         mask, ends = self.content.data, []
         for axis in range(3):
-            counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
-            share = np.cumsum(counts) / max(int(counts.sum()), 1)
-            first, last = (
-                np.searchsorted(share, _OUTLIER_FRACTION, "right"),
-                np.searchsorted(share, 1 - _OUTLIER_FRACTION, "left"),
-            )
-            ends.append((first - 0.5, min(last, mask.shape[axis] - 1) + 0.5) if counts.any() else (0, len(counts) - 1))
+            first, last = _between(mask, axis, (_OUTLIER_FRACTION, 1 - _OUTLIER_FRACTION))
+            ends.append((first - 0.5, last - 0.5))
         world = self.content.grid.to_world(box_corners(ends))
         low, high = world.min(0), world.max(0)
         margin = _MARGIN_MM_SHARE * float((high - low).max())
@@ -81,7 +79,15 @@ class Material:
     @cached_property
     def windows(self) -> dict[str, tuple[float, float]]:
         """Intensities that are drawn black and white, of ``fixed`` and ``moving``; the moved image has the latter."""
-        return {"fixed": _window(self.fixed), "moving": _window(self.moving)}
+        windows = {"fixed": _window(self.fixed), "moving": _window(self.moving)}
+        fixed, moved = (image.data[::3, ::3, ::3] for image in (self.fixed, self.moved))
+        if fixed.shape == moved.shape:
+            content = self.content.data[::3, ::3, ::3] != 0
+            middle = tuple(slice(*_between(content, axis, _MIDDLE)) for axis in range(3))
+            both = content[middle] & (moved[middle] > moved.min())
+            values = {"fixed": fixed[middle][both], "moving": moved[middle][both]}
+            windows = {role: _dimmer(window, values[role]) for role, window in windows.items()}
+        return windows
 
     @cached_property
     def overlap(self) -> tuple[float, float]:
@@ -176,3 +182,21 @@ def _window(image: Image) -> tuple[float, float]:
     inside = sample[sample > low]
     high = float(np.quantile(inside, WHITE)) if inside.size > 7 else low + 1
     return low, max(high, low + 1e-12)
+
+
+def _dimmer(window: tuple[float, float], shown: np.ndarray) -> tuple[float, float]:
+    """The window, narrower where values that are to be compared fill little of it."""
+    low, high = window
+    shown = shown[shown > low]
+    top = float(np.quantile(shown, WHITE)) if shown.size > 7 else high
+    return low, max(top, low + _DIMMEST * (high - low)) if top < low + _FILLED * (high - low) else high
+
+
+def _between(mask: np.ndarray, axis: int, shares: tuple[float, float]) -> tuple[int, int]:
+    """The planes across an axis between two shares of a mask's voxels, ``start ≤ i < stop``; all of an empty one."""
+    counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
+    if not counts.any():
+        return 0, len(counts)
+    share = np.cumsum(counts) / int(counts.sum())
+    first, last = np.searchsorted(share, shares[0], "right"), np.searchsorted(share, shares[1], "left")
+    return int(first), min(int(last), len(counts) - 1) + 1
