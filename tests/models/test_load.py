@@ -94,10 +94,9 @@ def test_auto_takes_bf16_where_the_processor_has_it(folder: Path, monkeypatch: p
     assert torch.equal(model.predict(*pair()), expected)
 
 
-def test_other_devices_decide_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert pick_precision("auto", "cuda") == "bf16"
-    assert pick_precision("auto", "mps") == "fp32"
+def test_other_devices_gain_nothing_by_bf16() -> None:
+    assert pick_precision("auto", "cuda") == pick_precision("auto", "mps") == "fp32"
+    assert pick_precision("bf16", "cuda") == "bf16"
 
 
 def test_an_unknown_precision_is_refused(folder: Path) -> None:

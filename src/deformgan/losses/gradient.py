@@ -210,7 +210,7 @@ def _agree(g: Tensor, fixed: Tensor, floor: float, squared: bool, want_gradient:
 
 def _squared_length(g: Tensor, floor: float) -> Tensor:
     """‖g‖² + floor of (3, n), (n,)."""
-    out = torch.addcmul(g.new_tensor(floor), g[0], g[0])
+    out = g[0].square().add_(floor)
     return out.addcmul_(g[1], g[1]).addcmul_(g[2], g[2])
 
 

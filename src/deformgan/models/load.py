@@ -7,6 +7,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
-from deformgan.models.device import computing_in
+from deformgan.models.device import computing_in, pick_precision
 from deformgan.networks import KINDS, Role, build, network_class
 from deformgan.networks.base import GeneratorNetwork, TransformationNetwork, reduced
+from deformgan.spatial.recorded import Repeated
 
 DEFAULT_MODEL = "t1-t2"
 _SHIPPED = Path(__file__).parent / "weights"
@@ -98,10 +100,19 @@ class Model:
         fixed, moving = fixed.to(device), moving.to(device)
         fixed, moving = (reduced(image, self.reduction) for image in (fixed, moving))
         with computing_in(precision, device):
-            field = self.network(fixed, moving)
+            field = self._field(fixed, moving, pick_precision(precision, device))
         if not float(field.abs().amax()) <= _MOST_VOXELS:  # NaN is not either
             raise InputError(f"the weights {self.name} move voxels beyond any image", "train them anew")
         return field.float()
+
+    @cached_property
+    def _on_gpu(self) -> Repeated:
+        return Repeated(lambda fixed, moving: (self.network(fixed, moving),))
+
+    def _field(self, fixed: Tensor, moving: Tensor, precision: str) -> Tensor:
+        if fixed.device.type != "cuda":
+            return self.network(fixed, moving)
+        return self._on_gpu((fixed.shape, moving.shape, precision), fixed, moving)[0]
 
 
 def shipped_models(role: Role = "T") -> list[str]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deformgan.spatial.field import interpolated
 from deformgan.spatial.native import convolution as native
 from deformgan.spatial.native.use import usable
 
@@ -26,6 +27,13 @@ def channels_last(x: Tensor) -> Tensor:
         # with one channel `contiguous` sees nothing to do and the convolution would answer channels-first
         return x.squeeze(1).contiguous().unsqueeze(-1).movedim(-1, 1)
     return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def enlarged(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(B, C, d, h, w) → (B, C, *shape), trilinear."""
+    if x.device.type == "cuda":  # whose own kernel has a thread for each voxel, whatever the number of channels
+        return interpolated(x, shape)
+    return F.interpolate(x, size=shape, mode="trilinear", align_corners=False)
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:

@@ -57,12 +57,21 @@ def shifted_products(fixed: Tensor, padded: Tensor, out: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _as_a_graph(fixed, padded)
+    if fixed.device.type == "cuda":
+        return _in_one_go(fixed, padded, out)
     planes = fixed.contiguous().unbind(1)
     padded = padded.contiguous()
     for n, window in enumerate(neighbours(tuple(fixed.shape[2:]))):
         into = out[:, n]
         for c, (plane, other) in enumerate(zip(planes, padded[window].unbind(1), strict=True)):
             torch.mul(plane, other, out=into) if c == 0 else into.addcmul_(plane, other)
+    return out
+
+
+def _in_one_go(fixed: Tensor, padded: Tensor, out: Tensor) -> Tensor:
+    """The same by two kernels, over a view of all windows: a GPU takes longer to start hundreds than to run them."""
+    windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1).permute(0, 1, 5, 6, 7, 2, 3, 4)
+    torch.sum(fixed[:, :, None, None, None] * windows, 1, out=out.unflatten(1, (3, 3, 3)))
     return out
 
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deformgan.networks.base import TransformationNetwork, reduced
-from deformgan.networks.blocks import Convolution, Layers
+from deformgan.networks.blocks import Convolution, Layers, enlarged
 from deformgan.networks.local_stage import EdgeStage, FixedSide, MovingSide
 from deformgan.preprocess.bias_field import correct_bias_field
+from deformgan.spatial.constants import of_axes
 from deformgan.spatial.field import compose, identity_positions, integrate, resize
 from deformgan.spatial.native import edges as native
 from deformgan.spatial.native.use import usable
@@ -68,13 +69,10 @@ class Encoder(nn.Module):
         eighth = self.level8(quarter)
         # position in the volume tells the hemispheres apart, which look alike
         shape = tuple(eighth.shape[2:])
-        where = identity_positions(shape, image.device) / (
-            torch.tensor(shape, device=image.device).view(1, 3, 1, 1, 1) / 2
-        )
+        where = identity_positions(shape, image.device) / of_axes(tuple(n / 2 for n in shape), image.device)
         where = (where - 1).to(eighth.dtype).expand(eighth.shape[0], -1, -1, -1, -1)
         context = self.level16(torch.cat([eighth, where], 1))
-        context = F.interpolate(context, size=shape, mode="trilinear", align_corners=False)
-        return quarter, self.merge(torch.cat([eighth, context.to(eighth.dtype)], 1))
+        return quarter, self.merge(torch.cat([eighth, enlarged(context, shape).to(eighth.dtype)], 1))
 
 
 class GlobalMatching(nn.Module):
@@ -123,7 +121,7 @@ class MatchDecoder(nn.Module):
     def forward(self, fixed: Tensor, displacement: Tensor, confidence: Tensor) -> Tensor:
         matches = torch.cat([displacement / 4, confidence], 1).to(fixed.dtype)
         x = self.enter(torch.cat([fixed, matches], 1))
-        deep = F.interpolate(self.down(x), size=tuple(x.shape[2:]), mode="trilinear", align_corners=False)
+        deep = enlarged(self.down(x), tuple(x.shape[2:]))
         return _in_full_precision(self.head, self.merge(torch.cat([x, deep.to(x.dtype)], 1)))
 
 

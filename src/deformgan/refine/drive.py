@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deformgan.losses.boxes import box_sum
 from deformgan.refine.settings import FluidSettings
+from deformgan.spatial.constants import constant
 from deformgan.spatial.native import fluid as native
 from deformgan.spatial.native.use import usable
 
@@ -95,9 +96,8 @@ def mutual_information(fixed: Tensor, moved: Tensor, weight: Tensor, bins: int) 
     for offset, share in ((0, (1 - p) * (1 - q)), (1, (1 - p) * q), (bins, p * (1 - q)), (bins + 1, p * q)):
         joint.index_add_(0, cell + offset, (w * share).double())
     total = joint.sum()
-    if float(total) == 0:
-        return torch.zeros((), device=f.device), torch.zeros_like(moved)
-    information, rise = native.information_of((joint / total).view(bins, bins))
+    # where nothing counts the sum is 0, and so is every slope; asking for it would make a GPU wait
+    information, rise = native.information_of((joint / total.clamp_min(torch.finfo(joint.dtype).tiny)).view(bins, bins))
     rise = rise.flatten().to(f.dtype)
     slope = (bins - 1) * w * ((1 - p) * rise[cell] + p * rise[cell + bins])
     return information * total, slope.view_as(moved)
@@ -110,9 +110,8 @@ def gaussian(volume: Tensor, sigma: float) -> Tensor:
     if usable(volume):
         return native.gaussian(volume, sigma, _REACH)
     radius = max(1, math.floor(_REACH * sigma + 1))
-    at = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (at / sigma) ** 2)
-    weights = (weights / weights.sum()).to(volume)
+    bell = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-radius, radius + 1)]
+    weights = constant(tuple(one / sum(bell) for one in bell), volume.device).to(volume.dtype)
     out = volume.transpose(0, 1)
     for axis in range(3):
         size = [1, 1, 1]

@@ -22,6 +22,7 @@ from deformgan.refine.folds import without_folds
 from deformgan.refine.progress import shifted
 from deformgan.refine.settings import DEFAULT_FLUID, FluidSettings
 from deformgan.refine.weights import CELL, Compared, Weight
+from deformgan.spatial.constants import of_axes
 from deformgan.spatial.field import resize
 from deformgan.spatial.native import fluid as native
 from deformgan.spatial.native.use import usable
@@ -99,7 +100,7 @@ class _Level:
         return native.Step(length * voxel, *sigmas, settings.shorter)
 
     def _offset(self, like: Tensor) -> Tensor:
-        return torch.tensor([float(s.start) for s in self.box]).to(like).view(1, 3, 1, 1, 1)
+        return of_axes(tuple(float(s.start) for s in self.box), like.device)
 
 
 def _boxes(weight: Tensor, own: tuple[int, ...], shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -175,16 +176,29 @@ def _flow(field: Tensor, level: _Level, progress: Callable[[int], None]) -> Tens
 
 
 def _advanced(field: Tensor, level: _Level, drive: Drive, step: native.Step) -> Tensor:
-    """The field after a step, by PyTorch."""
+    """The field after a step, by PyTorch, without waiting for a GPU."""
     moved = warp(level.moving, resize(field, tuple(level.fixed.shape[2:])), padding="border")
     update = gaussian(resize(force(drive(moved), moved), tuple(field.shape[2:])), step.update_sigma)
-    longest = float(update.square().sum(1).amax().sqrt())
-    if not 0 < longest < float("inf"):
-        return field
-    usual = native.usual_length(update, step.share) if step.share < 1 else longest
-    update *= step.length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
+    lengths = update.square().sum(1, keepdim=True).sqrt()
+    longest = lengths.amax()
+    usual = usual_length(lengths, step.share) if step.share < 1 else longest
+    update = update * (step.length / torch.maximum(lengths, usual))
     # what was there is taken from where the update leads
-    return gaussian(update.add_(warp(field, update, padding="border")), step.field_sigma)
+    advanced = gaussian(update + warp(field, update, padding="border"), step.field_sigma)
+    return torch.where((longest > 0) & (longest < float("inf")), advanced, field)
+
+
+def usual_length(lengths: Tensor, share: float) -> Tensor:
+    """The length that ``share`` of those that are not 0, (1, 1, D, H, W), do not exceed, seen from some of them.
+
+    As `deformgan.spatial.native.fluid.usual_length` has it, without waiting for a GPU.
+    """
+    every = native.looked_at(lengths.numel())
+    some = lengths[0, 0, ::every, ::every, ::every].flatten().sort().values
+    none = (some <= 0).sum()
+    place = none + (share * (len(some) - none)).round().long().clamp_min(1) - 1
+    usual = some.gather(0, place.clamp(max=len(some) - 1).view(1))[0]
+    return torch.where(none < len(some), usual, lengths.amax())
 
 
 def _levels(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,14 +12,16 @@ from deformgan.losses.gradient import GradientSimilarity
 from deformgan.refine.parameters import Parameters
 from deformgan.refine.settings import RefineSettings
 from deformgan.spatial.adam import adam
+from deformgan.spatial.constants import of_axes
 from deformgan.spatial.control_points import REACH
 from deformgan.spatial.native.control import ControlField
 from deformgan.spatial.native.objective import ControlObjective, Penalty
 from deformgan.spatial.native.similarity import FieldSimilarity
 from deformgan.spatial.native.use import usable
+from deformgan.spatial.recorded import recorded
 from deformgan.spatial.warp import warp
 
-_UNIT = torch.eye(3).view(3, 1, 3, 1, 1, 1)
+_UNITS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def make_objective(
@@ -25,7 +29,8 @@ def make_objective(
 ) -> Objective | ControlObjective:
     """In compiled code where that is possible, else with PyTorch."""
     if not usable(fixed, moving):
-        return Objective(parameters, fixed, moving, weight, settings)
+        kind = CapturedObjective if fixed.device.type == "cuda" else Objective
+        return kind(parameters, fixed, moving, weight, settings)
     control = parameters.control
     field = ControlField(control, parameters.affine, parameters.shape, parameters.smoothing, REACH)
     similarity = FieldSimilarity(fixed, moving, weight, settings.epsilon, tuple(control.shape[2:]))
@@ -45,7 +50,7 @@ class Objective:
         """Give the voxels other weights, (1, 1, D, H, W)."""
         self._similarity = GradientSimilarity(self._fixed, self._settings.epsilon, squared=True, mask=weight)
 
-    def gradients(self, bending: float) -> tuple[Tensor, ...]:
+    def gradients(self, bending: float | Tensor) -> tuple[Tensor, ...]:
         """With respect to the control points and to the affine map."""
         parameters, settings = self._parameters, self._settings
         coarse = parameters.coarse()
@@ -58,13 +63,33 @@ class Objective:
     step = staticmethod(adam)
 
 
+class CapturedObjective(Objective):
+    """The same on a GPU, whose derivatives are recorded once and played back: starting the hundreds of small kernels
+    one by one takes several times as long as they run.
+    """
+
+    _times_weighed = 0
+    _recorded: Callable[..., tuple[Tensor, ...]] | None = None
+
+    def weigh(self, weight: Tensor) -> None:
+        """See `Objective.weigh`; weights that change again and again do not pay for recording."""
+        self._times_weighed += 1
+        super().weigh(weight)
+
+    def gradients(self, bending: float) -> tuple[Tensor, ...]:
+        """See `Objective.gradients`; valid until the next call."""
+        if self._times_weighed > 1:
+            return super().gradients(bending)
+        weight = torch.full((), bending, device=self._fixed.device)
+        if self._recorded is None:
+            self._recorded = recorded(super().gradients, weight)
+        return self._recorded(weight)
+
+
 def folding(field: Tensor, least_jacobian: float) -> Tensor:
     """Mean squared shortfall of the Jacobian determinant, by forward differences: they see what lies between voxels."""
     inner = field[:, :, :-1, :-1, :-1]
-    a, b, c = (
-        field[:, :, 1:, :-1, :-1] - inner + _UNIT[0].to(field),
-        field[:, :, :-1, 1:, :-1] - inner + _UNIT[1].to(field),
-        field[:, :, :-1, :-1, 1:] - inner + _UNIT[2].to(field),
-    )
+    further = (field[:, :, 1:, :-1, :-1], field[:, :, :-1, 1:, :-1], field[:, :, :-1, :-1, 1:])
+    a, b, c = (one - inner + of_axes(unit, field.device) for one, unit in zip(further, _UNITS, strict=True))
     determinant = (a * torch.linalg.cross(b, c, dim=1)).sum(1)
     return (least_jacobian - determinant).relu().square().mean()

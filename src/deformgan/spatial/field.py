@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.spatial.affine import nearest_affine
+from deformgan.spatial.constants import of_axes
 from deformgan.spatial.native import grids as native
 from deformgan.spatial.native.fields import axis_map
 from deformgan.spatial.native.use import usable
@@ -45,11 +46,16 @@ def resize(field: Tensor, shape: tuple[int, ...]) -> Tensor:
         lines = [(below, above, share) for below, above, share, *_ in maps]
         return native.resample(field[0], lines, matrix=np.diag(factor))[None]
     with torch.autocast(field.device.type, enabled=False):
-        d, h, w = (_linear_weights(a, b, field.device) for a, b in zip(own, shape, strict=True))
-        out = h @ (field.float() @ w.T)  # the last axis, then the one before
-        out = (d @ out.flatten(3)).unflatten(3, shape[1:])
-        factor = [b / a for a, b in zip(own, shape, strict=True)]
-        return out * torch.tensor(factor, device=field.device).view(1, 3, 1, 1, 1)
+        out = interpolated(field.float(), shape)
+        return out * of_axes(tuple(b / a for a, b in zip(own, shape, strict=True)), field.device)
+
+
+def interpolated(volumes: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(B, C, d, h, w) → (B, C, *shape), as `torch.nn.functional.interpolate` does, trilinear, corners not aligned."""
+    own = volumes.shape[2:]
+    d, h, w = (_linear_weights(a, b, volumes.device).to(volumes.dtype) for a, b in zip(own, shape, strict=True))
+    out = h @ (volumes @ w.T)  # the last axis, then the one before
+    return (d @ out.flatten(3)).unflatten(3, shape[1:])
 
 
 @lru_cache(maxsize=64)

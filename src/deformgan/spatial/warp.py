@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deformgan.spatial.constants import constant
 from deformgan.spatial.native import sampling
 from deformgan.spatial.native.use import usable
 
@@ -28,12 +29,12 @@ def sampling_grid(field: Tensor, shape: tuple[int, ...] | None = None) -> Tensor
     """`grid_sample` coordinates of ``x + u(x)`` in an image of ``shape`` voxels (default: the field's own)."""
     own = tuple(field.shape[2:])
     target = own if shape is None else tuple(shape)
-    scale = torch.tensor([2.0 / n for n in target[::-1]], device=field.device)
+    scale = constant(tuple(2.0 / n for n in target[::-1]), field.device)
     offset = field.float().flip(1).permute(0, 2, 3, 4, 1) * scale
     identity = _normalised_identity(own, field.device)  # type: ignore[arg-type]
     if target != own:
         # the identity is kept in voxels, so an image of another size is addressed by the same indices
-        ratio = torch.tensor([a / b for a, b in zip(own[::-1], target[::-1], strict=True)], device=field.device)
+        ratio = constant(tuple(a / b for a, b in zip(own[::-1], target[::-1], strict=True)), field.device)
         identity = (identity + 1) * ratio - 1
     return identity + offset
 
@@ -86,7 +87,7 @@ def _warp_cubic(image: Tensor, field: Tensor, padding: str) -> Tensor:
     own = [torch.arange(n, device=field.device, dtype=torch.float32) for n in field.shape[2:]]
     index = torch.stack(torch.meshgrid(*own, indexing="ij"))[None] + field.float()
     volumes = cubic_volumes(image.float(), padding)
-    scale = torch.tensor([2.0 / n for n in volumes.shape[:1:-1]], device=field.device)
+    scale = constant(tuple(2.0 / n for n in volumes.shape[:1:-1]), field.device)
     # the volumes have one voxel more at each end
     grid = (index.flip(1).permute(0, 2, 3, 4, 1) + 1.5) * scale - 1
     volumes = volumes.expand(grid.shape[0], *volumes.shape[1:])

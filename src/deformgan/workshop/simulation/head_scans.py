@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.workshop.simulation.artefacts import gaussian_blur, rician_noise, thick_slices
@@ -61,6 +62,7 @@ class ScanConfig:
         stripped: How often the skull is stripped.
         slices: Thickest slice.
         cropped: Expected number of sides at which part of the head lies outside the field of view, over 1.5.
+        finer: A head is made on voxels so many times smaller, which are then averaged: a voxel holds several tissues.
     """
 
     shape: tuple[int, int, int] = (80, 96, 80)
@@ -74,6 +76,13 @@ class ScanConfig:
     stripped: float = 0.4
     slices: float = 5.0
     cropped: float = 0.3
+    finer: int = 1
+
+    @property
+    def fine(self) -> ScanConfig:
+        """The same on the smaller voxels."""
+        shape = tuple(self.finer * n for n in self.shape)
+        return replace(self, shape=shape, spacing=self.spacing / self.finer, finer=1)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class Scan:
     Args:
         image: (1, 1, D, H, W) in [0, 1].
         structures: (1, S, D/2, H/2, W/2), the share of each of `STRUCTURES` in a block of 2×2×2 voxels.
-        mask: (1, 1, D, H, W), 1 in the brain, 0 elsewhere.
+        mask: (1, 1, D, H, W), 1 in the brain, 0 elsewhere; the share of brain where voxels were averaged.
     """
 
     image: Tensor
@@ -109,7 +118,7 @@ def draw_scan(
         stripped: Whether the skull is stripped; drawn if it is None.
     """
     mirrored = _chance(generator, 0.5)
-    index, distance = _moved(labels, mirrored, generator, config)
+    index, distance = _moved(labels, mirrored, generator, config.fine)
     structures = torch.from_numpy(structure_of_ids(int(labels.ids.max())))[labels.ids.long()].long()
     if mirrored:
         structures = torch.tensor(MIRRORED)[structures]
@@ -118,20 +127,35 @@ def draw_scan(
         stripped = _chance(generator, config.stripped)
     shown = torch.ones_like(structure, dtype=torch.bool)
     if stripped:
-        shown = distance < 3.5 * number(generator) - 0.5 + 1.2 * coarse_noise(config.shape, 8, generator)[0, 0]
+        beyond = 3.5 * number(generator) - 0.5
+        shown = distance < beyond + 1.2 * coarse_noise(config.fine.shape, 8 * config.finer, generator)[0, 0]
     image = _image(index, shown, labels.ids, modality, stripped, generator, config)
-    seen = shown & _field_of_view(config, generator)
-    mask = (distance <= 0) & seen
-    return Scan((image * seen)[None, None], shares(structure * seen, len(STRUCTURES)), mask.float()[None, None])
+    view = _field_of_view(config, generator)
+    seen = shown & enlarged(view, config.finer)
+    mask = averaged(((distance <= 0) & seen).float()[None, None], config.finer)
+    kept = image * view * (averaged(shown.float()[None, None], config.finer)[0, 0] > 0)
+    return Scan(kept[None, None], shares(structure * seen, len(STRUCTURES), 2 * config.finer), mask)
 
 
-def shares(structure: Tensor, count: int) -> Tensor:
-    """Indices (D, H, W), int64 → the share of each in every block of 2×2×2 voxels, (1, count, D/2, H/2, W/2)."""
-    d, h, w = (n // 2 for n in structure.shape)
-    blocks = structure.reshape(d, 2, h, 2, w, 2).permute(1, 3, 5, 0, 2, 4).reshape(8, -1)
+def shares(structure: Tensor, count: int, side: int = 2) -> Tensor:
+    """Indices (D, H, W), int64 → the share of each in every block of ``side``³ voxels, (1, count, D/2, H/2, W/2)."""
+    d, h, w = (n // side for n in structure.shape)
+    blocks = structure.reshape(d, side, h, side, w, side).permute(1, 3, 5, 0, 2, 4).reshape(side**3, -1)
     found = torch.zeros(count, d * h * w, device=structure.device)
-    found.scatter_add_(0, blocks, torch.full_like(blocks, 0.125, dtype=torch.float32))
+    found.scatter_add_(0, blocks, torch.full_like(blocks, 1 / side**3, dtype=torch.float32))
     return found.view(1, count, d, h, w)
+
+
+def averaged(volume: Tensor, finer: int) -> Tensor:
+    """(1, 1, D, H, W) on voxels ``finer`` times larger."""
+    return volume if finer == 1 else F.avg_pool3d(volume, finer)
+
+
+def enlarged(view: Tensor, finer: int) -> Tensor:
+    """(D, H, W) on voxels ``finer`` times smaller."""
+    for axis in range(3 if finer > 1 else 0):
+        view = view.repeat_interleave(finer, axis)
+    return view
 
 
 def _chance(generator: torch.Generator, probability: float) -> bool:
@@ -192,7 +216,8 @@ def _image(
     means[0], spread[0] = air, air / 2
     means, spread = means.to(index.device), spread.to(index.device)
     image = (means[index] + spread[index] * normal(generator, *index.shape))[None, None] * shown
-    image = gaussian_blur(image, 0.3 + 0.6 * number(generator)).clamp_(min=0)
+    image = gaussian_blur(image, config.finer * (0.3 + 0.6 * number(generator))).clamp_(min=0)
+    image = averaged(image, config.finer)
     bias = 0.35 * number(generator) * coarse_noise(config.shape, 36, generator).clamp_(-2, 2)
     image = image * bias.exp_()
     thickness = 1 + (config.slices - 1) * number(generator)
