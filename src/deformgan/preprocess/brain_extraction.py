@@ -24,8 +24,8 @@ _COARSER = 1.25  # the voxels of the first look, a size of brain that S was taug
 _FIRST_STRUCTURE = 2  # after the background and what is outside the brain
 _OTHERS = ((1, 2), (0, 2), (0, 1))  # for each axis
 _LIMIT = 0.5  # of the probability
-# certainties of real heads are 0.63 to 0.68, of made ones 0.60 and more (1 in 16 0.53), of turned ones 0.51 to 0.60
-_CERTAIN, _KNOWN = 0.61, 0.57
+# certainties of heads made from maps that teach are 0.625 to 0.684, of turned ones 0.53 to 0.619
+_CERTAIN, _KNOWN = 0.635, 0.57
 _HALF_TURNS = tuple(np.diag(signs) for signs in ((-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, -1.0, -1.0)))
 _MARGIN_MM = 8.0  # around the brain, that a stripped image may show
 _HEAD_SHARE = 0.15  # of the brain's volume; a head shows more than that outside the margin

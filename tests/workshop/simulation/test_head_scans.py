@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,24 @@ def test_without_deformation_the_truth_is_the_label_map(head: LabelMap) -> None:
             brain = brain.flip(0)
         assert torch.equal(found.mask[0, 0] > 0, brain)
     assert 0 < mirrored < 12
+
+
+def test_a_voxel_of_a_head_made_finer_holds_several_tissues(head: LabelMap) -> None:
+    """On the label map's own voxels, averaged over 2³: the brain's share, and the structures' over 4³."""
+    config = replace(STILL, shape=(16, 20, 12), spacing=2.0, finer=2)
+    brain = (head.distance < 0).float()
+    brains = [F.avg_pool3d(one[None, None], 2) for one in (brain, brain.flip(0))]
+    mixed = 0
+    for seed in range(6):
+        found = scan(head, seed, config)
+        assert found.image.shape == found.mask.shape == (1, 1, 16, 20, 12)
+        assert any(torch.equal(found.mask, one) for one in brains)
+        mixed += int(((found.mask > 0) & (found.mask < 1)).sum())
+        of_four = F.avg_pool3d(found.mask, 2)
+        torch.testing.assert_close(found.structures[:, 2:].sum(1, keepdim=True), of_four, atol=1e-6, rtol=0)
+    assert mixed == 0, "this head's borders lie between voxels"
+    odd = replace(head, centre=head.centre + torch.tensor([1.0, 0.0, 0.0]))
+    assert ((scan(odd, 0, config).mask % 1) > 0).any(), "and moved by one of the map's voxels they do not"
 
 
 def test_left_is_left_in_every_scan(head: LabelMap) -> None:
