@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from deformgan.losses.gradient import image_gradient
+from deformgan.refine.drive import local_correlation
 from deformgan.spatial import native
 from deformgan.spatial.field import resize
 from deformgan.spatial.native import fluid, library
@@ -91,6 +92,26 @@ def test_local_correlation(shape: tuple[int, ...], level: int, radius: int) -> N
         return fluid.LocalCorrelation(fixed, weight, radius, level=level).add(m, gradient, 2.0)
 
     check(measure, add, moved)
+
+
+@each_level
+@pytest.mark.parametrize("radius", [1, 2])
+def test_what_has_no_weight_is_left_out(level: int, radius: int) -> None:
+    """Here and there a voxel counts, at the volume's ends too; what is left out has the derivative that it should have.
+
+    Again and again with other images: nothing of an earlier one is left where nothing is computed.
+    """
+    fixed, *several = volumes((14, 23, 37), 4)
+    weight = torch.zeros_like(fixed)
+    for at in ((0, 0, 0), (5, 11, 20), (5, 12, 20), (13, 22, 36), (9, 2, 36)):
+        weight[(0, 0, *at)] = 0.5 + at[0]
+    compiled = fluid.LocalCorrelation(fixed, weight, radius, level=level)
+    for moved in several:
+        expected, slope = local_correlation(fixed.double(), moved.double(), weight.double(), radius, 1e-3)
+        gradient = torch.zeros_like(moved)
+        assert compiled.add(moved, gradient) == pytest.approx(float(expected), rel=2e-5)
+        torch.testing.assert_close(gradient, slope.float(), rtol=1e-4, atol=1e-4 * float(slope.abs().amax()))
+        assert 0 < (gradient == 0).float().mean() < 1
 
 
 @each_level

@@ -25,6 +25,7 @@ _SHARES = 4  # parts of the planes for each thread
 _PARTS = 16  # histograms that are counted side by side; a fixed number, so that threads change no bit
 _HISTOGRAM_FLOOR = 1e-7  # of a probability, so that it has a logarithm
 _REACH = 3.0  # sigmas
+_STRIP = 64  # voxels of a plane that are left out together; as in c/correlation.c
 _LOOKED_AT = 30_000  # vectors, for how long they usually are
 
 
@@ -199,11 +200,15 @@ class LocalCorrelation:
         self._level, (depth, height, width) = level, self._fixed.shape[2:]
         job = self._job = CorrelationJob(radius=radius, epsilon=epsilon, threads=native_threads(fixed.numel()))
         job.shape[:], job.chunk = (depth, height, width), -(-depth // (_SHARES * job.threads))
+        strips = -(-height * width // _STRIP)
         # kept: fresh memory of this size costs as much as the work in it
         self._memory = {
-            "work": torch.empty(8 * self._fixed.numel()),
-            "scratch": torch.empty(-(-depth // job.chunk) * (3 * height * width + width)),
+            "work": torch.zeros(8 * self._fixed.numel()),
+            "scratch": torch.empty(-(-depth // job.chunk) * (3 * height * width + width + height)),
             "totals": torch.empty(depth, dtype=torch.float64),
+            "rows": torch.empty(depth * height, dtype=torch.uint8),
+            "strips": torch.empty(depth * strips, dtype=torch.uint8),
+            "near": torch.empty(depth * strips, dtype=torch.uint8),
             "fixed": self._fixed,
             "weight": self._weight,
         }

@@ -160,6 +160,9 @@ class CorrelationJob(Structure):
         ("epsilon", c_float),
         ("chunk", c_int64),
         ("scratch", c_void_p),
+        ("rows", c_void_p),
+        ("strips", c_void_p),
+        ("near", c_void_p),
     ]
 
 

@@ -64,7 +64,7 @@ static void matching_part(void *context, int64_t part) {
         static const int64_t none[3] = {0};
         for (int64_t z = low; z < high; z++) {
             square_plane(job, z, k < 0 ? none : job->steps + 3 * k, square);
-            dg_box_plane(square, sums + (z - low) * plane, H, W, job->radius, line);
+            dg_box_plane(square, sums + (z - low) * plane, H, W, job->radius, line, NULL);
         }
         for (int64_t z = from; z < to; z++)
             for (int64_t x = 0; x < plane; x += RUN) {

@@ -84,9 +84,11 @@ static inline void dg_sum_along(float *out, const float *row, const float *kerne
     dg_sum_items(out, line, 1, radius, 2 * radius + 1, kernel, radius, repeat, W);
 }
 
-/* Window sums in one plane, along y and x; `line` has room for W. */
-static inline void dg_box_plane(const float *in, float *out, int64_t H, int64_t W, int64_t r, float *line) {
+/* Window sums in one plane, along y and x, of the rows that are needed (NULL: all); `line` has room for W. */
+static inline void dg_box_plane(const float *in, float *out, int64_t H, int64_t W, int64_t r, float *line,
+                                const uint8_t *needed) {
     for (int64_t y = 0; y < H; y++) {
+        if (needed && !needed[y]) continue;
         dg_sum_items(line, in, W, y, H, NULL, r, 0, W);
         dg_sum_along(out + y * W, line, NULL, r, 0, W);
     }
