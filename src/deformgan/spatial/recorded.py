@@ -6,7 +6,8 @@ Refinement and T are hundreds of small kernels, and starting each from Python ta
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 import torch
@@ -27,9 +28,7 @@ class Recorded:
 
     def __init__(self, function: Callable[..., Results], *arguments: Tensor) -> None:
         self._arguments = [argument.clone() for argument in arguments]
-        cached = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)  # weights that were cast before would be gone when it is played back
-        try:
+        with torch.cuda.device(arguments[0].device), _nothing_cast_before():
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -38,8 +37,6 @@ class Recorded:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._results = function(*self._arguments)
-        finally:
-            torch.set_autocast_cache_enabled(cached)
 
     def __call__(self, *arguments: Tensor) -> Results:
         """The results for other arguments of the same shapes; valid until the next call."""
@@ -47,6 +44,17 @@ class Recorded:
             own.copy_(given)
         self._graph.replay()
         return self._results
+
+
+@contextmanager
+def _nothing_cast_before() -> Iterator[None]:
+    """Weights that autocast kept in another format would be gone when a recording is played back."""
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)
 
 
 def recorded(function: Callable[..., Results], *arguments: Tensor) -> Callable[..., Results]:

@@ -395,6 +395,14 @@ def test_every_complaint_has_plain_words_and_a_way_out() -> None:
         assert way in verdict(record).because[0].plain
 
 
+def test_the_displacement_says_what_lay_between_the_contents_before() -> None:
+    record = {"quality": {"displacement_mean_mm": 50.0, "displacement_max_mm": 61.4}, "timings": {}}
+    for apart, more in ((None, ""), (0.0, ""), (4.9, ""), (47.9, "; the contents lay 48 mm apart")):
+        record["quality"]["initial_shift_mm"] = apart
+        (tile,) = tiles(record)
+        assert tile.note == f"mean, at most 61 mm{more}"
+
+
 def test_tiles_show_what_is_known() -> None:
     shown = {tile.name: tile.value for tile in tiles(small_report.record())}
     assert shown["Similarity"] == "0.100 → 0.300"

@@ -49,6 +49,7 @@ _SENTENCES = {
 }
 
 
+_FAR_APART = 5.0  # mm between the contents before, from which on a displacement is mostly that
 _SIGNS = {"pass": "✓", "look": "!", "fail": "✕"}
 # what a reason begins with, what it means, and what to do
 _PLAIN = {
@@ -143,7 +144,7 @@ def tiles(record: dict[str, Any]) -> list[Tile]:
     found = [
         Tile("Similarity", both("similarity", ".3f"), "higher is better"),
         Tile("Edge agreement", both("edge_agreement", ".2f"), "higher is better"),
-        Tile("Displacement", one("displacement_mean_mm", ".1f", " mm"), _upto(q.get("displacement_max_mm"))),
+        Tile("Displacement", one("displacement_mean_mm", ".1f", " mm"), _upto(q)),
         Tile("Folding", one("folding_percent", ".2f", " %"), "0 is best, fails above 1"),
         Tile("Contents overlap", one("foreground_dice", ".3f"), "1 is best"),
         Tile("Inverse error", one("inverse_residual_mm", ".2f", " mm"), "fails above 3"),
@@ -152,8 +153,13 @@ def tiles(record: dict[str, Any]) -> list[Tile]:
     return [tile for tile in found if tile.value]
 
 
-def _upto(largest: float | None) -> str:
-    return "mean" if largest is None else f"mean, at most {largest:.0f} mm"
+def _upto(quality: dict[str, Any]) -> str:
+    """The largest displacement, and how much of it lay between the contents before where that is much."""
+    largest, apart = quality.get("displacement_max_mm"), quality.get("initial_shift_mm") or 0.0
+    if largest is None:
+        return "mean"
+    before = f"; the contents lay {apart:.0f} mm apart" if apart >= _FAR_APART else ""
+    return f"mean, at most {largest:.0f} mm{before}"
 
 
 def figures(record: dict[str, Any]) -> list[tuple[str, Rows]]:
