@@ -47,6 +47,20 @@ def timing_parser(description: str | None, model: str, results: Path) -> argpars
     return parser
 
 
+def simulated_pair(folder: Path, shape: tuple[int, int, int], spacing: float) -> tuple[Path, Path]:
+    """T2 (fixed) and T1 (moving, deformed) of the shipped anatomy, as NIfTI files."""
+    import torch
+
+    from deformgan.workshop.simulation.anatomy import load_anatomy
+    from deformgan.workshop.simulation.cases import make_case, write_case
+
+    generator = torch.Generator().manual_seed(7)
+    case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=shape, spacing=spacing)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_case(case, folder)
+    return folder / "fixed.nii.gz", folder / "moving.nii.gz"
+
+
 def machine() -> dict[str, Any]:
     """The processor, its cores and load, and the versions that matter; no user or host name."""
     packages = {name: version(name) for name in ("torch", "numpy", "nibabel", "deformgan")}

@@ -37,13 +37,11 @@ from deformgan.refine.settings import FLUID_SHARE
 from deformgan.refine.weights import reduced
 from deformgan.spatial import recorded
 from deformgan.spatial.field import resize
-from deformgan.workshop.simulation.anatomy import load_anatomy
-from deformgan.workshop.simulation.cases import make_case, write_case
 from deformgan.workshop.training.objective import LossWeights, Networks
 from deformgan.workshop.training.steps import TrainingBatch, transformation_step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measuring import keep, machine, timing_parser
+from measuring import keep, machine, simulated_pair, timing_parser
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE, SPACING = (112, 128, 96), 1.5
@@ -66,15 +64,6 @@ def timed(call: Callable[[], object], rounds: int, device: str) -> Row:
             seconds.append(time.perf_counter() - start)
     row = {"median_s": statistics.median(seconds), "best_s": min(seconds)}
     return row | ({"peak_mb": torch.cuda.max_memory_allocated() / 1e6} if device == "cuda" else {})
-
-
-def simulated_pair(folder: Path) -> tuple[Path, Path]:
-    """T2 (fixed) and T1 (moving, deformed) of the shipped anatomy."""
-    generator = torch.Generator().manual_seed(7)
-    case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=SHAPE, spacing=SPACING)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_case(case, folder)
-    return folder / "fixed.nii.gz", folder / "moving.nii.gz"
 
 
 def training_step(model: Any, images: list[torch.Tensor], field: torch.Tensor, precision: str) -> Callable[[], object]:
@@ -150,7 +139,7 @@ def main() -> None:
     device, rows = pick_device(given.device), dict[str, Row]()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        fixed, moving = (given.fixed, given.moving) if given.fixed else simulated_pair(folder / "case")
+        fixed, moving = (given.fixed, given.moving) if given.fixed else simulated_pair(folder / "case", SHAPE, SPACING)
         model = load_model(given.model, device)
         pair = conform_pair(
             *read_pair((fixed, None, None), (moving, None, None)), None, model.grid_shape, model.spacing

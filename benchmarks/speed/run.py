@@ -35,23 +35,11 @@ from deformgan.preprocess.scan import read_pair
 from deformgan.refine import refine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measuring import keep, machine, timing_parser
+from measuring import keep, machine, simulated_pair, timing_parser
 
 RESULTS = Path(__file__).parent / "results"
 
 SHAPE = (240, 240, 155)
-
-
-def simulated_pair(folder: Path) -> tuple[Path, Path]:
-    """T2 (fixed) and T1 (moving, deformed) of the shipped anatomy, as NIfTI files."""
-    from deformgan.workshop.simulation.anatomy import load_anatomy
-    from deformgan.workshop.simulation.cases import make_case, write_case
-
-    generator = torch.Generator().manual_seed(7)
-    case = make_case(load_anatomy(), "medium", generator, fixed="t2", moving="t1", shape=SHAPE, spacing=1.0)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_case(case, folder)
-    return folder / "fixed.nii.gz", folder / "moving.nii.gz"
 
 
 def timed(call: Callable[[], object], rounds: int) -> list[float]:
@@ -91,7 +79,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        fixed, moving = (options.fixed, options.moving) if options.fixed else simulated_pair(folder / "case")
+        fixed, moving = (
+            (options.fixed, options.moving) if options.fixed else simulated_pair(folder / "case", SHAPE, 1.0)
+        )
         device = pick_device(options.device)
         threads = ["--threads", str(options.threads), "--model", options.model, "--device", device]
         for name, extra in (("command, --refine-steps 0", ["--refine-steps", "0"]), ("command, default", [])):

@@ -14,11 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformgan.models.load import load_model
-from deformgan.refine import fluid
 from deformgan.refine.objective import CapturedObjective, Objective
 from deformgan.refine.parameters import Parameters
-from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS
-from deformgan.refine.weights import Weight
+from deformgan.refine.settings import DEFAULT_SETTINGS
 from deformgan.spatial import recorded as module
 from deformgan.spatial.recorded import Recorded, Repeated, recorded
 
@@ -87,18 +85,6 @@ def objective(device: str, kind: type[Objective]) -> tuple[Parameters, Objective
 def test_a_step_with_control_points_can_be_recorded() -> None:
     _, found = objective("meta", Objective)
     nothing_copied(lambda: found.gradients(meta()))
-
-
-@pytest.mark.parametrize("share", [1.0, 0.98])
-def test_a_fluid_step_can_be_recorded(share: float) -> None:
-    weight, settings = Weight(meta(1, 1, *SHAPE), None), DEFAULT_FLUID
-    box = tuple(slice(0, n) for n in SHAPE)
-    level = fluid._Level(SHAPE, box, meta(1, 1, *SHAPE), meta(1, 1, *SHAPE), weight, 5, settings)
-    step = level.step(0)
-    step = type(step)(step.length, step.update_sigma, step.field_sigma, share)
-    field = meta(1, 3, *SHAPE)
-    drive = level.drive(field)
-    nothing_copied(lambda: fluid._advanced(field, level, drive, step))
 
 
 def test_the_network_can_be_recorded() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from deformgan.errors import InputError, UsageError
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
-from deformgan.models.device import computing_in, pick_precision
+from deformgan.models.device import computing_in
 from deformgan.networks import KINDS, Role, build, network_class
 from deformgan.networks.base import GeneratorNetwork, TransformationNetwork, reduced
 from deformgan.spatial.recorded import Repeated
@@ -100,7 +100,7 @@ class Model:
         fixed, moving = fixed.to(device), moving.to(device)
         fixed, moving = (reduced(image, self.reduction) for image in (fixed, moving))
         with computing_in(precision, device):
-            field = self._field(fixed, moving, pick_precision(precision, device))
+            field = self._field(fixed, moving, precision)
         if not float(field.abs().amax()) <= _MOST_VOXELS:  # NaN is not either
             raise InputError(f"the weights {self.name} move voxels beyond any image", "train them anew")
         return field.float()

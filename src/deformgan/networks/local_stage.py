@@ -115,10 +115,8 @@ class EdgeStage(nn.Module):
         dtype = fixed.features.dtype
         with torch.no_grad(), torch.autocast(field.device.type, enabled=False):
             moved_half = warp(moving.image, resize(field, tuple(moving.image.shape[2:])), padding="border")
-            both = (moved_half, F.avg_pool3d(moved_half, 2))
-            edges = [unit_gradients(image).to(fixed.edges.dtype) for image in both]
-            fine = edge_agreement(fixed.edges, edges[0], 2, fixed.scratch)
-            coarse = edge_agreement(fixed.coarse_edges, edges[1], 1)
+            fine = edge_agreement(fixed.edges, unit_gradients(moved_half), 2, fixed.scratch)
+            coarse = edge_agreement(fixed.coarse_edges, unit_gradients(F.avg_pool3d(moved_half, 2)), 1)
         moved = warp(moving.features, field, padding="border").to(dtype)
         correlation = local_correlation(self.project(fixed.features), self.project(moved))
         seen = [fixed.features, moved, correlation, fine, coarse, fixed.strength, field / 8]
@@ -151,13 +149,10 @@ class FixedSide:
     def __init__(self, image: Tensor, features: Tensor) -> None:
         self.features = features
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            edges, coarse_edges = (unit_gradients(one) for one in (image, F.avg_pool3d(image.float(), 2)))
-            self.strength = F.avg_pool3d(edges.square().sum(1, keepdim=True), 2)
-            # on a GPU they are bound by memory, and are rounded more coarsely than this before a convolution sees them
-            halved = image.device.type == "cuda" and features.dtype == torch.bfloat16
-            dtype = torch.float16 if halved else torch.float32
-            self.edges, self.coarse_edges = edges.to(dtype), coarse_edges.to(dtype)
-            self.scratch = image.new_empty(image.shape[0], SHIFTS, *image.shape[2:], dtype=dtype)
+            self.edges = unit_gradients(image)
+            self.coarse_edges = unit_gradients(F.avg_pool3d(image.float(), 2))
+            self.scratch = image.new_empty(image.shape[0], SHIFTS, *image.shape[2:], dtype=torch.float32)
+            self.strength = F.avg_pool3d(self.edges.square().sum(1, keepdim=True), 2)
         self._evidence: Tensor | None = None
         self._projected: Tensor | None = None
 

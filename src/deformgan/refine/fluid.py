@@ -176,29 +176,16 @@ def _flow(field: Tensor, level: _Level, progress: Callable[[int], None]) -> Tens
 
 
 def _advanced(field: Tensor, level: _Level, drive: Drive, step: native.Step) -> Tensor:
-    """The field after a step, by PyTorch, without waiting for a GPU."""
+    """The field after a step, by PyTorch."""
     moved = warp(level.moving, resize(field, tuple(level.fixed.shape[2:])), padding="border")
     update = gaussian(resize(force(drive(moved), moved), tuple(field.shape[2:])), step.update_sigma)
-    lengths = update.square().sum(1, keepdim=True).sqrt()
-    longest = lengths.amax()
-    usual = usual_length(lengths, step.share) if step.share < 1 else longest
-    update = update * (step.length / torch.maximum(lengths, usual))
+    longest = float(update.square().sum(1).amax().sqrt())
+    if not 0 < longest < float("inf"):
+        return field
+    usual = native.usual_length(update, step.share) if step.share < 1 else longest
+    update *= step.length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
     # what was there is taken from where the update leads
-    advanced = gaussian(update + warp(field, update, padding="border"), step.field_sigma)
-    return torch.where((longest > 0) & (longest < float("inf")), advanced, field)
-
-
-def usual_length(lengths: Tensor, share: float) -> Tensor:
-    """The length that ``share`` of those that are not 0, (1, 1, D, H, W), do not exceed, seen from some of them.
-
-    As `deformgan.spatial.native.fluid.usual_length` has it, without waiting for a GPU.
-    """
-    every = native.looked_at(lengths.numel())
-    some = lengths[0, 0, ::every, ::every, ::every].flatten().sort().values
-    none = (some <= 0).sum()
-    place = none + (share * (len(some) - none)).round().long().clamp_min(1) - 1
-    usual = some.gather(0, place.clamp(max=len(some) - 1).view(1))[0]
-    return torch.where(none < len(some), usual, lengths.amax())
+    return gaussian(update.add_(warp(field, update, padding="border")), step.field_sigma)
 
 
 def _levels(

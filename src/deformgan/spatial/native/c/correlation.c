@@ -32,9 +32,9 @@ static void multiply(float *restrict out, const float *restrict a, const float *
     for (int64_t i = 0; i < n; i++) out[i] = a[i] * b[i];
 }
 
-/* Working memory of the local correlation, all 0 at first, in volumes: sums in the planes of the moved image, its square and its product
- * with the fixed one; sums in the planes of the three factors of the derivative; mean and inverse variance of the fixed
- * image. */
+/* Working memory of the local correlation, all 0 at first, in volumes: sums in the planes of the moved image, its square
+ * and its product with the fixed one; sums in the planes of the three factors of the derivative; mean and inverse
+ * variance of the fixed image. */
 enum { MOMENTS = 3, FACTORS = 3, MEAN = MOMENTS + FACTORS, INVERSE, STRIP = 64 };
 
 static int64_t strips_of(const correlation_job *job) { return (job->shape[1] * job->shape[2] + STRIP - 1) / STRIP; }
