@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import deformgan
 from deformgan.align.options import DEFAULT_STEPS
@@ -95,14 +94,17 @@ def registration(fixed: Path, moving: Path, model: Any, rounds: int, device: str
     return row | {f"of it {name}": statistics.median(seconds[UNCOUNTED:]) for name, seconds in stages.items()}
 
 
-def inference(model: Any, images: list[torch.Tensor], mask: torch.Tensor, rounds: int, device: str) -> dict[str, Row]:
+def inference(
+    model: Any, images: list[torch.Tensor], mask: torch.Tensor, rounds: int, device: str
+) -> Iterator[tuple[str, Row]]:
     """T and both refinements."""
     field = model.predict(*images)
     steps = round(FLUID_SHARE * DEFAULT_STEPS)
     calls = {f"T, {precision}": partial(model.predict, *images, precision=precision) for precision in ("auto", "fp32")}
     calls["refinement, one person"] = partial(refine, *images, field, mask=mask)
     calls["refinement, two people"] = partial(refine_fluid, *images, field, steps, mask=mask)
-    return {name: timed(call, rounds, device) for name, call in calls.items()}
+    for name, call in calls.items():
+        yield name, timed(call, rounds, device)
 
 
 @contextmanager
@@ -139,35 +141,32 @@ def main() -> None:
     device, rows = pick_device(given.device), dict[str, Row]()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        fixed, moving = (given.fixed, given.moving) if given.fixed else simulated_pair(folder / "case", SHAPE, SPACING)
-        model = load_model(given.model, device)
-        pair = conform_pair(
-            *read_pair((fixed, None, None), (moving, None, None)), None, model.grid_shape, model.spacing
-        )
-        *images, mask = (one.to(device) for one in (*pair.tensors, pair.fixed.mask))
-        rows |= inference(model, images, mask, given.rounds, device)
-        rows["register"] = registration(fixed, moving, model, given.rounds, device)
-        rows["register, as two people"] = registration(fixed, moving, model, given.rounds, device, subject="other")
-        with one_by_one():
-            plain = inference(load_model(given.model, device), images, mask, given.rounds, device)
-        rows |= {f"{name}, one by one": row for name, row in plain.items()}
-        field = model.predict(*images)
-        for precision in ("auto", "fp32"):
-            step = training_step(model, images, field, precision)
-            rows[f"training step, {precision}"] = timed(step, given.rounds, device)
-        rows["from the processor's map"] = apart_mm(fixed, moving, (model, load_model(given.model, "cpu")))
-    show(rows, device)
+        paths = (given.fixed, given.moving) if given.fixed else simulated_pair(folder / "case", SHAPE, SPACING)
+        for name, row in measured(*paths, given.model, given.rounds, device):
+            rows[name] = row
+            line = "  ".join(f"{key} {value:.4f}" for key, value in row.items())
+            Console(soft_wrap=True).print(f"[bold]{name}[/]  {line}")  # at once: what comes later may take long
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     result = {"machine": machine(), "device": name, "threads": given.threads, "rows": rows}
     Console().print(str(keep("gpu", result, given.results)))
 
 
-def show(rows: dict[str, Row], device: str) -> None:
-    """On the terminal."""
-    table = Table("what", "numbers", title=device)
-    for name, row in rows.items():
-        table.add_row(name, "  ".join(f"{key} {value:.4f}" for key, value in row.items()))
-    Console(width=160).print(table)
+def measured(fixed: Path, moving: Path, name: str, rounds: int, device: str) -> Iterator[tuple[str, Row]]:
+    """All rows, one after the other."""
+    model = load_model(name, device)
+    yield "register", registration(fixed, moving, model, rounds, device)
+    yield "register, as two people", registration(fixed, moving, model, rounds, device, subject="other")
+    yield "from the processor's map", apart_mm(fixed, moving, (model, load_model(name, "cpu")))
+    pair = conform_pair(*read_pair((fixed, None, None), (moving, None, None)), None, model.grid_shape, model.spacing)
+    *images, mask = (one.to(device) for one in (*pair.tensors, pair.fixed.mask))
+    yield from inference(model, images, mask, rounds, device)
+    field = model.predict(*images)
+    for precision in ("auto", "fp32"):
+        step = training_step(model, images, field, precision)
+        yield f"training step, {precision}", timed(step, rounds, device)
+    with one_by_one():
+        for what, row in inference(load_model(name, device), images, mask, rounds, device):
+            yield f"{what}, one by one", row
 
 
 if __name__ == "__main__":

@@ -165,14 +165,15 @@ def test_the_rate_falls_to_a_tenth_and_few_steps_are_small(
     steps: int, highest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixed, moving, _, _ = case()
-    taken: dict[int, list[float]] = {}
-    true_step = Objective.step
+    taken: dict[int, tuple[float, float]] = {}
+    true_descend = Objective.descend
 
-    def step(variable: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rate: float, number: int) -> None:
-        taken.setdefault(number, []).append(rate)
-        true_step(variable, gradient, moments, rate, number)
+    def descend(self: Objective, bending: float, rates: tuple[float, float], number: int) -> None:
+        assert number not in taken
+        taken[number] = rates
+        true_descend(self, bending, rates, number)
 
-    monkeypatch.setattr(Objective, "step", staticmethod(step))
+    monkeypatch.setattr(Objective, "descend", descend)
     settings = RefineSettings(levels=((4, 1.0),), rate=0.5, affine_rate=2.0)
     with without_kernels():
         refine(fixed, moving, still(), steps, settings=settings)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformgan.models.load import load_model
+from deformgan.refine import fluid
 from deformgan.refine.objective import CapturedObjective, Objective
 from deformgan.refine.parameters import Parameters
-from deformgan.refine.settings import DEFAULT_SETTINGS
+from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS
+from deformgan.refine.weights import Weight
 from deformgan.spatial import recorded as module
+from deformgan.spatial.native.library import is_available
 from deformgan.spatial.recorded import Recorded, Repeated, recorded
 
 SHAPE = (16, 24, 16)
@@ -83,8 +87,25 @@ def objective(device: str, kind: type[Objective]) -> tuple[Parameters, Objective
 
 
 def test_a_step_with_control_points_can_be_recorded() -> None:
-    _, found = objective("meta", Objective)
-    nothing_copied(lambda: found.gradients(meta()))
+    _, found = objective("meta", CapturedObjective)
+    nothing_copied(lambda: found._played(meta(), meta(), meta(), meta()))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.98])
+def test_a_fluid_step_can_be_recorded(share: float) -> None:
+    level = fluid_level("meta")
+    step = replace(level.step(0), share=share)
+    field = meta(1, 3, *SHAPE)
+    drive = level.drive(field)
+    nothing_copied(lambda: fluid._advanced(field, meta(), level, drive, step))
+
+
+def fluid_level(device: str, moving_weight: bool = False) -> fluid._Level:
+    generator = torch.Generator().manual_seed(4)
+    fixed, moving = (torch.rand(1, 1, *SHAPE, generator=generator).to(device) for _ in range(2))
+    weight = Weight(torch.ones_like(fixed), torch.ones_like(fixed) if moving_weight else None)
+    box = tuple(slice(0, n) for n in SHAPE)
+    return fluid._Level(SHAPE, box, fixed, moving, weight, 7, DEFAULT_FLUID)
 
 
 def test_the_network_can_be_recorded() -> None:
@@ -116,23 +137,36 @@ def played(monkeypatch: pytest.MonkeyPatch) -> type[_Played]:
     return _Played
 
 
-def test_recorded_derivatives_are_the_same(played: type[_Played]) -> None:
-    (_, plain), (_, captured) = (objective("cpu", kind) for kind in (Objective, CapturedObjective))
-    for bending in (0.02, 0.5, 0.02):
-        for a, b in zip(plain.gradients(bending), captured.gradients(bending), strict=True):
-            torch.testing.assert_close(a, b)
+def test_recorded_steps_are_the_same(played: type[_Played]) -> None:
+    (one, plain), (other, captured) = (objective("cpu", kind) for kind in (Objective, CapturedObjective))
+    for number, bending in enumerate((0.02, 0.5, 0.02), 1):
+        for found in (plain, captured):
+            found.descend(bending, (0.1 / number, 0.02), number)
+    for a, b in zip(one.variables, other.variables, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
     assert played.made == 1
 
 
-def test_weights_that_change_are_not_recorded(played: type[_Played]) -> None:
-    (_, plain), (_, captured) = (objective("cpu", kind) for kind in (Objective, CapturedObjective))
-    captured.gradients(0.1)
+def test_steps_whose_weights_change_are_not_recorded(played: type[_Played]) -> None:
+    (one, plain), (other, captured) = (objective("cpu", kind) for kind in (Objective, CapturedObjective))
+    captured.descend(0.1, (0.1, 0.02), 1)
+    plain.descend(0.1, (0.1, 0.02), 1)
     weight = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(1))
-    for one in (plain, captured):
-        one.weigh(weight)
-    for a, b in zip(plain.gradients(0.1), captured.gradients(0.1), strict=True):
-        torch.testing.assert_close(a, b)
+    for found in (plain, captured):
+        found.weigh(weight)
+        found.descend(0.1, (0.1, 0.02), 2)
+    for a, b in zip(one.variables, other.variables, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
     assert played.made == 1
+
+
+@pytest.mark.skipif(not is_available(), reason="the kernels are not built")
+@pytest.mark.parametrize("moving_weight", [False, True])
+def test_fluid_steps_by_pytorch_are_those_of_the_compiled_code(moving_weight: bool) -> None:
+    level, field = fluid_level("cpu", moving_weight), torch.zeros(1, 3, *SHAPE)
+    expected = fluid._flow(field, level, lambda _: None)
+    torch.testing.assert_close(fluid._flow_by_pytorch(field, level, lambda _: None), expected, atol=2e-3, rtol=2e-3)
+    assert float(expected.abs().amax()) > 0.5
 
 
 def test_what_is_asked_for_again_is_recorded_then(played: type[_Played]) -> None:
@@ -157,10 +191,32 @@ def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) 
     assert float(found(torch.tensor([4.0]))[0]) == 5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@gpu
 def test_on_a_gpu_it_is_the_same() -> None:
     matrix = torch.rand(5, 5, device="cuda")
     played_back = Recorded(lambda x: (matrix @ x,), torch.ones(5, 5, device="cuda"))
     for _ in range(3):
         x = torch.rand(5, 5, device="cuda")
         torch.testing.assert_close(played_back(x)[0], matrix @ x)
+
+
+@gpu
+def test_on_a_gpu_refinement_is_recorded_and_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    (one, plain), (other, captured) = (
+        objective(device, kind) for device, kind in (("cpu", Objective), ("cuda", CapturedObjective))
+    )
+    for number, bending in enumerate((0.02, 0.5, 0.02), 1):
+        for found in (plain, captured):
+            found.descend(bending, (0.01 / number, 0.002), number)
+    for a, b in zip(one.variables, other.variables, strict=True):
+        torch.testing.assert_close(b.cpu(), a, atol=1e-4, rtol=1e-3)
+    field = torch.zeros(1, 3, *SHAPE)
+    expected = fluid._flow_by_pytorch(field, fluid_level("cpu"), lambda _: None)
+    torch.testing.assert_close(
+        fluid._flow(field.cuda(), fluid_level("cuda"), lambda _: None).cpu(), expected, atol=2e-3, rtol=2e-3
+    )
+    assert not caplog.records, "each is recorded"

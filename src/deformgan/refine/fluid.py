@@ -26,6 +26,7 @@ from deformgan.spatial.constants import of_axes
 from deformgan.spatial.field import resize
 from deformgan.spatial.native import fluid as native
 from deformgan.spatial.native.use import usable
+from deformgan.spatial.recorded import recorded
 from deformgan.spatial.warp import warp
 
 _BORDER = 4  # voxels around what counts that are moved too
@@ -99,6 +100,10 @@ class _Level:
         sigmas = settings.update_sigma * voxel, settings.field_sigma * voxel
         return native.Step(length * voxel, *sigmas, settings.shorter)
 
+    def looked_up_anew(self, number: int) -> bool:
+        """Whether the moving image's weights change before a step."""
+        return number > 0 and number % _REWEIGHED == 0 and self.weight.moving is not None
+
     def _offset(self, like: Tensor) -> Tensor:
         return of_axes(tuple(float(s.start) for s in self.box), like.device)
 
@@ -160,32 +165,60 @@ def refine_fluid(
 
 def _flow(field: Tensor, level: _Level, progress: Callable[[int], None]) -> Tensor:
     """All steps of a level."""
-    drive, moving, shape = level.drive(field), level.moving, tuple(level.fixed.shape[2:])
-    compiled = native.FluidSteps(moving, field, shape) if usable(moving, field) else None
+    if not usable(level.moving, field):
+        return _flow_by_pytorch(field, level, progress)
+    drive, steps = level.drive(field), native.FluidSteps(level.moving, field, tuple(level.fixed.shape[2:]))
     for number in range(level.steps):
-        if number and number % _REWEIGHED == 0 and level.weight.moving is not None:
-            drive = level.drive(field)
-        step = level.step(number)
-        if compiled is None:
-            field = _advanced(field, level, drive, step)
-        else:
-            compiled.advance(drive(compiled.moved()), step)
-            field = compiled.field
+        if level.looked_up_anew(number):
+            drive = level.drive(steps.field)
+        steps.advance(drive(steps.moved()), level.step(number))
         progress(number + 1)
-    return field
+    return steps.field
 
 
-def _advanced(field: Tensor, level: _Level, drive: Drive, step: native.Step) -> Tensor:
-    """The field after a step, by PyTorch."""
+def _flow_by_pytorch(field: Tensor, level: _Level, progress: Callable[[int], None]) -> Tensor:
+    """The same; a step whose weights stay is recorded on a GPU."""
+    drive, step = level.drive(field), level.step(0)
+
+    def advanced(field: Tensor, length: Tensor) -> tuple[Tensor]:
+        return (_advanced(field, length, level, drive, step),)
+
+    play = advanced
+    for number in range(level.steps):
+        if level.looked_up_anew(number):
+            drive = level.drive(field)
+        length = torch.full((), level.step(number).length, device=field.device)
+        if number == 0 and field.is_cuda and level.weight.moving is None:
+            play = recorded(advanced, field, length)
+        field = play(field, length)[0]
+        progress(number + 1)
+    return field.clone()  # the recording's memory goes with it
+
+
+def _advanced(field: Tensor, length: Tensor, level: _Level, drive: Drive, step: native.Step) -> Tensor:
+    """The field after a step of that length, without waiting for a GPU; one that is not finite is not taken."""
     moved = warp(level.moving, resize(field, tuple(level.fixed.shape[2:])), padding="border")
     update = gaussian(resize(force(drive(moved), moved), tuple(field.shape[2:])), step.update_sigma)
-    longest = float(update.square().sum(1).amax().sqrt())
-    if not 0 < longest < float("inf"):
-        return field
-    usual = native.usual_length(update, step.share) if step.share < 1 else longest
-    update *= step.length / update.square().sum(1, keepdim=True).sqrt().clamp_min(usual)
+    lengths = update.square().sum(1, keepdim=True).sqrt()
+    longest = lengths.amax()
+    usual = usual_length(lengths, step.share) if step.share < 1 else longest
+    update = update * (length / torch.maximum(lengths, usual))
     # what was there is taken from where the update leads
-    return gaussian(update.add_(warp(field, update, padding="border")), step.field_sigma)
+    advanced = gaussian(update + warp(field, update, padding="border"), step.field_sigma)
+    return torch.where((longest > 0) & (longest < float("inf")), advanced, field)
+
+
+def usual_length(lengths: Tensor, share: float) -> Tensor:
+    """The length that ``share`` of those that are not 0, (1, 1, D, H, W), do not exceed, seen from some of them.
+
+    As `deformgan.spatial.native.fluid.usual_length` has it, without waiting for a GPU.
+    """
+    every = native.looked_at(lengths.numel())
+    some = lengths[0, 0, ::every, ::every, ::every].flatten().sort().values
+    none = (some <= 0).sum()
+    place = none + (share * (len(some) - none)).round().long().clamp_min(1) - 1
+    usual = some.gather(0, place.clamp(max=len(some) - 1).view(1))[0]
+    return torch.where(none < len(some), usual, lengths.amax())
 
 
 def _levels(

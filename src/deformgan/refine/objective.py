@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def make_objective(
     control = parameters.control
     field = ControlField(control, parameters.affine, parameters.shape, parameters.smoothing, REACH)
     similarity = FieldSimilarity(fixed, moving, weight, settings.epsilon, tuple(control.shape[2:]))
-    return ControlObjective(field, similarity, Penalty(settings.least_jacobian, settings.folding))
+    return ControlObjective(field, similarity, Penalty(settings.least_jacobian, settings.folding), parameters.moments())
 
 
 class Objective:
@@ -44,6 +44,7 @@ class Objective:
         self, parameters: Parameters, fixed: Tensor, moving: Tensor, weight: Tensor, settings: RefineSettings
     ) -> None:
         self._parameters, self._fixed, self._moving, self._settings = parameters, fixed, moving, settings
+        self._moments = parameters.moments()
         self.weigh(weight)
 
     def weigh(self, weight: Tensor) -> None:
@@ -58,14 +59,23 @@ class Objective:
         penalty = penalty + settings.folding * folding(coarse, settings.least_jacobian)
         field = parameters.field(tuple(self._fixed.shape[2:]), coarse)
         loss = penalty - self._similarity(warp(self._moving, field))
-        return torch.autograd.grad(loss, [parameters.control, parameters.affine])
+        return torch.autograd.grad(loss, list(parameters.variables))
 
-    step = staticmethod(adam)
+    def descend(self, bending: float, rates: tuple[float, float], number: int) -> None:
+        """Step ``number``, from 1 on, of Adam, at a rate for the control points and one for the affine map."""
+        self._descend(bending, rates, number)
+
+    def _descend(self, bending: float | Tensor, rates: Sequence[float | Tensor], number: int | Tensor) -> None:
+        gradients = self.gradients(bending)
+        for variable, gradient, moments, rate in zip(
+            self._parameters.variables, gradients, self._moments, rates, strict=True
+        ):
+            adam(variable, gradient, moments, rate, number)
 
 
 class CapturedObjective(Objective):
-    """The same on a GPU, whose derivatives are recorded once and played back: starting the hundreds of small kernels
-    one by one takes several times as long as they run.
+    """The same on a GPU, whose step is recorded once and played back: starting the hundreds of small kernels one by one
+    takes several times as long as they run.
     """
 
     _times_weighed = 0
@@ -76,14 +86,25 @@ class CapturedObjective(Objective):
         self._times_weighed += 1
         super().weigh(weight)
 
-    def gradients(self, bending: float) -> tuple[Tensor, ...]:
-        """See `Objective.gradients`; valid until the next call."""
+    def descend(self, bending: float, rates: tuple[float, float], number: int) -> None:
+        """See `Objective.descend`."""
         if self._times_weighed > 1:
-            return super().gradients(bending)
-        weight = torch.full((), bending, device=self._fixed.device)
+            super().descend(bending, rates, number)
+            return
+        # filled there: a copy of numbers would wait until the steps before are done
+        values = [torch.full((), float(one), device=self._fixed.device) for one in (bending, *rates, number)]
         if self._recorded is None:
-            self._recorded = recorded(super().gradients, weight)
-        return self._recorded(weight)
+            changed = [*self._parameters.variables, *(one for both in self._moments for one in both)]
+            kept = [one.detach().clone() for one in changed]
+            self._recorded = recorded(self._played, *values)
+            with torch.no_grad():  # recording took a step
+                for one, before in zip(changed, kept, strict=True):
+                    one.copy_(before)
+        self._recorded(*values)
+
+    def _played(self, bending: Tensor, rate: Tensor, affine_rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+        self._descend(bending, (rate, affine_rate), number)
+        return ()
 
 
 def folding(field: Tensor, least_jacobian: float) -> Tensor:

@@ -112,18 +112,12 @@ def _optimise(
     """Adam at one level, its rates falling linearly to a tenth; few steps are small, they could not be taken back."""
     shape = tuple(fixed.shape[2:])
     objective = make_objective(parameters, fixed, moving, weight.at(parameters.field(shape).detach()), settings)
-    variables = [parameters.control, parameters.affine]
-    moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
     for step in range(steps):
         bending = settings.bending * relaxation ** (1 - step / steps)
         if step and weight.moving is not None and step % _REWEIGHED == 0:
             objective.weigh(weight.at(parameters.field(shape).detach()))
-        gradients = objective.gradients(bending)
         decay = min(1.0, steps / _FULL_RATE_STEPS) * (1 - 0.9 * step / steps)
-        for variable, gradient, moment, rate in zip(
-            variables, gradients, moments, (settings.rate, settings.affine_rate), strict=True
-        ):
-            objective.step(variable, gradient, moment, rate * decay, step + 1)
+        objective.descend(bending, (settings.rate * decay, settings.affine_rate * decay), step + 1)
         progress(step + 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,15 @@ class Parameters:
         self.shape, self.smoothing = shape, smoothing
         self.affine, self.control = affine.requires_grad_(), control.requires_grad_()
         self._positions = centred_positions(shape, tuple(control.shape[2:]), control.device)
+
+    @property
+    def variables(self) -> tuple[Tensor, Tensor]:
+        """The control points and the affine map."""
+        return self.control, self.affine
+
+    def moments(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Adam's, of either, before the first step."""
+        return tuple((torch.zeros_like(v), torch.zeros_like(v)) for v in self.variables)
 
     @classmethod
     def fit(cls, field: Tensor, mask: Tensor, settings: RefineSettings) -> Parameters:

@@ -14,8 +14,8 @@ def adam(
     variable: Tensor,
     gradient: Tensor,
     moments: tuple[Tensor, Tensor],
-    rate: float,
-    step: int,
+    rate: float | Tensor,
+    step: int | Tensor,
     decays: tuple[float, float] = (0.9, 0.999),
 ) -> None:
     """Take one step downhill, in place.
@@ -23,7 +23,7 @@ def adam(
     Args:
         variable, gradient: Of one shape.
         moments: Running means of the gradient and of its square, zeros before the first step; renewed in place.
-        rate: Length of a step where the gradient keeps its sign.
+        rate: Length of a step where the gradient keeps its sign; this and ``step`` numbers, or on a GPU scalars there.
         step: Counts from 1.
         decays: Of either moment.
     """

@@ -49,10 +49,10 @@ class ControlField:
         if tuple(affine.shape) != (3, 4):
             raise ValueError(f"an affine map is (3, 4), not {tuple(affine.shape)}")
         self._field, self._pull = kernel("dg_control_field", None, level), kernel("dg_control_pull", None, level)
-        self.points, self._affine, self._work = points.detach(), affine.detach(), torch.empty(2, *points.shape)
+        self.points, self.affine, self._work = points.detach(), affine.detach(), torch.empty(2, *points.shape)
         job = self._job = ControlJob(smoothing=smoothing, reach=reach, threads=native_threads(points.numel()))
         job.shape[:], job.ratio[:] = shape, [a / b for a, b in zip(full, shape, strict=True)]
-        job.points, job.affine, job.work = map(_pointer, (self.points, self._affine, self._work))
+        job.points, job.affine, job.work = map(_pointer, (self.points, self.affine, self._work))
 
     def __call__(self) -> Tensor:
         """(1, 3, d, h, w), displacement at the control points, in their voxels."""

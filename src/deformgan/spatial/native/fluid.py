@@ -79,9 +79,14 @@ def force(slope: Tensor, moved: Tensor, level: int | None = None, out: Tensor | 
     return out
 
 
+def looked_at(voxels: int) -> int:
+    """Of so many voxels, every which one along each axis tells the usual length."""
+    return max(1, round((voxels / _LOOKED_AT) ** (1 / 3)))
+
+
 def usual_length(update: Tensor, share: float) -> float:
     """The length that ``share`` of the vectors (1, 3, D, H, W) that are not 0 do not exceed, seen from some of them."""
-    every = max(1, round((update[0, 0].numel() / _LOOKED_AT) ** (1 / 3)))
+    every = looked_at(update[0, 0].numel())
     squared = update[0, :, ::every, ::every, ::every].square().sum(0)
     squared = squared[squared > 0]
     if not len(squared):

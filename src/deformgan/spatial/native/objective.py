@@ -9,6 +9,8 @@ from torch import Tensor
 from deformgan.spatial.native.control import ControlField, adam, add_bending, add_folding
 from deformgan.spatial.native.similarity import FieldSimilarity
 
+Moments = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Penalty:
@@ -21,8 +23,10 @@ class Penalty:
 class ControlObjective:
     """Similarity, folds and bending of control points with an affine map."""
 
-    def __init__(self, field: ControlField, similarity: FieldSimilarity, folding: Penalty) -> None:
-        self._field, self._similarity, self._folding = field, similarity, folding
+    def __init__(
+        self, field: ControlField, similarity: FieldSimilarity, folding: Penalty, moments: tuple[Moments, ...]
+    ) -> None:
+        self._field, self._similarity, self._folding, self._moments = field, similarity, folding, moments
 
     def weigh(self, weight: Tensor) -> None:
         """Give the voxels other weights, (1, 1, D, H, W)."""
@@ -37,4 +41,10 @@ class ControlObjective:
         add_bending(self._field.points, bending, to_points)
         return to_points, to_affine
 
-    step = staticmethod(adam)
+    def descend(self, bending: float, rates: tuple[float, float], number: int) -> None:
+        """Step ``number``, from 1 on, of Adam, at a rate for the control points and one for the affine map."""
+        variables = self._field.points, self._field.affine
+        for variable, gradient, moments, rate in zip(
+            variables, self.gradients(bending), self._moments, rates, strict=True
+        ):
+            adam(variable, gradient, moments, rate, number)
