@@ -167,7 +167,8 @@ def _flow(field: Tensor, level: _Level, progress: Callable[[int], None]) -> Tens
     """All steps of a level."""
     if not usable(level.moving, field):
         return _flow_by_pytorch(field, level, progress)
-    drive, steps = level.drive(field), native.FluidSteps(level.moving, field, tuple(level.fixed.shape[2:]))
+    shape, counts, reach = tuple(level.fixed.shape[2:]), level.weight.fixed, level.settings.radius
+    drive, steps = level.drive(field), native.FluidSteps(level.moving, field, shape, counts, reach)
     for number in range(level.steps):
         if level.looked_up_anew(number):
             drive = level.drive(steps.field)

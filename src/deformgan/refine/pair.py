@@ -147,12 +147,10 @@ class _Strangers:
 
     def _mirrored_edges(self, predicted: Tensor) -> float:
         """The match of edges with the moving image mirrored, refined as far as the image itself is."""
-        view, lesion = self._view, self._view.lesions.moving
-        lesions = replace(view.lesions, moving=None if lesion is None else lesion.flip(2))
-        mirror = _View(view.fixed, view.moving.flip(2), view.mask, lesions)
+        mirror = self._view.mirrored()
         how = replace(_COARSE, bending=self._smoothness * DEFAULT_SETTINGS.bending)
         many = max(1, round(_COARSE_SHARE * self._steps))
-        return mirror.coarse_edges(_by_edges(mirror, mirror.better_start(predicted), many, how, None))
+        return mirror.coarse_edges(_by_edges(mirror, mirror.better_coarse_start(predicted), many, how, None))
 
 
 def _same(
@@ -217,16 +215,23 @@ def consistent(forward: Tensor, backward: Tensor, mask: Tensor) -> Tensor:
 class _View:
     """A pair, and how well a field fits it by measures that are compared and not optimised."""
 
-    def __init__(self, fixed: Tensor, moving: Tensor, mask: Tensor, lesions: Lesions) -> None:
+    def __init__(
+        self, fixed: Tensor, moving: Tensor, mask: Tensor, lesions: Lesions, compared: Compared | None = None
+    ) -> None:
         self.fixed, self.moving, self.mask, self.lesions = fixed, moving, mask.to(fixed), lesions
-        self.half = tuple(n // 2 for n in fixed.shape[2:])
-        self.compared = Compared(fixed, moving, self.mask)
+        self.compared = Compared(fixed, moving, self.mask) if compared is None else compared
         self._weight = Weight.of(self.mask, lesions)
         self._edges: tuple[Tensor, GradientSimilarity] | None = None
 
     def exchanged(self) -> _View:
         """The moving image as the fixed one; little moves, so that the mask stays."""
         return _View(self.moving, self.fixed, self.mask, Lesions(self.lesions.moving, self.lesions.fixed))
+
+    def mirrored(self) -> _View:
+        """The moving image mirrored along its first axis, and what of it is left out."""
+        lesion = self.lesions.moving
+        lesions = replace(self.lesions, moving=None if lesion is None else lesion.flip(2))
+        return _View(self.fixed, self.moving.flip(2), self.mask, lesions, self.compared.mirrored())
 
     def edges(self, field: Tensor) -> float:
         """Squared product of normalised gradients on the working grid, in [0, 1]."""
@@ -247,6 +252,19 @@ class _View:
         predicted = predicted.float()
         none = torch.zeros_like(predicted)
         gains = self.edges(predicted) > self.edges(none) and self.information(predicted) > self.information(none)
+        return predicted if gains else none
+
+    def better_coarse_start(self, predicted: Tensor) -> Tensor:
+        """The same at half resolution, which takes a tenth of the time."""
+        predicted = predicted.float()
+        none = torch.zeros_like(predicted)
+        f, m = self.compared.images(2)
+        inside = self.compared.mask(2) > 0.5
+
+        def information(field: Tensor) -> float:
+            return normalised_mutual_information(f, warp(m, resize(field, tuple(f.shape[2:]))), inside)
+
+        gains = self.coarse_edges(predicted) > self.coarse_edges(none) and information(predicted) > information(none)
         return predicted if gains else none
 
     def size(self, field: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,12 @@ class Compared:
             self._mask = mask.detach().clone()
         self._reduced: dict[int, tuple[Tensor, Tensor]] = {}
         self._masks: dict[tuple[int, int], Tensor] = {}
+
+    def mirrored(self) -> Compared:
+        """The same with the moving image mirrored along its first axis."""
+        other = copy(self)
+        other._images, other._reduced = [self._images[0], self._images[1].flip(2)], {}
+        return other
 
     def images(self, factor: int = 1) -> tuple[Tensor, Tensor]:
         """Fixed and moving image, `reduced`."""

@@ -203,8 +203,20 @@ def test_a_ring_smaller_than_a_unit_is_not_drawn() -> None:
     """A path without a step is an error, after which a browser draws nothing more of it."""
     angles = np.linspace(0, 2 * np.pi, 9)
     ring = np.stack([np.cos(angles), np.sin(angles)], 1)
-    assert outlines._closed(7.03 + 0.01 * ring) == ""
-    assert outlines._closed(7.03 + ring).endswith("z")
+    both = np.concatenate([outlines._whole(7.03 + 0.01 * ring), outlines._whole(7.03 + ring)])
+    small, large = outlines._paths(both, np.array([9, 18]))
+    assert small == ""
+    assert large.startswith("M80 70l")
+    assert len(large.removeprefix("M80 70l").split()) == 2 * 8
+
+
+def test_labels_are_outlined_together_as_each_is_alone() -> None:
+    generator = np.random.default_rng(4)
+    labels = np.kron(generator.integers(0, 9, (9, 11)), np.ones((7, 6), int))
+    labels[generator.random(labels.shape) < 0.02] = 400
+    found = outlines.label_outlines(labels, 1000)
+    assert found == {v: path for v in (*range(1, 9), 400) if (path := outlines.outline(labels == v))}
+    assert len(found) >= 8
 
 
 def test_every_label_has_its_colour() -> None:

@@ -172,6 +172,46 @@ def test_steps_of_a_field_coarser_than_the_image(level: int) -> None:
     _follow(steps, moving, slope, field, fluid.Step(0.4, 0.8, 0.3, 0.9))
 
 
+@each_level
+@pytest.mark.parametrize("coarse", [(12, 15, 21), (8, 10, 14)], ids=["as fine", "coarser"])
+@pytest.mark.parametrize("sigma", [1.5, 0.0])
+def test_what_does_not_count_is_left_out(level: int, coarse: tuple[int, int, int], sigma: float) -> None:
+    shape, reach = (12, 15, 21), 2
+    fixed, moving = volumes(shape, 2)
+    weight = torch.zeros(1, 1, *shape)
+    weight[:, :, 4:6, 5:9, 8:12], weight[:, :, 6, 9, 3] = 1, 0.5
+    field = 3 * torch.cat(volumes(coarse, 3), 1) - 1.5
+    similarity = fluid.LocalCorrelation(fixed, weight, reach, level=level)
+    found = []
+    for counts in (None, weight):
+        steps = fluid.FluidSteps(moving, field, shape, counts, reach, level)
+        for _ in range(3):
+            moved, slope = steps.moved(), torch.zeros_like(moving)
+            similarity.add(moved, slope)
+            steps.advance(slope, fluid.Step(0.7, sigma, 0.3, 0.9))
+        found.append((steps.field, moved.clone()))
+    (every, whole), (some, part) = found
+    torch.testing.assert_close(some, every, atol=1e-5, rtol=1e-5)
+    near = F.max_pool3d(weight, 2 * reach + 3, 1, reach + 1) > 0
+    torch.testing.assert_close(part[near], whole[near], atol=1e-4, rtol=1e-4)
+    assert int((part == 0).sum()) > 0.2 * part.numel(), "and is not sampled"
+
+
+@pytest.mark.parametrize("reach", [0, 1, 3, 30])
+def test_stretches_hold_what_is_near(reach: int) -> None:
+    generator = torch.Generator().manual_seed(reach)
+    counts = (torch.rand(1, 1, 9, 12, 17, generator=generator) < 0.01).float()
+    near = counts[0, 0] > 0
+    if reach:
+        near = F.max_pool3d(counts, 2 * reach + 1, 1, reach)[0, 0] > 0
+    spans = fluid.spans_of(counts, reach)
+    assert spans.dtype == torch.int32
+    for row, (first, last) in zip(near.flatten(0, 1), spans.flatten(0, 1).tolist(), strict=True):
+        at = row.nonzero().flatten().tolist()
+        assert (first, last) == ((at[0], at[-1] + 1) if at else (0, 0))
+    assert not fluid.spans_of(torch.zeros(1, 1, 3, 4, 5), reach).any()
+
+
 def _follow(steps: fluid.FluidSteps, moving: Tensor, slope: Tensor, field: Tensor, step: fluid.Step) -> None:
     """Two steps against what they are made of."""
     expected, shape = field.clone(), tuple(slope.shape[2:])

@@ -18,7 +18,7 @@ from deformgan.spatial.native.fields import MOST_VOXELS, axis_map, contiguous
 from deformgan.spatial.native.grids import Lines, resample
 from deformgan.spatial.native.library import kernel
 from deformgan.spatial.native.sampling import warp
-from deformgan.spatial.native.structures import ComposeJob, CorrelationJob, HistogramJob, ShortenJob
+from deformgan.spatial.native.structures import ComposeJob, CorrelationJob, HistogramJob
 from deformgan.spatial.native.threads import native_threads
 
 _SHARES = 4  # parts of the planes for each thread
@@ -63,19 +63,36 @@ def _fir(
     between, out = memory or (torch.empty_like(source), torch.empty_like(source))
     count, shape = source.shape[0] * source.shape[1], (c_int64 * 3)(*source.shape[2:])
     pointers = [c_void_p(t.data_ptr()) for t in (source, weights, between, out)]
-    run, threads = kernel("dg_fir", None, level), c_int64(native_threads(source.numel()))
+    run, threads = kernel("dg_fir", None, level), native_threads(source.numel())
     options = c_int64(len(weights) - 1), c_int64(int(repeat))
-    run(pointers[0], c_int64(count), shape, pointers[1], *options, *pointers[2:], threads)
+    parts = min(_SHARES * threads, count * source.shape[2])
+    rows = torch.empty(parts, source.shape[4])
+    sizes = c_void_p(rows.data_ptr()), c_int64(parts), c_int64(threads)
+    run(pointers[0], c_int64(count), shape, pointers[1], *options, *pointers[2:], *sizes)
     return out
 
 
-def force(slope: Tensor, moved: Tensor, level: int | None = None, out: Tensor | None = None) -> Tensor:
-    """A similarity's derivative times the moved image's central differences: (1, 1, D, H, W) twice to (1, 3, …)."""
+def force(
+    slope: Tensor,
+    moved: Tensor,
+    level: int | None = None,
+    out: Tensor | None = None,
+    spans: Tensor | None = None,
+) -> Tensor:
+    """A similarity's derivative times the moved image's central differences: (1, 1, D, H, W) twice to (1, 3, …).
+
+    Args:
+        slope, moved: See there.
+        level: See `deformgan.spatial.native.library.kernel`.
+        out: To write to.
+        spans: As `deformgan.spatial.native.sampling.warp` takes them: what of ``out`` is written.
+    """
     slope, moved = _alike(slope, moved)
     out, shape = torch.empty(1, 3, *moved.shape[2:]) if out is None else out, (c_int64 * 3)(*moved.shape[2:])
     pointers = [c_void_p(t.data_ptr()) for t in (slope, moved)]
     threads = c_int64(native_threads(moved.numel()))
-    kernel("dg_force", None, level)(*pointers, shape, c_void_p(out.data_ptr()), threads)
+    where = c_void_p(out.data_ptr()), c_void_p(None if spans is None else spans.data_ptr())
+    kernel("dg_force", None, level)(*pointers, shape, *where, threads)
     return out
 
 
@@ -117,27 +134,39 @@ class FluidSteps:
         moving: (1, 1, D', H', W').
         field: (1, 3, d, h, w), in its voxels, from the grid of the steps into ``moving``; it is copied.
         shape: (D, H, W), of the grid over the field's extent that ``moving`` has the voxels of; default: the field's.
+        counts: (1, 1, D, H, W): not 0 where the similarity counts; default: everywhere.
+        reach: Voxels from there to the farthest that its derivative depends on, or is not 0 at.
         level: See `deformgan.spatial.native.library.kernel`.
     """
 
     def __init__(
-        self, moving: Tensor, field: Tensor, shape: tuple[int, ...] | None = None, level: int | None = None
+        self,
+        moving: Tensor,
+        field: Tensor,
+        shape: tuple[int, ...] | None = None,
+        counts: Tensor | None = None,
+        reach: int = 0,
+        level: int | None = None,
     ) -> None:
         self.field, self._moving, self._level = contiguous(field).clone(), contiguous(moving), level
         own = tuple(field.shape[2:])
         shape = shape or own
-        self._moved = torch.empty(1, 1, *shape)
+        self._moved, self._force = torch.zeros(1, 1, *shape), torch.zeros(1, 3, *shape)
         self._first, self._second, self._third = (torch.empty_like(self.field) for _ in range(3))
+        # the moved image is needed a voxel farther, for its differences
+        self._driven_in, self._moved_in = (None if counts is None else spans_of(counts, reach + k) for k in (0, 1))
         self._lines: list[Lines] | None = None  # from the image's grid to a coarser one of the field
         if shape != own:
             self._lines = [axis_map(a, b)[:3] for a, b in zip(shape, own, strict=True)]  # type: ignore[misc]
             self._matrix = np.diag([b / a for a, b in zip(shape, own, strict=True)])
-            self._force = torch.empty(1, 3, *shape)
 
     def moved(self) -> Tensor:
-        """The moving image through the field, its border value outside, (1, 1, D, H, W); valid until the next call."""
-        shape = self._moved.shape[2:]
-        return warp(self._moving, self.field, "border", shape, out=self._moved, level=self._level)
+        """The moving image through the field, its border value outside, (1, 1, D, H, W); valid until the next call.
+
+        Where nothing depends on it, 0.
+        """
+        shape, spans = self._moved.shape[2:], self._moved_in
+        return warp(self._moving, self.field, "border", shape, out=self._moved, level=self._level, spans=spans)
 
     def advance(self, slope: Tensor, step: Step) -> None:
         """Compose the field with the smoothed force and smooth it.
@@ -157,14 +186,9 @@ class FluidSteps:
         longest = float(planes.max()) ** 0.5
         if not 0 < longest < float("inf"):
             return
-        factor = step.length / longest
-        if step.share < 1:
-            factor, usual = 1.0, usual_length(update, step.share)
-            cut = ShortenJob(update=update.data_ptr(), usual=usual, length=step.length, threads=job.threads)
-            cut.shape[:] = job.shape[:]
-            kernel("dg_shorten", None, self._level)(byref(cut))
         composed = self._second
-        job.factor, job.near, job.out = factor, int(step.length < 1), composed.data_ptr()
+        job.usual = usual_length(update, step.share) if step.share < 1 else longest
+        job.most, job.near, job.out = step.length, int(step.length < 1), composed.data_ptr()
         kernel("dg_compose", None, self._level)(byref(job))
         if step.field_sigma > 0:
             weights = _gaussian_weights(step.field_sigma, _REACH)
@@ -174,11 +198,39 @@ class FluidSteps:
 
     def _driven(self, slope: Tensor) -> Tensor:
         """The force on the field's grid, (1, 3, d, h, w)."""
+        driven = force(slope, self._moved, self._level, out=self._force, spans=self._driven_in)
         if self._lines is None:
-            return force(slope, self._moved, self._level, out=self._first)
-        fine = force(slope, self._moved, self._level, out=self._force)
-        resample(fine[0], self._lines, matrix=self._matrix, out=self._first[0], level=self._level)
+            return driven
+        resample(driven[0], self._lines, matrix=self._matrix, out=self._first[0], level=self._level)
         return self._first
+
+
+def spans_of(counts: Tensor, reach: int) -> Tensor:
+    """Of each row (1, 1, D, H, W) the smallest stretch with all voxels that are at most ``reach`` from one that counts.
+
+    Returns:
+        (D, H, 2) int32: its first voxel, and the one behind its last; no stretch has the first behind the last.
+    """
+    there = counts[0, 0].numpy() != 0
+    width = there.shape[2]
+    some = there.any(2)
+    first = np.where(some, there.argmax(2), width)
+    last = np.where(some, width - there[:, :, ::-1].argmax(2), 0)
+    for axis in (0, 1):
+        first, last = -_largest_near(-first, reach, axis), _largest_near(last, reach, axis)
+    found = np.stack([np.maximum(first - reach, 0), np.minimum(last + reach, width)], 2)
+    found[last <= first] = 0
+    return torch.from_numpy(found.astype(np.int32))
+
+
+def _largest_near(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
+    n, out = values.shape[axis], values.copy()
+    for shift in range(1, min(reach, n - 1) + 1):
+        upper, lower = ([slice(None)] * 2 for _ in range(2))
+        upper[axis], lower[axis] = slice(shift, None), slice(None, n - shift)
+        out[tuple(upper)] = np.maximum(out[tuple(upper)], values[tuple(lower)])
+        out[tuple(lower)] = np.maximum(out[tuple(lower)], values[tuple(upper)])
+    return out
 
 
 class LocalCorrelation:

@@ -28,6 +28,7 @@ def warp(
     shape: Sequence[int] | None = None,
     out: Tensor | None = None,
     level: int | None = None,
+    spans: Tensor | None = None,
 ) -> Tensor:
     """Sample an image linearly at ``x + u(x)``.
 
@@ -38,6 +39,8 @@ def warp(
         shape: (D, H, W) of the grid to sample on, over the field's extent; default: the field's.
         out: (1, C, D, H, W) float32, contiguous, to write to.
         level: See `deformgan.spatial.native.library.kernel`.
+        spans: (D, H, 2) int32, contiguous: of each row of the grid where what is sampled begins and ends; the rest of
+            ``out`` stays as it is. Default: everything.
 
     Returns:
         (1, C, D, H, W) float32.
@@ -63,6 +66,7 @@ def warp(
     scratch = torch.empty(parts * (3 * coarse[1] * fine[2] + 4 * fine[2] + image.shape[1]))
     job.field.values, job.field.lines = values.data_ptr(), None if lines is None else lines.data_ptr()
     job.image, job.out, job.scratch = source.data_ptr(), out.data_ptr(), scratch.data_ptr()
+    job.spans = None if spans is None else spans.data_ptr()
     kernel("dg_warp", None, level)(byref(job))
     del alive
     return out

@@ -59,6 +59,7 @@ class WarpJob(Structure):
         ("scratch", c_void_p),
         ("chunk", c_int64),
         ("threads", c_int64),
+        ("spans", c_void_p),
     ]
 
 
@@ -249,22 +250,11 @@ class ComposeJob(Structure):
         ("field", c_void_p),
         ("update", c_void_p),
         ("shape", c_int64 * 3),
-        ("factor", c_float),
+        ("usual", c_float),
+        ("most", c_float),
         ("near", c_int64),
         ("out", c_void_p),
         ("length", c_void_p),
-        ("threads", c_int64),
-    ]
-
-
-class ShortenJob(Structure):
-    """See ``shorten_job``."""
-
-    _fields_ = [
-        ("update", c_void_p),
-        ("shape", c_int64 * 3),
-        ("usual", c_float),
-        ("length", c_float),
         ("threads", c_int64),
     ]
 

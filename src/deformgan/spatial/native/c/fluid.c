@@ -11,19 +11,22 @@ typedef struct {
     int64_t shape[3], radius;
     const float *kernel; /* radius + 1 weights, the middle first */
     int64_t repeat;      /* 1: the border value goes on outside; 0: nothing lies there */
+    int64_t planes, chunk; /* in all, and of one part */
+    float *rows;           /* for each part W floats */
 } fir_job;
 
 enum { RUN = 512 }; /* floats that stay in the nearest cache */
 
-/* Along y and x, for one plane; `out` serves as memory between the two. */
-static void fir_plane(void *context, int64_t z) {
+/* Along y and then x, row by row: what is in between need not go to memory. */
+static void fir_part(void *context, int64_t part) {
     const fir_job *job = context;
     int64_t H = job->shape[1], W = job->shape[2];
-    const float *in = job->in + z * H * W;
-    float *rows = job->out + z * H * W, *made = job->between + z * H * W;
-    for (int64_t y = 0; y < H; y++)
-        dg_sum_items(rows + y * W, in, W, y, H, job->kernel, job->radius, job->repeat, W);
-    for (int64_t y = 0; y < H; y++) dg_sum_along(made + y * W, rows + y * W, job->kernel, job->radius, job->repeat, W);
+    float *row = job->rows + part * W;
+    for (int64_t z = part * job->chunk; z < dg_min((part + 1) * job->chunk, job->planes); z++)
+        for (int64_t y = 0; y < H; y++) {
+            dg_sum_items(row, job->in + z * H * W, W, y, H, job->kernel, job->radius, job->repeat, W);
+            dg_sum_along(job->between + (z * H + y) * W, row, job->kernel, job->radius, job->repeat, W);
+        }
 }
 
 static void fir_across(void *context, int64_t index) {
@@ -37,11 +40,14 @@ static void fir_across(void *context, int64_t index) {
 }
 
 /* Weighted sums along all three axes: `count` volumes, with radius + 1 weights of a symmetric kernel, the middle first.
- * in: (count, D, H, W), unless it is `out` itself, which is not allowed; between: as large. */
+ * in: (count, D, H, W); between: as large, and not `in`; rows: W floats for each part of the work. */
 DG_EXPORT void DG_NAME(dg_fir)(const float *in, int64_t count, const int64_t *shape, const float *kernel,
-                               int64_t radius, int64_t repeat, float *between, float *out, int64_t threads) {
-    fir_job job = {in, between, out, {shape[0], shape[1], shape[2]}, radius, kernel, repeat};
-    dg_parallel(fir_plane, &job, count * shape[0], threads);
+                               int64_t radius, int64_t repeat, float *between, float *out, float *rows, int64_t parts,
+                               int64_t threads) {
+    int64_t planes = count * shape[0];
+    fir_job job = {in,     between, out, {shape[0], shape[1], shape[2]}, radius, kernel, repeat, planes,
+                   (planes + parts - 1) / parts, rows};
+    dg_parallel(fir_part, &job, (planes + job.chunk - 1) / job.chunk, threads);
     dg_parallel(fir_across, &job, count * shape[0], threads);
 }
 
@@ -49,18 +55,22 @@ typedef struct {
     const float *slope, *moved;
     int64_t shape[3];
     float *out;
+    const int32_t *spans; /* (D, H, 2): of each row what is made, all else staying as it is; NULL: everything */
 } force_job;
 
 static void force_plane(void *context, int64_t z) {
     const force_job *job = context;
     int64_t H = job->shape[1], W = job->shape[2], volume = job->shape[0] * H * W;
     float *out = job->out + z * H * W;
-    for (int c = 0; c < 3; c++) memset(out + c * volume, 0, (size_t)(H * W) * sizeof(float));
+    if (!job->spans)
+        for (int c = 0; c < 3; c++) memset(out + c * volume, 0, (size_t)(H * W) * sizeof(float));
     if (z < 1 || z > job->shape[0] - 2) return;
     for (int64_t y = 1; y < H - 1; y++) {
         const float *restrict m = job->moved + (z * H + y) * W, *restrict g = job->slope + (z * H + y) * W;
         float *restrict o0 = out + y * W, *restrict o1 = o0 + volume, *restrict o2 = o1 + volume;
-        for (int64_t x = 1; x < W - 1; x++) {
+        const int32_t *span = job->spans ? job->spans + 2 * (z * H + y) : NULL;
+        int64_t stop = span ? dg_min(span[1], W - 1) : W - 1;
+        for (int64_t x = span ? dg_max(span[0], 1) : 1; x < stop; x++) {
             float half = 0.5f * g[x];
             o0[x] = half * (m[x + H * W] - m[x - H * W]);
             o1[x] = half * (m[x + W] - m[x - W]);
@@ -71,8 +81,8 @@ static void force_plane(void *context, int64_t z) {
 
 /* The derivative `slope` of a similarity, times the central differences of the moved image: (3, D, H, W). */
 DG_EXPORT void DG_NAME(dg_force)(const float *slope, const float *moved, const int64_t *shape, float *out,
-                                 int64_t threads) {
-    force_job job = {slope, moved, {shape[0], shape[1], shape[2]}, out};
+                                 const int32_t *spans, int64_t threads) {
+    force_job job = {slope, moved, {shape[0], shape[1], shape[2]}, out, spans};
     dg_parallel(force_plane, &job, shape[0], threads);
 }
 

@@ -9,6 +9,7 @@ typedef struct {
     float *scratch; /* working memory, for each part 3 h W + 4 W + C floats */
     int64_t chunk;  /* planes that are one part */
     int64_t threads;
+    const int32_t *spans; /* (D, H, 2): of each row what is sampled, all else staying as it is; NULL: everything */
 } warp_job;
 
 static void widen(void *context, int64_t index) { field_widen(&((const warp_job *)context)->field, index); }
@@ -24,10 +25,9 @@ static voxel_steps steps_of(const int64_t target[3]) {
 }
 
 static void sample_first(const warp_job *job, const int32_t *restrict at, const float *restrict fz,
-                         const float *restrict fy, const float *restrict fx, float *out) {
-    const int64_t *target = job->field.target;
-    int64_t n = job->field.shape[2], size = target[0] * target[1] * target[2];
-    int64_t volume = job->field.shape[0] * job->field.shape[1] * n;
+                         const float *restrict fy, const float *restrict fx, int64_t n, float *out) {
+    const int64_t *target = job->field.target, *own = job->field.shape;
+    int64_t size = target[0] * target[1] * target[2], volume = own[0] * own[1] * own[2];
     voxel_steps step = steps_of(target);
     for (int64_t c = 0; c < job->channels; c++) {
         const float *restrict v = job->image + c * size;
@@ -45,8 +45,10 @@ static void sample_first(const warp_job *job, const int32_t *restrict at, const 
 }
 
 static void sample_last(const warp_job *job, const int32_t *restrict at, const float *restrict fz,
-                        const float *restrict fy, const float *restrict fx, float *out, float *restrict line) {
-    int64_t n = job->field.shape[2], C = job->channels, volume = job->field.shape[0] * job->field.shape[1] * n;
+                        const float *restrict fy, const float *restrict fx, int64_t n, float *out,
+                        float *restrict line) {
+    const int64_t *own = job->field.shape;
+    int64_t C = job->channels, volume = own[0] * own[1] * own[2];
     voxel_steps step = steps_of(job->field.target);
     for (int64_t x = 0; x < n; x++) {
         const float *restrict p = job->image + at[x] * C;
@@ -66,6 +68,12 @@ static void sample_last(const warp_job *job, const int32_t *restrict at, const f
     }
 }
 
+static int any_span(const int32_t *spans, int64_t rows) {
+    for (int64_t y = 0; y < rows; y++)
+        if (spans[2 * y] < spans[2 * y + 1]) return 1;
+    return 0;
+}
+
 static void warp_part(void *context, int64_t part) {
     const warp_job *job = context;
     const coarse_field *field = &job->field;
@@ -74,14 +82,18 @@ static void warp_part(void *context, int64_t part) {
     float *fz = memory + lines, *fy = fz + W, *fx = fy + W;
     int32_t *at = (int32_t *)(fx + W);
     for (int64_t z = part * job->chunk; z < dg_min((part + 1) * job->chunk, field->shape[0]); z++) {
+        const int32_t *spans = job->spans ? job->spans + 2 * z * H : NULL;
+        if (spans && !any_span(spans, H)) continue;
         field_plane low = field_at(field, z, memory);
         for (int64_t y = 0; y < H; y++) {
-            float *out = job->out + (z * H + y) * W;
-            field_locate(field, low, z, y, 0, W, at, fz, fy, fx);
+            int64_t from = spans ? spans[2 * y] : 0, n = (spans ? spans[2 * y + 1] : W) - from;
+            if (n <= 0) continue;
+            float *out = job->out + (z * H + y) * W + from;
+            field_locate(field, low, z, y, from, n, at, fz, fy, fx);
             if (job->last)
-                sample_last(job, at, fz, fy, fx, out, fx + 2 * W);
+                sample_last(job, at, fz, fy, fx, n, out, fx + 2 * W);
             else
-                sample_first(job, at, fz, fy, fx, out);
+                sample_first(job, at, fz, fy, fx, n, out);
         }
     }
 }
