@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from deformgan.io.points import Points
 from deformgan.models.brain import brains_of
 from deformgan.models.device import pick_device, pick_precision
 from deformgan.models.load import DEFAULT_MODEL, Model, load_model
+from deformgan.models.structures import structures_apart_mm
 from deformgan.output.provenance import Progress, no_progress
 from deformgan.output.registration import Registration
 from deformgan.output.run import Run
@@ -108,7 +110,8 @@ def register(
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
     again = _again(pair, prediction, network, run) if options.uncertainty else None
     with run.stage("assess"):
-        evidence, quality = _assessed(pair, (field, prediction), again, (scan, start), sides, run)
+        apart = partial(structures_apart_mm, scan.image, other.image, found.map_points, options.device)
+        evidence, quality = _assessed(pair, (field, prediction), again, (scan, start), sides, apart, run)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),
@@ -192,6 +195,7 @@ def _assessed(
     again: tuple[Tensor, Perturbed | None] | None,
     placed: tuple[Scan, Start],
     sides: tuple[float, float] | None,
+    apart_mm: Callable[[], float | None],
     run: Run,
 ) -> tuple[Evidence | None, Quality]:
     """What tells how well it went, and the verdict.
@@ -201,6 +205,7 @@ def _assessed(
         again: What `_again` found, if the expected error is wanted.
         placed: The fixed scan, and where the moving one starts.
         sides: How well the moving image and its mirror image matched in refinement, if that was asked.
+        apart_mm: Gives how far apart the structures lie that are seen in both images.
     """
     (field, prediction), (scan, start), (backward, around) = fields, placed, again or (None, None)
     given = scan, start.moving, start.fixed_to_moving
@@ -210,7 +215,7 @@ def _assessed(
     evidence = examine(pair.fixed, pair.moving, field, backward, pair.excluded, around)
     subject = run.settled.get("subject", run.options.subject)
     with one_thread():
-        quality = judge(evidence, subject=subject)
+        quality = judge(evidence, subject=subject, apart_mm=apart_mm if subject == "other" else None)
         quality = quality.with_sides(mirrored(), sides)
         searched = run.options.transform != "deform"
         if not searched:

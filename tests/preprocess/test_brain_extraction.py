@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -161,3 +161,12 @@ def test_what_is_known_in_no_orientation_is_no_head() -> None:
     assert anatomy.certainty == pytest.approx(0.55, abs=0.02)
     assert anatomy.is_human_sized
     assert not anatomy.is_head
+
+
+def test_the_centre_of_a_structure_lies_where_it_is() -> None:
+    grid = Grid.centred((70, 90, 75), 2.5, CENTRE + np.array([3.0, -4.0, 5.0]))
+    seen = find_anatomy(head(grid)[0], ByBrightness())
+    np.testing.assert_allclose(seen.centres_mm, [CENTRE], atol=0.5)
+    few = torch.zeros_like(seen.structures)
+    few[:, 2, 5, 5, 5:12] = 1
+    assert np.isnan(replace(seen, structures=few).centres_mm).all(), "what fills no eight blocks"

@@ -254,6 +254,34 @@ def test_a_limit_belongs_to_the_worse_verdict(phantom: Phantom) -> None:
         assert judged(limit, {"pinning": 0.0}, calibration.same, is_calibrated=True).verdict == word
 
 
+@pytest.mark.parametrize(
+    ("probability", "apart_mm", "word"),
+    [
+        (0.9, None, "fail"), (0.9, 6.5, "look"), (0.9, 6.6, "fail"), (0.9, 40.0, "fail"),
+        (0.5, None, "look"), (0.5, 2.0, "look"), (0.5, 10.0, "look"), (0.5, 10.1, "fail"),
+    ],
+)  # fmt: skip
+def test_structures_that_meet_or_do_not_know_better_than_edges(
+    phantom: Phantom, probability: float, apart_mm: float | None, word: str
+) -> None:
+    quality = replace(judge(evidence_of(phantom, 4.0), judged_by(-3.0)), failure_probability=probability)
+    found = judged(quality, {"pinning": 0.0}, judged_by(0.0).same, is_calibrated=True, apart_mm=lambda: apart_mm)
+    assert (found.verdict, found.structures_apart_mm) == (word, apart_mm)
+    told = "; ".join(found.reasons + found.doubts)
+    assert ("structures" in told) == (apart_mm is not None)
+
+
+def test_structures_are_not_asked_where_nothing_or_something_surer_speaks_against_a_result(phantom: Phantom) -> None:
+    def asked() -> float:
+        raise AssertionError
+
+    quality, failure = judge(evidence_of(phantom, 4.0), judged_by(-3.0)), judged_by(0.0).same
+    good = replace(quality, failure_probability=0.1)
+    folded = replace(quality, failure_probability=0.9, folding_percent=5.0)
+    for one, word in ((good, "pass"), (folded, "fail")):
+        assert judged(one, {"pinning": 0.0}, failure, is_calibrated=True, apart_mm=asked).verdict == word
+
+
 def test_edges_that_the_moved_image_lost_count_against_it(phantom: Phantom, generator: torch.Generator) -> None:
     """Slabs of half the texture are gone: half of the fixed image's edges find none, though all that are left agree."""
     found = evidence_of(phantom, 4.0)

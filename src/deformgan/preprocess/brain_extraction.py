@@ -22,6 +22,7 @@ _MOST = 160  # voxels along an axis that are looked at
 _BEYOND = 8  # voxels by which a head may exceed the scans S was taught with before it is looked at twice
 _COARSER = 1.25  # the voxels of the first look, a size of brain that S was taught with, at half the cost
 _FIRST_STRUCTURE = 2  # after the background and what is outside the brain
+_LEAST_BLOCKS = 8.0  # of a structure, below which its centre says little
 _OTHERS = ((1, 2), (0, 2), (0, 1))  # for each axis
 _LIMIT = 0.5  # of the probability
 # certainties of heads made from maps that teach are 0.625 to 0.684, of turned ones 0.53 to 0.619
@@ -99,6 +100,19 @@ class Anatomy:
         """Share of the likeliest structure, on average over the brain: what is upside down or no head has a low one."""
         blocks = F.avg_pool3d(torch.from_numpy(self.brain).float()[None, None], 2)[0, 0] > 0.5
         return float(self.structures[0].amax(0)[blocks].mean()) if blocks.any() else 0.0
+
+    @property
+    def centres_mm(self) -> np.ndarray:
+        """Centres of the brain's structures, (S - 2, 3) world mm (RAS+); NaN of those that fill fewer than 8 blocks."""
+        shares = self.structures[0, _FIRST_STRUCTURE:].double().numpy()
+        filled = shares.sum((1, 2, 3))
+        sums = [
+            (shares.sum(tuple(1 + other for other in others)) * np.arange(n)).sum(1)
+            for n, others in zip(shares.shape[1:], _OTHERS, strict=True)
+        ]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            centres = np.stack(sums, 1) / np.where(filled >= _LEAST_BLOCKS, filled, np.nan)[:, None]
+        return self.grid.resized(shares.shape[1:]).to_world(centres)
 
     @property
     def is_known(self) -> bool:

@@ -7,6 +7,7 @@ error, good ones and deliberately degraded ones. The verdict is a screen, not a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,12 +137,18 @@ def assess(
 
 
 @torch.no_grad()
-def judge(evidence: Evidence | None, calibration: Calibration | None = None, subject: str = "same") -> Quality:
+def judge(
+    evidence: Evidence | None,
+    calibration: Calibration | None = None,
+    subject: str = "same",
+    apart_mm: Callable[[], float | None] | None = None,
+) -> Quality:
     """The verdict on what `examine` found.
 
     Args:
         calibration: Default: the shipped one.
         subject: How the pair was refined, as one person's (``same``) or two people's (``other``).
+        apart_mm: As `deformgan.quality.verdict.judged` takes it.
     """
     if evidence is None:
         nan = np.nan
@@ -182,7 +189,7 @@ def judge(evidence: Evidence | None, calibration: Calibration | None = None, sub
             inside & e.covered, e.moved_inside & e.covered, tuple(e.fixed.grid.spacing.tolist())
         ),
     )
-    return judged(quality, found, failure, is_calibrated=e.is_calibrated)
+    return judged(quality, found, failure, is_calibrated=e.is_calibrated, apart_mm=apart_mm)
 
 
 def features(evidence: Evidence) -> dict[str, float | None]:

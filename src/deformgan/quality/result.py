@@ -63,6 +63,8 @@ class Quality:
     """Mean distance between the surfaces of the two foregrounds."""
     mirror_ratio: float | None = None
     """How well the moving image mirrored left to right agrees with the fixed one, as a multiple of how well it does."""
+    structures_apart_mm: float | None = None
+    """Mean distance between the centres of structures seen in both images of two people; None where not asked."""
     causes: tuple[str, ...] = ()
     """What probably went wrong and what to try next, the likeliest first; empty for a `pass`."""
 

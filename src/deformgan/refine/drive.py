@@ -16,6 +16,7 @@ from deformgan.losses.boxes import box_sum
 from deformgan.refine.settings import FluidSettings
 from deformgan.spatial.constants import constant
 from deformgan.spatial.native import fluid as native
+from deformgan.spatial.native.correlation import LocalCorrelation
 from deformgan.spatial.native.use import usable
 
 _REACH = 3.0  # sigmas
@@ -35,7 +36,7 @@ class Drive:
         self._compiled = usable(fixed, weight)
         self._slope = torch.empty_like(self._fixed)
         if self._compiled and settings.correlation:
-            self._local = native.LocalCorrelation(self._fixed, self._weight, settings.radius, settings.epsilon)
+            self._local = LocalCorrelation(self._fixed, self._weight, settings.radius, settings.epsilon)
 
     def __call__(self, moved: Tensor) -> Tensor:
         """The derivative of the sum by ``moved``, (1, 1, D, H, W); valid until the next call."""

@@ -14,7 +14,9 @@ from deformgan.losses.gradient import image_gradient
 from deformgan.refine.drive import local_correlation
 from deformgan.spatial import native
 from deformgan.spatial.field import resize
-from deformgan.spatial.native import fluid, library
+from deformgan.spatial.native import correlation, fluid, library
+from deformgan.spatial.native.correlation import LocalCorrelation
+from deformgan.spatial.native.spans import spans_of
 from deformgan.spatial.warp import warp
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels are not built")
@@ -26,7 +28,8 @@ each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.fixture(params=[1, 3], autouse=True)
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """So many threads, also for work that is small."""
-    monkeypatch.setattr(fluid, "native_threads", lambda size: request.param)
+    for module in (fluid, correlation):
+        monkeypatch.setattr(module, "native_threads", lambda size: request.param)
     return request.param
 
 
@@ -89,7 +92,7 @@ def test_local_correlation(shape: tuple[int, ...], level: int, radius: int) -> N
         return (weight * covariance**2 / ((variance_f + 1e-3) * (variance_m + 1e-3))).sum()
 
     def add(m: Tensor, gradient: Tensor) -> float:
-        return fluid.LocalCorrelation(fixed, weight, radius, level=level).add(m, gradient, 2.0)
+        return LocalCorrelation(fixed, weight, radius, level=level).add(m, gradient, 2.0)
 
     check(measure, add, moved)
 
@@ -105,7 +108,7 @@ def test_what_has_no_weight_is_left_out(level: int, radius: int) -> None:
     weight = torch.zeros_like(fixed)
     for at in ((0, 0, 0), (5, 11, 20), (5, 12, 20), (13, 22, 36), (9, 2, 36)):
         weight[(0, 0, *at)] = 0.5 + at[0]
-    compiled = fluid.LocalCorrelation(fixed, weight, radius, level=level)
+    compiled = LocalCorrelation(fixed, weight, radius, level=level)
     for moved in several:
         expected, slope = local_correlation(fixed.double(), moved.double(), weight.double(), radius, 1e-3)
         gradient = torch.zeros_like(moved)
@@ -138,15 +141,15 @@ def test_wild_intensities_are_survived(wild: float) -> None:
     fixed, moved, weight = volumes((6, 7, 8), 3)
     moved[0, 0, 3, 3, 3] = fixed[0, 0, 1, 1, 1] = wild
     fluid.add_mutual_information(fixed, moved, weight, torch.zeros_like(moved))
-    fluid.LocalCorrelation(fixed, weight).add(moved, torch.zeros_like(moved))
+    LocalCorrelation(fixed, weight).add(moved, torch.zeros_like(moved))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     fixed, moved, weight = volumes((6, 7, 8), 3)
     with pytest.raises(ValueError, match="one shape"):
-        fluid.LocalCorrelation(fixed[..., 1:], weight)
+        LocalCorrelation(fixed[..., 1:], weight)
     with pytest.raises(ValueError, match="the gradient"):
-        fluid.LocalCorrelation(fixed, weight).add(moved, torch.zeros(1, 1, 6, 7, 7))
+        LocalCorrelation(fixed, weight).add(moved, torch.zeros(1, 1, 6, 7, 7))
     with pytest.raises(ValueError, match="odd number"):
         fluid.box_sum(fixed, 2)
 
@@ -181,7 +184,7 @@ def test_what_does_not_count_is_left_out(level: int, coarse: tuple[int, int, int
     weight = torch.zeros(1, 1, *shape)
     weight[:, :, 4:6, 5:9, 8:12], weight[:, :, 6, 9, 3] = 1, 0.5
     field = 3 * torch.cat(volumes(coarse, 3), 1) - 1.5
-    similarity = fluid.LocalCorrelation(fixed, weight, reach, level=level)
+    similarity = LocalCorrelation(fixed, weight, reach, level=level)
     found = []
     for counts in (None, weight):
         steps = fluid.FluidSteps(moving, field, shape, counts, reach, level)
@@ -204,12 +207,12 @@ def test_stretches_hold_what_is_near(reach: int) -> None:
     near = counts[0, 0] > 0
     if reach:
         near = F.max_pool3d(counts, 2 * reach + 1, 1, reach)[0, 0] > 0
-    spans = fluid.spans_of(counts, reach)
+    spans = spans_of(counts, reach)
     assert spans.dtype == torch.int32
     for row, (first, last) in zip(near.flatten(0, 1), spans.flatten(0, 1).tolist(), strict=True):
         at = row.nonzero().flatten().tolist()
         assert (first, last) == ((at[0], at[-1] + 1) if at else (0, 0))
-    assert not fluid.spans_of(torch.zeros(1, 1, 3, 4, 5), reach).any()
+    assert not spans_of(torch.zeros(1, 1, 3, 4, 5), reach).any()
 
 
 def _follow(steps: fluid.FluidSteps, moving: Tensor, slope: Tensor, field: Tensor, step: fluid.Step) -> None:

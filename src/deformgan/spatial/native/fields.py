@@ -60,3 +60,20 @@ def describe(
 def contiguous(volume: Tensor) -> Tensor:
     """Float32 in the usual order, without a graph."""
     return volume.detach().to(torch.float32).contiguous()
+
+
+def alike(*volumes: Tensor) -> list[Tensor]:
+    """Images (1, 1, D, H, W) as the kernels take them, or `ValueError` where they are not of one shape."""
+    found = [contiguous(volume) for volume in volumes]
+    shape = tuple(found[0].shape)
+    if len(shape) != 5 or shape[:2] != (1, 1) or any(tuple(v.shape) != shape for v in found) or not found[0].numel():
+        raise ValueError(f"images are (1, 1, D, H, W) and of one shape, not {[tuple(v.shape) for v in volumes]}")
+    if found[0].numel() > MOST_VOXELS:
+        raise ValueError(f"a volume of {shape} is too large")
+    return found
+
+
+def check_gradient(gradient: Tensor, moved: Tensor) -> None:
+    """`ValueError` where a derivative by ``moved`` cannot be added to ``gradient`` in place."""
+    if gradient.shape != moved.shape or gradient.dtype != torch.float32 or not gradient.is_contiguous():
+        raise ValueError(f"the gradient is contiguous float32 {tuple(moved.shape)}, not {tuple(gradient.shape)}")

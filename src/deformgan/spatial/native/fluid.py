@@ -6,7 +6,7 @@ multiplied with ``factor`` and added to ``gradient``; all volumes are (1, C, D, 
 
 from __future__ import annotations
 
-from ctypes import byref, c_double, c_int64, c_void_p
+from ctypes import byref, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deformgan.spatial.native.fields import MOST_VOXELS, axis_map, contiguous
+from deformgan.spatial.native.fields import alike, axis_map, check_gradient, contiguous
 from deformgan.spatial.native.grids import Lines, resample
 from deformgan.spatial.native.library import kernel
 from deformgan.spatial.native.sampling import warp
-from deformgan.spatial.native.structures import ComposeJob, CorrelationJob, HistogramJob
+from deformgan.spatial.native.spans import spans_of
+from deformgan.spatial.native.structures import ComposeJob, HistogramJob
 from deformgan.spatial.native.threads import native_threads
 
 _SHARES = 4  # parts of the planes for each thread
 _PARTS = 16  # histograms that are counted side by side; a fixed number, so that threads change no bit
 _HISTOGRAM_FLOOR = 1e-7  # of a probability, so that it has a logarithm
 _REACH = 3.0  # sigmas
-_STRIP = 64  # voxels of a plane that are left out together; as in c/correlation.c
 _LOOKED_AT = 30_000  # vectors, for how long they usually are
 
 
@@ -87,7 +87,7 @@ def force(
         out: To write to.
         spans: As `deformgan.spatial.native.sampling.warp` takes them: what of ``out`` is written.
     """
-    slope, moved = _alike(slope, moved)
+    slope, moved = alike(slope, moved)
     out, shape = torch.empty(1, 3, *moved.shape[2:]) if out is None else out, (c_int64 * 3)(*moved.shape[2:])
     pointers = [c_void_p(t.data_ptr()) for t in (slope, moved)]
     threads = c_int64(native_threads(moved.numel()))
@@ -205,78 +205,6 @@ class FluidSteps:
         return self._first
 
 
-def spans_of(counts: Tensor, reach: int) -> Tensor:
-    """Of each row (1, 1, D, H, W) the smallest stretch with all voxels that are at most ``reach`` from one that counts.
-
-    Returns:
-        (D, H, 2) int32: its first voxel, and the one behind its last; no stretch has the first behind the last.
-    """
-    there = counts[0, 0].numpy() != 0
-    width = there.shape[2]
-    some = there.any(2)
-    first = np.where(some, there.argmax(2), width)
-    last = np.where(some, width - there[:, :, ::-1].argmax(2), 0)
-    for axis in (0, 1):
-        first, last = -_largest_near(-first, reach, axis), _largest_near(last, reach, axis)
-    found = np.stack([np.maximum(first - reach, 0), np.minimum(last + reach, width)], 2)
-    found[last <= first] = 0
-    return torch.from_numpy(found.astype(np.int32))
-
-
-def _largest_near(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
-    n, out = values.shape[axis], values.copy()
-    for shift in range(1, min(reach, n - 1) + 1):
-        upper, lower = ([slice(None)] * 2 for _ in range(2))
-        upper[axis], lower[axis] = slice(shift, None), slice(None, n - shift)
-        out[tuple(upper)] = np.maximum(out[tuple(upper)], values[tuple(lower)])
-        out[tuple(lower)] = np.maximum(out[tuple(lower)], values[tuple(upper)])
-    return out
-
-
-class LocalCorrelation:
-    """Squared correlation with a fixed image in cubes of ``2 radius + 1`` voxels.
-
-    Where a cube reaches outside the volume, 0 lies there.
-
-    Args:
-        fixed, weight: (1, 1, D, H, W).
-        radius: See there.
-        epsilon: Added to both variances.
-        level: See `deformgan.spatial.native.library.kernel`.
-    """
-
-    def __init__(
-        self, fixed: Tensor, weight: Tensor, radius: int = 2, epsilon: float = 1e-3, level: int | None = None
-    ) -> None:
-        self._fixed, self._weight = _alike(fixed, weight)
-        self._level, (depth, height, width) = level, self._fixed.shape[2:]
-        job = self._job = CorrelationJob(radius=radius, epsilon=epsilon, threads=native_threads(fixed.numel()))
-        job.shape[:], job.chunk = (depth, height, width), -(-depth // (_SHARES * job.threads))
-        strips = -(-height * width // _STRIP)
-        # kept: fresh memory of this size costs as much as the work in it
-        self._memory = {
-            "work": torch.zeros(8 * self._fixed.numel()),
-            "scratch": torch.empty(-(-depth // job.chunk) * (3 * height * width + width + height)),
-            "totals": torch.empty(depth, dtype=torch.float64),
-            "rows": torch.empty(depth * height, dtype=torch.uint8),
-            "strips": torch.empty(depth * strips, dtype=torch.uint8),
-            "near": torch.empty(depth * strips, dtype=torch.uint8),
-            "fixed": self._fixed,
-            "weight": self._weight,
-        }
-        for name, tensor in self._memory.items():
-            setattr(job, name, tensor.data_ptr())
-        kernel("dg_correlation_fixed", None, level)(byref(job))
-
-    def add(self, moved: Tensor, gradient: Tensor, factor: float = 1.0) -> float:
-        """The sum, for ``moved`` (1, 1, D, H, W)."""
-        moved = _alike(self._fixed, moved)[1]
-        _check_gradient(gradient, moved)
-        job = self._job
-        job.factor, job.moved, job.gradient = factor, moved.data_ptr(), gradient.data_ptr()
-        return kernel("dg_local_correlation", c_double, self._level)(byref(job))
-
-
 def add_mutual_information(
     fixed: Tensor,
     moved: Tensor,
@@ -291,8 +219,8 @@ def add_mutual_information(
     Intensities are taken between 0 and 1. The histogram is smoothed twice with (1, 2, 1) / 4 along both axes; the
     derivative takes its logarithm as it is.
     """
-    fixed, moved, weight = _alike(fixed, moved, weight)
-    _check_gradient(gradient, moved)
+    fixed, moved, weight = alike(fixed, moved, weight)
+    check_gradient(gradient, moved)
     if bins < 2:
         raise ValueError(f"a histogram has 2 bins or more, not {bins}")
     counts = torch.empty(_PARTS, bins, bins, dtype=torch.float64)
@@ -330,18 +258,3 @@ def information_of(joint: Tensor) -> tuple[Tensor, Tensor]:
     rise = torch.zeros_like(joint)
     rise[:, :-1] = ratio.diff(dim=1)
     return (joint * ratio).sum(), rise
-
-
-def _alike(*volumes: Tensor) -> list[Tensor]:
-    found = [contiguous(volume) for volume in volumes]
-    shape = tuple(found[0].shape)
-    if len(shape) != 5 or shape[:2] != (1, 1) or any(tuple(v.shape) != shape for v in found) or not found[0].numel():
-        raise ValueError(f"images are (1, 1, D, H, W) and of one shape, not {[tuple(v.shape) for v in volumes]}")
-    if found[0].numel() > MOST_VOXELS:
-        raise ValueError(f"a volume of {shape} is too large")
-    return found
-
-
-def _check_gradient(gradient: Tensor, moved: Tensor) -> None:
-    if gradient.shape != moved.shape or gradient.dtype != torch.float32 or not gradient.is_contiguous():
-        raise ValueError(f"the gradient is contiguous float32 {tuple(moved.shape)}, not {tuple(gradient.shape)}")
