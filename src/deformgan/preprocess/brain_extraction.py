@@ -105,13 +105,9 @@ class Anatomy:
     def centres_mm(self) -> np.ndarray:
         """Centres of the brain's structures, (S - 2, 3) world mm (RAS+); NaN of those that fill fewer than 8 blocks."""
         shares = self.structures[0, _FIRST_STRUCTURE:].double().numpy()
-        filled = shares.sum((1, 2, 3))
-        sums = [
-            (shares.sum(tuple(1 + other for other in others)) * np.arange(n)).sum(1)
-            for n, others in zip(shares.shape[1:], _OTHERS, strict=True)
-        ]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            centres = np.stack(sums, 1) / np.where(filled >= _LEAST_BLOCKS, filled, np.nan)[:, None]
+        centres = np.full((len(shares), 3), np.nan)
+        for number in np.flatnonzero(shares.sum((1, 2, 3)) >= _LEAST_BLOCKS):
+            centres[number] = _centre_of(shares[number])
         return self.grid.resized(shares.shape[1:]).to_world(centres)
 
     @property
@@ -161,11 +157,8 @@ def _looked_at(image: Image, model: SeesAnatomy, corners_mm: np.ndarray, turn: n
     mass = whole.structures[0, _FIRST_STRUCTURE:].sum(0).numpy()
     if mass.sum() <= 0:
         return whole
-    middle = [
-        (np.arange(n) * mass.sum(others)).sum() / mass.sum() for n, others in zip(mass.shape, _OTHERS, strict=True)
-    ]
     coarse = whole.grid.resized(tuple(mass.shape))  # type: ignore[arg-type]
-    given = coarse.to_world(np.array(middle)), turn
+    given = coarse.to_world(_centre_of(mass)), turn
     near = _look(image, model, model.spacing, np.array(model.shape), *given)
     cut = [bool(np.take(near.brain, (0, -1), axis).any()) for axis in range(3)]
     return (
@@ -183,6 +176,14 @@ def _look(
     seen = conform(image, grid=grid)
     structures, brain = model.predict(seen.tensor)
     return Anatomy(seen.grid, structures, _one_piece(brain[0, 0].numpy()), seen.mask[0, 0].numpy() > 0)
+
+
+def _centre_of(mass: np.ndarray) -> np.ndarray:
+    """Centre of mass in voxels, (3,), of a volume that has some."""
+    return (
+        np.array([(np.arange(n) * mass.sum(others)).sum() for n, others in zip(mass.shape, _OTHERS, strict=True)])
+        / mass.sum()
+    )
 
 
 def _certainty(anatomy: Anatomy) -> float:
