@@ -5,6 +5,7 @@ Refinement and T are hundreds of small kernels, and starting each from Python ta
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,15 +29,19 @@ class Recorded:
 
     def __init__(self, function: Callable[..., Results], *arguments: Tensor) -> None:
         self._arguments = [argument.clone() for argument in arguments]
-        with torch.cuda.device(arguments[0].device), _nothing_cast_before():
+        self._graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(arguments[0].device)
+        with torch.cuda.device(arguments[0].device), _nothing_cast_before(), _nothing_collected():
             side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
+            side.wait_stream(current)
             with torch.cuda.stream(side):
                 function(*self._arguments)  # libraries choose their kernels now
-            torch.cuda.current_stream().wait_stream(side)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._results = function(*self._arguments)
+                # as `torch.cuda.graph` does, but without emptying caches and collecting garbage before each recording
+                self._graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    self._results = function(*self._arguments)
+                finally:
+                    self._graph.capture_end()
+            current.wait_stream(side)
 
     def __call__(self, *arguments: Tensor) -> Results:
         """The results for other arguments of the same shapes; valid until the next call."""
@@ -55,6 +60,18 @@ def _nothing_cast_before() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(kept)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """A recording that is destroyed while another one is made would end it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def recorded(function: Callable[..., Results], *arguments: Tensor) -> Callable[..., Results]:
