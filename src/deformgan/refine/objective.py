@@ -61,11 +61,8 @@ class Objective:
         loss = penalty - self._similarity(warp(self._moving, field))
         return torch.autograd.grad(loss, list(parameters.variables))
 
-    def descend(self, bending: float, rates: tuple[float, float], number: int) -> None:
+    def descend(self, bending: float | Tensor, rates: Sequence[float | Tensor], number: int | Tensor) -> None:
         """Step ``number``, from 1 on, of Adam, at a rate for the control points and one for the affine map."""
-        self._descend(bending, rates, number)
-
-    def _descend(self, bending: float | Tensor, rates: Sequence[float | Tensor], number: int | Tensor) -> None:
         gradients = self.gradients(bending)
         for variable, gradient, moments, rate in zip(
             self._parameters.variables, gradients, self._moments, rates, strict=True
@@ -86,7 +83,7 @@ class CapturedObjective(Objective):
         self._times_weighed += 1
         super().weigh(weight)
 
-    def descend(self, bending: float, rates: tuple[float, float], number: int) -> None:
+    def descend(self, bending: float | Tensor, rates: Sequence[float | Tensor], number: int | Tensor) -> None:
         """See `Objective.descend`."""
         if self._times_weighed > 1:
             super().descend(bending, rates, number)
@@ -103,7 +100,7 @@ class CapturedObjective(Objective):
         self._recorded(*values)
 
     def _played(self, bending: Tensor, rate: Tensor, affine_rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
-        self._descend(bending, (rate, affine_rate), number)
+        super().descend(bending, (rate, affine_rate), number)
         return ()
 
 

@@ -249,23 +249,11 @@ class _View:
 
     def better_start(self, predicted: Tensor) -> Tensor:
         """T's field where both measures prefer it to none, else none: where T knows no such images it does harm."""
-        predicted = predicted.float()
-        none = torch.zeros_like(predicted)
-        gains = self.edges(predicted) > self.edges(none) and self.information(predicted) > self.information(none)
-        return predicted if gains else none
+        return _preferred(predicted, self.edges, self.information)
 
     def better_coarse_start(self, predicted: Tensor) -> Tensor:
         """The same at half resolution, which takes a tenth of the time."""
-        predicted = predicted.float()
-        none = torch.zeros_like(predicted)
-        f, m = self.compared.images(2)
-        inside = self.compared.mask(2) > 0.5
-
-        def information(field: Tensor) -> float:
-            return normalised_mutual_information(f, warp(m, resize(field, tuple(f.shape[2:]))), inside)
-
-        gains = self.coarse_edges(predicted) > self.coarse_edges(none) and information(predicted) > information(none)
-        return predicted if gains else none
+        return _preferred(predicted, self.coarse_edges, self.coarse_information)
 
     def size(self, field: Tensor) -> float:
         """Mean displacement where the similarity counts, voxels of the working grid."""
@@ -279,11 +267,27 @@ class _View:
         return self.coarse_edges(probe) / max(self.coarse_edges(field), 1e-9) - 1
 
     def coarse_edges(self, field: Tensor) -> float:
-        """The same at half resolution, where noise counts less."""
-        f, m = self.compared.images(2)
-        field = resize(field, tuple(f.shape[2:]))
-        weight = Weight.of(self.compared.mask(2), self.lesions).at(field)
-        return float(GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)(warp(m, field)))
+        """The match of edges at half resolution, where noise counts less."""
+        fixed, moved, weight = self._coarse(field)
+        return float(GradientSimilarity(fixed, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)(moved))
+
+    def coarse_information(self, field: Tensor) -> float:
+        """Normalised mutual information at half resolution, in [0, 1]."""
+        fixed, moved, weight = self._coarse(field)
+        return normalised_mutual_information(fixed, moved, weight > 0.5)
+
+    def _coarse(self, field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The fixed and the moved image at half resolution, and how much each voxel counts."""
+        fixed, moving = self.compared.images(2)
+        field = resize(field, tuple(fixed.shape[2:]))
+        return fixed, warp(moving, field), Weight.of(self.compared.mask(2), self.lesions).at(field)
 
     def _at_full(self, field: Tensor) -> Tensor:
         return resize(field.float(), tuple(self.fixed.shape[2:]))
+
+
+def _preferred(predicted: Tensor, *measures: Callable[[Tensor], float]) -> Tensor:
+    """A field where every measure prefers it to none, else none."""
+    predicted = predicted.float()
+    none = torch.zeros_like(predicted)
+    return predicted if all(measure(predicted) > measure(none) for measure in measures) else none

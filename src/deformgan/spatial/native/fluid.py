@@ -153,8 +153,8 @@ class FluidSteps:
         shape = shape or own
         self._moved, self._force = torch.zeros(1, 1, *shape), torch.zeros(1, 3, *shape)
         self._first, self._second, self._third = (torch.empty_like(self.field) for _ in range(3))
-        # the moved image is needed a voxel farther, for its differences
-        self._driven_in, self._moved_in = (None if counts is None else spans_of(counts, reach + k) for k in (0, 1))
+        # a voxel farther, for the moved image's differences; the force is 0 there
+        self._spans = None if counts is None else spans_of(counts, reach + 1)
         self._lines: list[Lines] | None = None  # from the image's grid to a coarser one of the field
         if shape != own:
             self._lines = [axis_map(a, b)[:3] for a, b in zip(shape, own, strict=True)]  # type: ignore[misc]
@@ -165,8 +165,8 @@ class FluidSteps:
 
         Where nothing depends on it, 0.
         """
-        shape, spans = self._moved.shape[2:], self._moved_in
-        return warp(self._moving, self.field, "border", shape, out=self._moved, level=self._level, spans=spans)
+        shape = self._moved.shape[2:]
+        return warp(self._moving, self.field, "border", shape, out=self._moved, level=self._level, spans=self._spans)
 
     def advance(self, slope: Tensor, step: Step) -> None:
         """Compose the field with the smoothed force and smooth it.
@@ -198,7 +198,7 @@ class FluidSteps:
 
     def _driven(self, slope: Tensor) -> Tensor:
         """The force on the field's grid, (1, 3, d, h, w)."""
-        driven = force(slope, self._moved, self._level, out=self._force, spans=self._driven_in)
+        driven = force(slope, self._moved, self._level, out=self._force, spans=self._spans)
         if self._lines is None:
             return driven
         resample(driven[0], self._lines, matrix=self._matrix, out=self._first[0], level=self._level)
