@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CONFIG, write_tiny_model
 
 from deformgan.errors import InputError, UsageError
+from deformgan.models import device
 from deformgan.models import load as models
 from deformgan.models.device import pick_precision
 from deformgan.models.load import Model, load_discriminator, load_generator, load_model, save_model, shipped_models
@@ -85,13 +86,47 @@ def test_bf16_is_near_fp32(folder: Path) -> None:
     assert (full - rounded).abs().max() < 0.05 * full.abs().max()
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_auto_takes_bf16_where_the_processor_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+@pytest.fixture
+def has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that has bf16, and nothing that keeps PyTorch from it."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+
+
+@pytest.mark.usefixtures("has_bf16")
+@pytest.mark.parametrize("kernels", [True, False])
+def test_auto_takes_bf16_only_where_there_are_no_kernels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kernels: bool
+) -> None:
+    monkeypatch.setattr(device, "is_available", lambda: kernels)
     model = load_model(folder)
-    expected = model.predict(*pair(), precision="bf16" if fast else "fp32")
+    expected = model.predict(*pair(), precision="fp32" if kernels else "bf16")
     assert torch.equal(model.predict(*pair()), expected)
+
+
+@pytest.mark.usefixtures("has_bf16")
+def test_training_takes_bf16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pick_precision("auto", "cpu", training=True) == "bf16"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert pick_precision("auto", "cpu", training=True) == "fp32"
+
+
+@pytest.mark.usefixtures("has_bf16")
+@pytest.mark.parametrize(("isa", "expected"), [("AVX2", "fp32"), ("avx512_core", "fp32"), ("ALL", "bf16")])
+def test_auto_keeps_to_the_instructions_that_onednn_is_let_use(
+    monkeypatch: pytest.MonkeyPatch, isa: str, expected: str
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert pick_precision("auto", "cpu", training=True) == expected
+
+
+@pytest.mark.usefixtures("has_bf16")
+def test_auto_keeps_to_the_instructions_that_pytorch_is_let_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert pick_precision("auto", "cpu", training=True) == "fp32"
 
 
 def test_other_devices_gain_nothing_by_bf16() -> None:

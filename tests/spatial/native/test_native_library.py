@@ -41,6 +41,17 @@ def test_it_is_built_and_found(elsewhere: Path) -> None:
         assert library.kernel("dg_warp", level=level) is not None
 
 
+@pytest.mark.skipif(not native.is_available(), reason="no kernels")
+@pytest.mark.parametrize(("let", "most"), [("avx2", 3), ("AVX2", 3), ("default", 1), ("avx512", 4)])
+def test_kernels_keep_to_the_instructions_that_pytorch_is_let_use(
+    monkeypatch: pytest.MonkeyPatch, let: str, most: int
+) -> None:
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    every = library.levels()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", let)
+    assert library.levels() == [level for level in every if level <= most]
+
+
 def test_without_it_pytorch_is_used(elsewhere: Path) -> None:
     from deformgan.spatial.warp import warp
 

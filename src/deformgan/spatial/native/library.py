@@ -14,6 +14,7 @@ from typing import Any
 _INTERFACE = 8  # as in c/cpu.c: raised whenever a function's arguments change
 _NAME = "_kernels.dll" if sys.platform == "win32" else "_kernels.so"
 _SUFFIXES = {1: "_base", 3: "_v3", 4: "_v4"}
+_LIMITS = {"default": 1, "avx2": 3}  # of ATEN_CPU_CAPABILITY
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +43,15 @@ def _library() -> ctypes.CDLL | None:
 
 
 def levels() -> list[int]:
-    """The instruction sets that this processor runs, the best last: 1 is the base, 3 and 4 are levels of x86-64."""
+    """The instruction sets that this processor runs, the best last: 1 is the base, 3 and 4 are levels of x86-64.
+
+    Where ``ATEN_CPU_CAPABILITY`` keeps PyTorch to fewer, the kernels keep to them too.
+    """
     library = _library()
-    return [] if library is None else [level for level in _SUFFIXES if level <= library.dg_level()]
+    if library is None:
+        return []
+    most = _LIMITS.get(os.environ.get("ATEN_CPU_CAPABILITY", "").lower(), max(_SUFFIXES))
+    return [level for level in _SUFFIXES if level <= min(most, library.dg_level())]
 
 
 def kernel(name: str, result: Any = None, level: int | None = None) -> Callable[..., Any]:

@@ -125,7 +125,7 @@ class _Run:
         config, network = self.config, self.networks["S"]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        bf16 = pick_precision(config.precision, self.device) == "bf16"
+        bf16 = pick_precision(config.precision, self.device, training=True) == "bf16"
         scan = Scan(*(torch.cat([getattr(one, name) for one in scans]) for name in ("image", "structures", "mask")))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             losses = _losses(network, scan.to(self.device))

@@ -64,7 +64,7 @@ class Run:
         from accelerate.utils import set_seed
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        precision = pick_precision(config.precision, device)
+        precision = pick_precision(config.precision, device, training=True)
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         if config.only.part and accelerator.num_processes > 1:
             raise UsageError("a part of T is taught by one process", "run it without accelerate launch")
