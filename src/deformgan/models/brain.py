@@ -61,13 +61,13 @@ def brains_of(pair: Mapping[str, Scan], options: Options) -> tuple[dict[str, Sca
 def _seems_a_brain(scan: Scan) -> bool:
     """Whether it has a mask, or a flat background and the size speak for a stripped brain, or something smaller."""
     litres = int(np.count_nonzero(scan.content.mask)) * float(scan.original.grid.spacing.prod()) / 1e6
-    return scan.image is not scan.original or bool(scan.content.zero_background and litres < _STRIPPED_LITRES)
+    return scan.is_masked or bool(scan.content.zero_background and litres < _STRIPPED_LITRES)
 
 
 def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] | None:
     """The scan itself where it shows a brain already, else the brain found in it; None where it shows no whole one."""
-    image, content = scan.original, scan.content
-    if scan.image is not image:
+    image, content = scan.image, scan.content
+    if scan.is_masked:
         return scan, None
     # SciPy's import takes a fifth of a second, and few images are heads
     from deformgan.preprocess.brain_extraction import brain_mask, find_anatomy

@@ -29,12 +29,14 @@ class Scan:
         image: The same, with one background, also where its mask leaves it out.
         content: What ``image`` shows.
         lesion: uint8 on the image's grid, 1 where it has no counterpart in the other image, or None.
+        is_masked: Whether a mask says what of the image is used.
     """
 
     original: Image
     image: Image
     content: Content
     lesion: Image | None = None
+    is_masked: bool = False
 
     @classmethod
     def of(cls, image: Image, lesion: Image | None = None) -> Scan:
@@ -66,7 +68,7 @@ class Scan:
             shown, content = cut_by_mask(role, shown, kept, content)
         if lesion is not None:
             marked = read_lesion(role, image, other, lesion, content, masked=mask is not None)
-        return Scan(image, shown, content, merged_lesion(role, image, holes, marked, content))
+        return Scan(image, shown, content, merged_lesion(role, image, holes, marked, content), mask is not None)
 
     def moved_by(self, matrix: np.ndarray) -> Scan:
         """The same voxels elsewhere: a 4×4 world-to-world matrix applied to their positions."""
