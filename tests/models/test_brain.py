@@ -77,6 +77,20 @@ def looked_at(
 
 
 @pytest.mark.usefixtures("shipped")
+def test_padding_around_a_heads_own_air_hides_no_brain() -> None:
+    image, brain = head()
+    noisy = image.data + np.random.default_rng(0).uniform(20, 40, image.data.shape).astype(np.float32)
+    padded = noisy.copy()
+    for axis in range(3):
+        np.moveaxis(padded, axis, 0)[[0, 1, 2, -3, -2, -1]] = 0
+    scans, found = looked_at(Image(padded, image.grid, "resliced"), head(shift=4.0)[0])
+    assert set(found) == {"fixed", "moving"}
+    assert scans["moving"].original.data is padded  # as it was read
+    kept = scans["moving"].content.mask
+    assert np.count_nonzero(kept & brain) > 0.9 * np.count_nonzero(kept | brain)
+
+
+@pytest.mark.usefixtures("shipped")
 def test_the_brain_of_a_head_is_found() -> None:
     image, brain = head()
     scans, found = looked_at(image)

@@ -71,7 +71,9 @@ def subsample(
 
 def subsampled_pair(fixed: Scan, moving: Scan) -> tuple[Subsampled, Subsampled, tuple[np.ndarray, np.ndarray]]:
     """Both images subsampled, and their contents' centres in world mm (RAS+), (3,) each."""
-    one, other = (subsample(s.image, s.content.mask, s.content.background_value, _excluded(s)) for s in (fixed, moving))
+    one, other = (
+        subsample(s.image, s.content.mask, s.content.background_value, excluded_of(s)) for s in (fixed, moving)
+    )
     return one, other, (fixed.content.centre_mm(fixed.image.grid), moving.content.centre_mm(moving.image.grid))
 
 
@@ -95,7 +97,7 @@ def _size(volume_mm3: float) -> float:
     return 1.0 if litres >= _SMALL_LITRES else (litres / _ADULT_LITRES) ** (1 / 3)
 
 
-def _excluded(scan: Scan) -> np.ndarray | None:
+def excluded_of(scan: Scan) -> np.ndarray | None:
     """The lesion, and the padding beyond planes that the content was cut along, (D, H, W) bool; None for neither."""
     grid = scan.image.grid
     seen = scan.content.field_of_view.on(grid, grid)

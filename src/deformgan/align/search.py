@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deformgan.align.ascent import CHUNK, Round, centred, improved, world
+from deformgan.align.ascent import CHUNK, Round, centred, improved, improved_map, world
 from deformgan.align.parameters import AFFINE, RADIUS_MM, RIGID, SIMILARITY, Maps
 from deformgan.align.placement import Subsampled
 from deformgan.align.similarity import Level, make_level, nmi_score
@@ -167,6 +167,20 @@ def score_of(
     last = ROUNDS[-1]
     level = make_level(fixed, moving, last.spacing_mm, last.points, centres_mm)
     return float(nmi_score(level, centred(matrix, centres_mm))[0])
+
+
+def as_rigid(
+    matrix: np.ndarray, fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """The rigid map near a 4×4 ``fixed_to_moving`` (world mm, RAS+), improved at the last round's resolution."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    stiff = np.eye(4)
+    stiff[:3, :3] = left @ right
+    stiff[:3, 3] = matrix[:3, :3] @ centres_mm[0] + matrix[:3, 3] - stiff[:3, :3] @ centres_mm[0]
+    last = ROUNDS[-1]
+    with one_thread():
+        level = make_level(fixed, moving, last.spacing_mm, last.points, centres_mm)
+        return improved_map(level, stiff, centres_mm, last, RIGID)
 
 
 def _starts(

@@ -18,7 +18,7 @@ from deformgan.spatial.native.use import usable
 from deformgan.spatial.resample import normalising
 from deformgan.spatial.warp import box_maximum
 
-_NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
+NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
 _WIDE = 3  # coarse voxels of background around the foreground that are compared too: empty must meet empty
 _SHELL = 0.5  # of a coarse voxel, that makes it foreground; the background beside it is compared too
 
@@ -77,7 +77,7 @@ def make_level(
     volumes = [
         float(s.sum()) * abs(np.linalg.det(g.affine[:3, :3])) for s, g in ((fixed_share, fixed_grid), (share, grid))
     ]
-    needed = _NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
+    needed = NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
     to_volume = torch.from_numpy(matrix[2::-1].copy()).float()
     return Level(points, bins, values, to_volume, max(needed, 1.0), _excluded(moving, spacing_mm))
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deformgan.align.finest import Finest
 from deformgan.align.options import TransformKind
 from deformgan.align.placement import adult_sized, headers_win, subsampled_pair
-from deformgan.align.search import score_of, search
+from deformgan.align.search import as_rigid, score_of, search
 from deformgan.align.stripping import without_borders
 from deformgan.errors import InputError, UsageError
 from deformgan.io.image import Image
@@ -21,6 +22,11 @@ from deformgan.transforms.chain import Chain, single
 from deformgan.transforms.transform import Transform, load_transform
 
 _TRUST = 0.98  # share of the found map's score that suffices for the start: joint leaves its voxels as they are
+_TRUST_FINEST = 0.99  # the same on the images' own voxels, where half a millimetre costs a hundredth
+# shares of the found map's score that a rigid one must keep, at the search's resolution and on the images' own voxels,
+# to be believed: rigid motion of one person keeps 0.98 and more, another person's brain 0.956 at most
+_RIGID, _RIGID_FINEST = 0.97, 0.95
+_RIGID_ALONE = 0.98  # share of a fitted affine map's score that a rigid one must keep to be taken for it
 
 Init = str | os.PathLike[str] | Transform | Chain | None
 
@@ -66,14 +72,47 @@ def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "joint", in
             outer, moving = init, _pulled(moving, init, fixed.image.grid)
     if transform == "deform":
         return Start(given if init is not None else _headers_or_centres(fixed, moving), moving, outer)
-    pair, size = adult_sized(*subsampled_pair(fixed, moving.moved_by(np.linalg.inv(given))))
-    found, score = search(*pair, rigid=transform == "rigid", near=init is not None)
-    if (corrected := without_borders(found, *pair, rigid=transform == "rigid")) is not found:
-        found, score = corrected, score_of(corrected, *pair)
-    if transform == "joint" and score_of(np.eye(4), *pair) >= _TRUST * score:
+    found = _found(fixed, moving.moved_by(np.linalg.inv(given)), transform, near=init is not None)
+    return Start(given @ found, moving, outer)
+
+
+def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -> np.ndarray:
+    """The 4×4 that the affine stage ends with, fixed to moving."""
+    rigid = transform == "rigid"
+    pair, size = adult_sized(*subsampled_pair(fixed, moving))
+    found, score = search(*pair, rigid=rigid, near=near)
+    if corrected := (without := without_borders(found, *pair, rigid=rigid)) is not found:
+        found, score = without, score_of(without, *pair)
+    stiff = found if rigid else as_rigid(found, *pair)
+    if transform != "joint":
+        found = _linear(found, stiff, Finest.of(fixed, moving, size), rigid=rigid, corrected=corrected)
+    elif score_of(stiff, *pair) >= _RIGID * score:
+        found = _joint(found, stiff, Finest.of(fixed, moving, size))
+    elif score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
     found[:3, 3] *= size
-    return Start(given @ found, moving, outer)
+    return found
+
+
+def _linear(found: np.ndarray, stiff: np.ndarray, finest: Finest, *, rigid: bool, corrected: bool) -> np.ndarray:
+    """The rigid or affine map as far as the images show it; of the affine one no scales and shears that gain little.
+
+    Args:
+        corrected: Whether borders drew the map that the search found: they would draw it again.
+    """
+    stiff = finest.improved(stiff, rigid=True)
+    if rigid:
+        return stiff
+    wide = found if corrected else finest.improved(found, rigid=False)
+    share = _RIGID_FINEST if corrected else _RIGID_ALONE
+    return stiff if finest.score(stiff) >= share * finest.score(wide) else wide
+
+
+def _joint(found: np.ndarray, stiff: np.ndarray, finest: Finest) -> np.ndarray:
+    """The rigid map as far as the images show it, or the one that was found; none where that is as good."""
+    stiff = finest.improved(stiff, rigid=True)
+    best = stiff if finest.score(stiff) >= _RIGID_FINEST * finest.score(found) else found
+    return np.eye(4) if finest.score(np.eye(4)) >= _TRUST_FINEST * finest.score(best) else best
 
 
 def agreement_elsewhere(fixed: Scan, moving: Scan, fixed_to_moving: np.ndarray) -> tuple[float, float]:
