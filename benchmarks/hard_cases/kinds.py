@@ -12,12 +12,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import affine_transform, gaussian_filter
 
 SHARE = 0.4  # of the brain along z, that a slab shows
 CUT = 0.75  # of it, that is left where its top is cut off
 THIN_MM, TILT_DEGREES = 40.0, 25.0
 TINY, WRONG_SIZE = 0.1, 1.25
+MOVED_DEGREES, MOVED_MM = 15.0, 12.0
 POINTS = 20_000
 
 Array = np.ndarray
@@ -86,6 +87,19 @@ def full(pair: Pair, rng: np.random.Generator) -> Pair:
 def aligned(pair: Pair, rng: np.random.Generator) -> Pair:
     """The moving image was never deformed: nothing is to be done."""
     return replace(pair, moving=pair.moving_true, targets=pair.points)
+
+
+def moved(pair: Pair, rng: np.random.Generator) -> Pair:
+    """The same, but who was scanned moved in between: turned about any axis and shifted, with correct headers."""
+    assert pair.targets is not None
+    centre, motion = np.eye(4), np.eye(4)
+    centre[:3, 3] = pair.points.mean(0)
+    motion[:3, :3] = rotation(rng.normal(size=3), rng.uniform(0, MOVED_DEGREES))
+    motion[:3, 3] = rng.uniform(-MOVED_MM, MOVED_MM, 3)
+    motion = centre @ motion @ np.linalg.inv(centre)
+    back = np.linalg.inv(pair.moving_affine) @ np.linalg.inv(motion) @ pair.fixed_affine
+    scan = affine_transform(pair.moving_true, back[:3, :3], back[:3, 3], output_shape=pair.moving.shape, order=3)
+    return replace(pair, moving=scan.clip(0, 1), targets=nib.affines.apply_affine(motion, pair.points))
 
 
 def identical(pair: Pair, rng: np.random.Generator) -> Pair:
@@ -193,6 +207,7 @@ def texture_within(image: Array, rng: np.random.Generator) -> Array:
 KINDS: dict[str, Callable[[Pair, np.random.Generator], Pair]] = {
     "full": full,
     "aligned": aligned,
+    "moved": moved,
     "identical": identical,
     "slab-moving": slab_moving,
     "slab-fixed": slab_fixed,

@@ -39,10 +39,12 @@ class Finest:
     Args:
         level: As `deformgan.align.similarity` has it.
         centres_mm: Where the contents of the two have their centres, (3,) world mm (RAS+) each.
+        voxel_mm: Of the fixed image, the mean of its three sides.
     """
 
     level: Level
     centres_mm: tuple[np.ndarray, np.ndarray]
+    voxel_mm: float
 
     @classmethod
     def of(cls, fixed: Scan, moving: Scan, size: float = 1.0) -> Finest:
@@ -62,7 +64,14 @@ class Finest:
         volumes = [np.count_nonzero(s.content.mask) * float(s.image.grid.spacing.prod()) for s in (fixed, moving)]
         needed = NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
         bins, to_volume = torch.from_numpy(_bins(fixed, index)), torch.from_numpy(matrix[2::-1].copy()).float()
-        return cls(Level(points, bins, volume, to_volume, max(needed, 1.0), excluded), (centres[0], centres[1]))
+        level = Level(points, bins, volume, to_volume, max(needed, 1.0), excluded)
+        return cls(level, (centres[0], centres[1]), float(fixed.image.grid.spacing.mean()) / size)
+
+    def moves(self, matrix: np.ndarray) -> float:
+        """How far a 4×4 takes the points from where they are, on average, in voxels of the fixed image."""
+        world = self.level.points.numpy() + self.centres_mm[0]
+        there = world @ matrix[:3, :3].T + matrix[:3, 3]
+        return float(np.linalg.norm(there - world, axis=1).mean()) / self.voxel_mm
 
     @one_thread()
     def score(self, matrix: np.ndarray) -> float:

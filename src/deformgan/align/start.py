@@ -23,6 +23,7 @@ from deformgan.transforms.transform import Transform, load_transform
 
 _TRUST = 0.98  # share of the found map's score that suffices for the start: joint leaves its voxels as they are
 _TRUST_FINEST = 0.99  # the same on the images' own voxels, where half a millimetre costs a hundredth
+_NOTHING = 0.1  # voxels: no reason to sample the image anew
 # shares of the found map's score that a rigid one must keep, at the search's resolution and on the images' own voxels,
 # to be believed: rigid motion of one person keeps 0.98 and more, another person's brain 0.956 at most
 _RIGID, _RIGID_FINEST = 0.97, 0.95
@@ -112,7 +113,8 @@ def _joint(found: np.ndarray, stiff: np.ndarray, finest: Finest) -> np.ndarray:
     """The rigid map as far as the images show it, or the one that was found; none where that is as good."""
     stiff = finest.improved(stiff, rigid=True)
     best = stiff if finest.score(stiff) >= _RIGID_FINEST * finest.score(found) else found
-    return np.eye(4) if finest.score(np.eye(4)) >= _TRUST_FINEST * finest.score(best) else best
+    as_good = finest.score(np.eye(4)) >= _TRUST_FINEST * finest.score(best)
+    return np.eye(4) if as_good or finest.moves(best) < _NOTHING else best
 
 
 def agreement_elsewhere(fixed: Scan, moving: Scan, fixed_to_moving: np.ndarray) -> tuple[float, float]:

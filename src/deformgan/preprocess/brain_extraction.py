@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from deformgan.io.image import Image
-from deformgan.preprocess.conform import conform
-from deformgan.preprocess.foreground import find_content
+from deformgan.preprocess.conform import on_grid
+from deformgan.preprocess.foreground import Content, find_content
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.grid import Grid, Shape
 
@@ -127,10 +127,10 @@ def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
     Headers that have a head upside down or back to front are common; S knows heads as they should be. Where it is
     uncertain of what it sees, it looks again after each half-turn, and what it is most certain of counts.
     """
-    corners = find_content(image).corners_mm(image.grid)
-    found = _looked_at(image, model, corners, np.eye(3))
+    content = find_content(image)
+    found = _looked_at(image, content, model, np.eye(3))
     if found.certainty < _CERTAIN and found.brain.any():
-        found = max([found, *(_looked_at(image, model, corners, turn) for turn in _HALF_TURNS)], key=_certainty)
+        found = max([found, *(_looked_at(image, content, model, turn) for turn in _HALF_TURNS)], key=_certainty)
     return found
 
 
@@ -142,38 +142,45 @@ def brain_mask(anatomy: Anatomy, image: Image) -> Image:
     return Image(brain.astype(np.uint8), image.grid, f"the brain in {image.name}")
 
 
-def _looked_at(image: Image, model: SeesAnatomy, corners_mm: np.ndarray, turn: np.ndarray) -> Anatomy:
+def _looked_at(image: Image, content: Content, model: SeesAnatomy, turn: np.ndarray) -> Anatomy:
     """What S sees along turned axes.
 
     A head that is larger than the scans S was taught with (with a neck, say) is looked at as a whole first, on larger
     voxels, then around the brain that was found; once more, farther around it, where that ends within the brain.
     """
-    low, high = (corners_mm @ turn).min(0), (corners_mm @ turn).max(0)
+    corners_mm = content.corners_mm(image.grid) @ turn
+    low, high, shown = corners_mm.min(0), corners_mm.max(0), (image, content)
     voxels, centre = (high - low) / model.spacing, turn @ (low + high) / 2
     if (voxels <= np.array(model.shape) + _BEYOND).all():
-        return _look(image, model, model.spacing, voxels, centre, turn)
-    whole = _look(image, model, _COARSER * model.spacing, voxels / _COARSER, centre, turn)
+        return _look(*shown, model, model.spacing, voxels, centre, turn)
+    whole = _look(*shown, model, _COARSER * model.spacing, voxels / _COARSER, centre, turn)
     # the structures' centre of mass: a border that runs out into the neck would move that of the mask
     mass = whole.structures[0, _FIRST_STRUCTURE:].sum(0).numpy()
     if mass.sum() <= 0:
         return whole
     coarse = whole.grid.resized(tuple(mass.shape))  # type: ignore[arg-type]
     given = coarse.to_world(_centre_of(mass)), turn
-    near = _look(image, model, model.spacing, np.array(model.shape), *given)
+    near = _look(*shown, model, model.spacing, np.array(model.shape), *given)
     cut = [bool(np.take(near.brain, (0, -1), axis).any()) for axis in range(3)]
     return (
-        _look(image, model, model.spacing, np.array(model.shape) + _STEP * np.array(cut), *given) if any(cut) else near
+        _look(*shown, model, model.spacing, np.array(model.shape) + _STEP * np.array(cut), *given) if any(cut) else near
     )
 
 
 def _look(
-    image: Image, model: SeesAnatomy, spacing: float, voxels: np.ndarray, centre_mm: np.ndarray, turn: np.ndarray
+    image: Image,
+    content: Content,
+    model: SeesAnatomy,
+    spacing: float,
+    voxels: np.ndarray,
+    centre_mm: np.ndarray,
+    turn: np.ndarray,
 ) -> Anatomy:
     shape = tuple(int(n) for n in np.minimum(_STEP * np.ceil(voxels / _STEP), _MOST))
     placed = np.eye(4)
     placed[:3, :3], placed[:3, 3] = turn, centre_mm
     grid = Grid.centred(shape, spacing, np.zeros(3)).moved_by(placed)  # type: ignore[arg-type]
-    seen = conform(image, grid=grid)
+    seen = on_grid(image, content, grid)
     structures, brain = model.predict(seen.tensor)
     return Anatomy(seen.grid, structures, _one_piece(brain[0, 0].numpy()), seen.mask[0, 0].numpy() > 0)
 
