@@ -99,7 +99,10 @@ def moved(pair: Pair, rng: np.random.Generator) -> Pair:
     motion = centre @ motion @ np.linalg.inv(centre)
     back = np.linalg.inv(pair.moving_affine) @ np.linalg.inv(motion) @ pair.fixed_affine
     scan = affine_transform(pair.moving_true, back[:3, :3], back[:3, 3], output_shape=pair.moving.shape, order=3)
-    return replace(pair, moving=scan.clip(0, 1), targets=nib.affines.apply_affine(motion, pair.points))
+    targets = nib.affines.apply_affine(motion, pair.points)
+    at = nib.affines.apply_affine(np.linalg.inv(pair.moving_affine), targets)
+    seen = ((at >= 0) & (at <= np.array(scan.shape) - 1)).all(1)
+    return replace(pair, moving=scan.clip(0, 1), targets=targets).where(seen)
 
 
 def identical(pair: Pair, rng: np.random.Generator) -> Pair:

@@ -52,7 +52,7 @@ def at(image: np.ndarray, affine: np.ndarray, positions: np.ndarray) -> np.ndarr
 
 def kinds_with_truth() -> list[str]:
     names = ["full", "slab-moving", "slab-fixed", "slab-thin", "slab-oblique", "cut", "tiny", "turned", "not-searched"]
-    return [*names, "wrong-size", "noisy", "thick", "aligned", "identical"]
+    return [*names, "wrong-size", "noisy", "thick", "aligned", "moved", "identical"]
 
 
 def test_every_kind_is_tested(kinds: ModuleType) -> None:
