@@ -87,7 +87,7 @@ class Model:
 
         Args:
             fixed, moving: (1, 1, D, H, W) in [0, 1] on working grids.
-            precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes in it.
+            precision: ``fp32``, ``bf16``, or ``auto``, see `deformgan.models.device.pick_precision`.
 
         Returns:
             Field (1, 3, d, h, w), float32, in voxels of its own grid, which may be coarser than the images'.
