@@ -15,13 +15,12 @@ import torch
 from deformgan.align.ascent import Round, centred, improved_map
 from deformgan.align.parameters import AFFINE, RIGID
 from deformgan.align.placement import excluded_of
-from deformgan.align.similarity import NEEDED, Level, nmi_score
+from deformgan.align.similarity import Level, level_of, nmi_score
 from deformgan.preprocess.conform import WHITE
 from deformgan.preprocess.scan import Scan
 from deformgan.spatial.grid import Grid
 from deformgan.spatial.native.information import BINS
 from deformgan.spatial.native.threads import one_thread
-from deformgan.spatial.resample import normalising
 
 _APART_MM = 1.0  # between the voxels of an adult's brain, at least: finer ones are not all looked at
 _POINTS = 30_000
@@ -58,13 +57,10 @@ class Finest:
         centres = [s.content.centre_mm(s.image.grid) / size for s in (fixed, moving)]
         index = _drawn(fixed, scale)
         points = torch.from_numpy(fixed.image.grid.moved_by(scale).to_world(index) - centres[0]).float()
-        volume, excluded, onto = _volume(moving, scale)
-        matrix = normalising(onto.shape) @ onto.world_to_index
-        matrix[:, 3] = matrix @ np.append(centres[1], 1)
+        volume, excluded, grid = _volume(moving, scale)
         volumes = [np.count_nonzero(s.content.mask) * float(s.image.grid.spacing.prod()) for s in (fixed, moving)]
-        needed = NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
-        bins, to_volume = torch.from_numpy(_bins(fixed, index)), torch.from_numpy(matrix[2::-1].copy()).float()
-        level = Level(points, bins, volume, to_volume, max(needed, 1.0), excluded)
+        bins = torch.from_numpy(_bins(fixed, index))
+        level = level_of(points, bins, (volume, grid), centres[1], volumes, excluded)
         return cls(level, (centres[0], centres[1]), float(fixed.image.grid.spacing.mean()) / size)
 
     def moves(self, matrix: np.ndarray) -> float:

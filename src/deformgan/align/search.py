@@ -171,8 +171,8 @@ def score_of(
 
 def as_rigid(
     matrix: np.ndarray, fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
-    """The rigid map near a 4×4 ``fixed_to_moving`` (world mm, RAS+), improved at the last round's resolution."""
+) -> tuple[np.ndarray, float]:
+    """The rigid map near a 4×4 ``fixed_to_moving`` (world mm, RAS+), improved in the last round, and its score."""
     left, _, right = np.linalg.svd(matrix[:3, :3])
     stiff = np.eye(4)
     stiff[:3, :3] = left @ right
@@ -180,7 +180,8 @@ def as_rigid(
     last = ROUNDS[-1]
     with one_thread():
         level = make_level(fixed, moving, last.spacing_mm, last.points, centres_mm)
-        return improved_map(level, stiff, centres_mm, last, RIGID)
+        stiff = improved_map(level, stiff, centres_mm, last, RIGID)
+        return stiff, float(nmi_score(level, centred(stiff, centres_mm))[0])
 
 
 def _starts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,7 +18,7 @@ from deformgan.spatial.native.use import usable
 from deformgan.spatial.resample import normalising
 from deformgan.spatial.warp import box_maximum
 
-NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
+_NEEDED = 0.6  # share of the smaller foreground's volume that must be compared; a sliver agrees by chance
 _WIDE = 3  # coarse voxels of background around the foreground that are compared too: empty must meet empty
 _SHELL = 0.5  # of a coarse voxel, that makes it foreground; the background beside it is compared too
 
@@ -72,14 +72,34 @@ def make_level(
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most]]
     points = torch.from_numpy(fixed_grid.to_world(index.numpy()) - centres_mm[0]).float()
     bins = (fixed_values[0, 0][index.unbind(1)] * (BINS - 1)).round().long()
-    matrix = normalising(grid.shape) @ grid.world_to_index
-    matrix[:, 3] = matrix @ np.append(centres_mm[1], 1)
     volumes = [
         float(s.sum()) * abs(np.linalg.det(g.affine[:3, :3])) for s, g in ((fixed_share, fixed_grid), (share, grid))
     ]
-    needed = NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
+    return level_of(points, bins, (values, grid), centres_mm[1], volumes, _excluded(moving, spacing_mm))
+
+
+def level_of(
+    points: Tensor,
+    bins: Tensor,
+    moving: tuple[Tensor, Grid],
+    centre_mm: np.ndarray,
+    volumes: Sequence[float],
+    excluded: Tensor | None,
+) -> Level:
+    """Points of the fixed image beside a volume of the moving one.
+
+    Args:
+        points, bins, excluded: As `Level` has them.
+        moving: Its volume, (1, 1, D, H, W), and where that lies.
+        centre_mm: Of the moving image, (3,) world mm (RAS+).
+        volumes: Of the fixed and the moving foreground, in one unit.
+    """
+    volume, grid = moving
+    matrix = normalising(grid.shape) @ grid.world_to_index
+    matrix[:, 3] = matrix @ np.append(centre_mm, 1)
+    needed = _NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
     to_volume = torch.from_numpy(matrix[2::-1].copy()).float()
-    return Level(points, bins, values, to_volume, max(needed, 1.0), _excluded(moving, spacing_mm))
+    return Level(points, bins, volume, to_volume, max(needed, 1.0), excluded)
 
 
 def nmi_score(level: Level, matrices: Tensor, threads: int = 1) -> Tensor:

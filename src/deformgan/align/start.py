@@ -84,10 +84,10 @@ def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -
     found, score = search(*pair, rigid=rigid, near=near)
     if corrected := (without := without_borders(found, *pair, rigid=rigid)) is not found:
         found, score = without, score_of(without, *pair)
-    stiff = found if rigid else as_rigid(found, *pair)
+    stiff, alike = (found, score) if rigid else as_rigid(found, *pair)
     if transform != "joint":
         found = _linear(found, stiff, Finest.of(fixed, moving, size), rigid=rigid, corrected=corrected)
-    elif score_of(stiff, *pair) >= _RIGID * score:
+    elif alike >= _RIGID * score:
         found = _joint(found, stiff, Finest.of(fixed, moving, size))
     elif score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
@@ -111,9 +111,11 @@ def _linear(found: np.ndarray, stiff: np.ndarray, finest: Finest, *, rigid: bool
 
 def _joint(found: np.ndarray, stiff: np.ndarray, finest: Finest) -> np.ndarray:
     """The rigid map as far as the images show it, or the one that was found; none where that is as good."""
-    stiff = finest.improved(stiff, rigid=True)
-    best = stiff if finest.score(stiff) >= _RIGID_FINEST * finest.score(found) else found
-    as_good = finest.score(np.eye(4)) >= _TRUST_FINEST * finest.score(best)
+    best = finest.improved(stiff, rigid=True)
+    score, other = finest.score(best), finest.score(found)
+    if score < _RIGID_FINEST * other:
+        best, score = found, other
+    as_good = finest.score(np.eye(4)) >= _TRUST_FINEST * score
     return np.eye(4) if as_good or finest.moves(best) < _NOTHING else best
 
 
