@@ -94,6 +94,20 @@ def test_a_slab_finds_its_place(pair: tuple[Image, Image]) -> None:
     assert miss_mm(search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))[0], truth, fixed) < 3
 
 
+def test_a_slab_is_found_in_a_brain_as_the_brain_is_in_the_slab(pair: tuple[Image, Image]) -> None:
+    """Of the two the part is the one that is searched from, whichever is the fixed image."""
+    whole, other = pair
+    lower = other.data.shape[2] // 3
+    slab = np.eye(4)
+    slab[2, 3] = lower
+    part = Image(other.data[:, :, lower:-lower], Grid(other.data[:, :, lower:-lower].shape, other.grid.affine @ slab))
+    moved, truth = rotated(part, Rotation.from_euler("xyz", (8, -6, 10), degrees=True), 1.0, (4, -9, 7))
+    there = find_start(Scan.of(whole), Scan.of(moved), "rigid").fixed_to_moving
+    back = find_start(Scan.of(moved), Scan.of(whole), "rigid").fixed_to_moving
+    np.testing.assert_allclose(there @ back, np.eye(4), atol=1e-9)
+    assert miss_mm(there, truth, whole) < 1.0
+
+
 @pytest.mark.parametrize("size", [0.1, 0.5])
 def test_a_small_brain_is_found_as_well(pair: tuple[Image, Image], size: float) -> None:
     shrink = np.diag([size] * 3 + [1.0])

@@ -117,25 +117,58 @@ def test_without_weights_images_are_taken_as_they_are(monkeypatch: pytest.Monkey
     assert looked_at(head()[0])[1] == {}
 
 
+def overlap(kept: np.ndarray, brain: np.ndarray) -> float:
+    """Dice of two masks."""
+    return 2 * np.count_nonzero(kept & brain) / (np.count_nonzero(kept) + np.count_nonzero(brain))
+
+
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_head_whose_brain_is_cut_off_is_taken_as_it_is_and_the_other_one_too(axis: int, padded: bool) -> None:
-    whole, _ = head()
+def test_a_brain_that_is_cut_off_is_found_as_far_as_it_is_in_view(axis: int, padded: bool) -> None:
+    whole, brain = head()
     middle = whole.data.shape[axis] // 2
     box = tuple(slice(middle - 4, None) if a == axis else slice(None) for a in range(3))
     data = whole.data.copy()
     data[tuple(slice(0, middle - 4) if a == axis else slice(None) for a in range(3))] = 0
-    slab = Image(data, GRID, "slab")
+    slab, left = Image(data, GRID, "slab"), brain & (data > 0)
     if not padded:
         cropped = np.ascontiguousarray(whole.data[box])
         first = [piece.start or 0 for piece in box]
         affine = GRID.affine.copy()
         affine[:3, 3] = GRID.to_world(np.array(first))
-        slab = Image(cropped, Grid(cropped.shape, affine), "slab")  # type: ignore[arg-type]
-    assert looked_at(slab, whole)[1] == {}
-    assert looked_at(whole, slab)[1] == {}
-    assert looked_at(whole)[1].keys() == {"fixed", "moving"}
+        slab, left = Image(cropped, Grid(cropped.shape, affine), "slab"), brain[box]  # type: ignore[arg-type]
+    scans, found = looked_at(slab, whole)
+    assert found.keys() == {"fixed", "moving"}
+    assert overlap(scans["moving"].content.mask, left) > 0.95
+    assert scans["moving"].content.field_of_view.is_limited
+    assert not scans["fixed"].content.field_of_view.is_limited
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_scalp_as_dark_as_the_air_hides_no_brain() -> None:
+    image, brain = head(scalp=60.0)
+    noisy = np.random.default_rng(0).uniform(20, 40, image.data.shape).astype(np.float32)
+    scans, found = looked_at(Image(np.maximum(image.data, noisy), GRID, "fat suppressed"))
+    assert found.keys() == {"fixed", "moving"}
+    assert overlap(scans["moving"].content.mask, brain) > 0.95
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_scalp_that_outshines_the_brain_hides_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Darker(ByBrightness):
+        def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            brain = ((image > 0.05) & (image < 0.8)).float()
+            return F.avg_pool3d(torch.cat([1 - brain, 0 * brain, brain], 1), 2), brain
+
+    monkeypatch.setattr(module, "load_anatomy_model", lambda *_: Darker())
+    image, brain = head(scalp=5000.0)
+    noisy = np.random.default_rng(0).uniform(20, 40, image.data.shape).astype(np.float32)
+    bright = Image(np.maximum(image.data, noisy), GRID, "near a coil")
+    assert not (Scan.of(bright).content.mask & brain).any()  # the threshold lies between brain and scalp
+    scans, found = looked_at(bright)
+    assert "moving" in found
+    assert overlap(scans["moving"].content.mask, brain) > 0.95
 
 
 @pytest.mark.usefixtures("shipped")

@@ -149,6 +149,27 @@ def test_a_head_that_the_header_has_turned_is_found_as_it_should_be(signs: tuple
     assert anatomy.is_head
 
 
+@pytest.mark.parametrize("axes", [(1, 2, 0), (2, 0, 1), (0, 2, 1), (2, 1, 0)])
+@pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (-1, -1)])
+def test_a_head_that_lies_on_its_side_is_found_as_it_should_be(
+    axes: tuple[int, int, int], signs: tuple[int, int]
+) -> None:
+    grid = Grid.centred((110, 120, 110), 2.0, CENTRE)
+    image, brain = head(grid)
+    image.data[(image.data == 1000)] = 900
+    image.data[52:58, 100:104, 78:82] = 1000  # in front of the brain, and above its middle
+    turn = np.eye(4)
+    turn[:3, :3] = np.eye(3)[:, axes] * (*signs, 1)
+    turn[:3, 2] *= np.linalg.det(turn[:3, :3])
+    turn[:3, 3] = CENTRE - turn[:3, :3] @ CENTRE
+    turned = Image(image.data, grid.moved_by(turn), "on its side")
+    anatomy = find_anatomy(turned, KnowsUp())
+    # the spot is on the middle plane, so left and right may be either
+    np.testing.assert_allclose(anatomy.grid.affine[:3, 1:3] / 2, turn[:3, 1:3], atol=1e-12)
+    assert dice(brain_mask(anatomy, turned).data > 0, brain) > 0.97
+    assert anatomy.is_head
+
+
 def test_what_is_known_in_no_orientation_is_no_head() -> None:
     class Unsure(ByBrightness):
         def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +178,8 @@ def test_what_is_known_in_no_orientation_is_no_head() -> None:
 
     model = Unsure()
     anatomy = find_anatomy(head(Grid.centred((110, 120, 110), 2.0, CENTRE))[0], model)
-    assert len(model.seen) == 4
+    assert len(model.seen) == 4 + 24 + 2  # half-turns, every orientation coarsely, the best two of these
+    assert model.seen[4] < model.seen[0]
     assert anatomy.certainty == pytest.approx(0.55, abs=0.02)
     assert anatomy.is_human_sized
     assert not anatomy.is_head

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import deformgan.refine.pair as pair_module
 from deformgan.refine import refine_pair
 from deformgan.refine.pair import consistent
 from deformgan.spatial.field import identity_positions, invert
@@ -153,6 +154,18 @@ def test_a_small_motion_is_still_found() -> None:
     fixed, moving, mask = pair(truth)
     found = refine_pair(fixed, moving, torch.zeros(1, 3, 24, 24, 24), mask=mask)
     assert mean_error(found.field, truth, mask) < 0.6 * mean_error(0 * truth, truth, mask)
+
+
+def test_what_moves_far_against_the_intensities_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edges without a partner may draw one image far across the other; here the first field found is such a one."""
+    fixed, mask = anatomy(1), (anatomy(1) > 0).float()
+    moving = (1.2 - fixed) * mask
+    wrong = bumps(16.0, 5, 8)
+    first, by_edges = [wrong[:, :, ::2, ::2, ::2] / 2], pair_module._by_edges
+    monkeypatch.setattr(pair_module, "_by_edges", lambda *given: first.pop() if first else by_edges(*given))
+    assert mean_error(0 * wrong, wrong, mask) > pair_module._LITTLE
+    none = torch.zeros(1, 3, 24, 24, 24)
+    assert mean_error(refine_pair(fixed, moving, none, mask=mask, subject="same").field, 0 * wrong, mask) < 0.1
 
 
 def test_what_only_one_direction_finds_is_taken_back() -> None:

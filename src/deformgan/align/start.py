@@ -27,6 +27,7 @@ _NOTHING = 0.1  # voxels: no reason to sample the image anew
 # shares of the found map's score that a rigid one must keep, at the search's resolution and on the images' own voxels,
 # to be believed: rigid motion of one person keeps 0.98 and more, another person's brain 0.956 at most
 _RIGID, _RIGID_FINEST = 0.97, 0.95
+_PART = 0.8  # of what the other image shows, below which an image that is cut off counts as a part of it
 _RIGID_ALONE = 0.98  # share of a fitted affine map's score that a rigid one must keep to be taken for it
 
 Init = str | os.PathLike[str] | Transform | Chain | None
@@ -80,6 +81,9 @@ def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "joint", in
 def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -> np.ndarray:
     """The 4×4 that the affine stage ends with, fixed to moving."""
     rigid = transform == "rigid"
+    if _shows_part(moving, fixed):
+        # where the part is the fixed image, nearly all that is compared lies in what both show
+        return np.linalg.inv(_found(moving, fixed, transform, near=near))
     pair, size = adult_sized(*subsampled_pair(fixed, moving))
     found, score = search(*pair, rigid=rigid, near=near)
     if corrected := (without := without_borders(found, *pair, rigid=rigid)) is not found:
@@ -93,6 +97,12 @@ def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -
         found = np.eye(4)
     found[:3, 3] *= size
     return found
+
+
+def _shows_part(scan: Scan, other: Scan) -> bool:
+    """Whether a scan is cut off and shows much less than the other."""
+    litres = [int(np.count_nonzero(s.content.mask)) * float(s.image.grid.spacing.prod()) for s in (scan, other)]
+    return scan.content.field_of_view.is_limited and litres[0] < _PART * litres[1]
 
 
 def _linear(found: np.ndarray, stiff: np.ndarray, finest: Finest, *, rigid: bool, corrected: bool) -> np.ndarray:

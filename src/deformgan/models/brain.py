@@ -14,8 +14,6 @@ from deformgan.preprocess.masks import LEAST_MASK, cut_by_mask
 from deformgan.preprocess.scan import Scan
 
 DEFAULT_ANATOMY = "anatomy"
-_CUT_CM2 = 50.0  # of a brain that is cut off; slices that just miss the vertex leave less, and the brainstem
-_RIM_MM = 2.0  # at an end, since borders are blurred
 _STRIPPED_LITRES = 2.0  # what is smaller and has a flat background is taken for a brain without a look
 
 
@@ -76,25 +74,13 @@ def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] 
     anatomy = find_anatomy(image, model)
     if not anatomy.is_known:
         return None
-    if not anatomy.is_head:
+    # scalp may be as dark as the air, whose noise then tells a head from a brain that was stripped
+    if content.zero_background and not anatomy.is_head:
         return scan, None
     kept = brain_mask(anatomy, image).data > 0
-    if cut_area_cm2(kept, content.mask, image.grid.spacing) > _CUT_CM2:
+    # beside a very bright scalp Otsu's method takes the brain for background
+    if content.zero_background and np.count_nonzero(kept & content.mask) < LEAST_MASK * np.count_nonzero(content.mask):
         return None
-    if np.count_nonzero(kept & content.mask) < LEAST_MASK * np.count_nonzero(content.mask):
-        return None
-    shown, inside = cut_by_mask(role, image, kept, content)
+    image, content = cut_by_mask(role, image, kept, content)
     found = FoundBrain(round(anatomy.brain_litres, 3), round(anatomy.certainty, 3), model.sha256)
-    return replace(scan, image=shown, content=inside), found
-
-
-def cut_area_cm2(brain: np.ndarray, content: np.ndarray, spacing: np.ndarray) -> float:
-    """How much of a brain (D, H, W) ends where all that is shown does, cm²: the largest part of a face of that box."""
-    areas = []
-    for axis in range(3):
-        face = float(np.delete(spacing, axis).prod()) / 100
-        shown = np.flatnonzero(content.any(axis=tuple(other for other in range(3) if other != axis)))
-        rim = max(1, round(_RIM_MM / float(spacing[axis])))
-        ends = [np.take(brain, planes, axis).any(axis) for planes in (shown[:rim], shown[-rim:])]
-        areas += [face * np.count_nonzero(end) for end in ends]
-    return max(areas)
+    return replace(scan, image=image, content=content), found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations, product
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from deformgan.io.image import Image
-from deformgan.preprocess.conform import on_grid
+from deformgan.preprocess.conform import Conformed, on_grid
 from deformgan.preprocess.foreground import Content, find_content
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.grid import Grid, Shape
@@ -27,9 +28,11 @@ _OTHERS = ((1, 2), (0, 2), (0, 1))  # for each axis
 _LIMIT = 0.5  # of the probability
 # certainties of heads made from maps that teach are 0.625 to 0.684, of turned ones 0.53 to 0.619
 _CERTAIN, _KNOWN = 0.635, 0.57
+_CLEARLY = 0.045  # surer than of the next half-turn S is of a head, 0.05 and more, but 0.041 at most of one on its side
+_COARSEST = 1.5  # the voxels at which every orientation is looked at
 _HALF_TURNS = tuple(np.diag(signs) for signs in ((-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, -1.0, -1.0)))
-_MARGIN_MM = 8.0  # around the brain, that a stripped image may show
-_HEAD_SHARE = 0.15  # of the brain's volume; a head shows more than that outside the margin
+# of the brain's volume, that a head shows outside it: stripped brains 0.05 to 0.17, stripped 8 mm too widely 0.27
+_HEAD_SHARE = 0.2
 _BRAIN_LITRES = (0.35, 2.5)  # what a human brain measures, children's included
 
 
@@ -89,11 +92,10 @@ class Anatomy:
 
     @property
     def outside_share(self) -> float:
-        """What the image shows away from the brain, as a share of the brain's volume."""
+        """What the image shows outside the brain, as a share of the brain's volume."""
         if not self.brain.any():
             return float("inf")
-        away = np.asarray(ndimage.distance_transform_edt(~self.brain)) * float(self.grid.spacing[0]) > _MARGIN_MM
-        return float((self.foreground & away).sum() / self.brain.sum())
+        return float(np.count_nonzero(self.foreground & ~self.brain) / np.count_nonzero(self.brain))
 
     @property
     def certainty(self) -> float:
@@ -117,7 +119,7 @@ class Anatomy:
 
     @property
     def is_head(self) -> bool:
-        """Whether it shows more than that."""
+        """Whether it shows much more than that: a head, or a brain that was stripped widely."""
         return self.is_known and self.outside_share > _HEAD_SHARE
 
 
@@ -125,12 +127,17 @@ def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
     """Look at an image of any contrast, orientation and spacing.
 
     Headers that have a head upside down or back to front are common; S knows heads as they should be. Where it is
-    uncertain of what it sees, it looks again after each half-turn, and what it is most certain of counts.
+    uncertain of what it sees, it looks again after each half-turn, and what it is most certain of counts. Where that
+    is no clear choice, the head may lie on its side, as without a header: every orientation is looked at coarsely.
     """
     content = find_content(image)
     found = _looked_at(image, content, model, np.eye(3))
     if found.certainty < _CERTAIN and found.brain.any():
-        found = max([found, *(_looked_at(image, content, model, turn) for turn in _HALF_TURNS)], key=_certainty)
+        ways = [found, *(_looked_at(image, content, model, turn) for turn in _HALF_TURNS)]
+        second, found = sorted(ways, key=_certainty)[-2:]
+        if found.certainty - second.certainty < _CLEARLY:
+            turns = _likeliest_turns(image, content, model)
+            found = max([found, *(_looked_at(image, content, model, turn) for turn in turns)], key=_certainty)
     return found
 
 
@@ -176,13 +183,42 @@ def _look(
     centre_mm: np.ndarray,
     turn: np.ndarray,
 ) -> Anatomy:
+    seen = _on_look_grid(image, content, spacing, voxels, centre_mm, turn)
+    return _seen_by(model, seen.tensor, seen)
+
+
+def _on_look_grid(
+    image: Image, content: Content, spacing: float, voxels: np.ndarray, centre_mm: np.ndarray, turn: np.ndarray
+) -> Conformed:
+    """The image on a grid of a size that S takes."""
     shape = tuple(int(n) for n in np.minimum(_STEP * np.ceil(voxels / _STEP), _MOST))
     placed = np.eye(4)
     placed[:3, :3], placed[:3, 3] = turn, centre_mm
-    grid = Grid.centred(shape, spacing, np.zeros(3)).moved_by(placed)  # type: ignore[arg-type]
-    seen = on_grid(image, content, grid)
-    structures, brain = model.predict(seen.tensor)
+    return on_grid(image, content, Grid.centred(shape, spacing, np.zeros(3)).moved_by(placed))  # type: ignore[arg-type]
+
+
+def _seen_by(model: SeesAnatomy, tensor: Tensor, seen: Conformed) -> Anatomy:
+    structures, brain = model.predict(tensor)
     return Anatomy(seen.grid, structures, _one_piece(brain[0, 0].numpy()), seen.mask[0, 0].numpy() > 0)
+
+
+def _likeliest_turns(image: Image, content: Content, model: SeesAnatomy) -> list[np.ndarray]:
+    """The two of the 24 rotations that map axes onto axes, (3, 3), of which S is most certain on large voxels."""
+    corners_mm, spacing = content.corners_mm(image.grid), _COARSEST * model.spacing
+    low, high = corners_mm.min(0), corners_mm.max(0)
+    seen = _on_look_grid(image, content, spacing, (high - low) / spacing, (low + high) / 2, np.eye(3))
+    turns = [
+        np.eye(3)[:, axes] * signs
+        for axes, signs in product(permutations(range(3)), product((1.0, -1.0), repeat=3))
+        if np.linalg.det(np.eye(3)[:, axes] * signs) > 0
+    ]
+
+    def certainty(turn: np.ndarray) -> float:
+        axes = np.abs(turn).argmax(0)
+        turned = seen.tensor[0, 0].permute(*axes.tolist()).flip([a for a in range(3) if turn[axes[a], a] < 0])
+        return _seen_by(model, turned[None, None].contiguous(), seen).certainty
+
+    return sorted(turns, key=certainty)[-2:]
 
 
 def _centre_of(mass: np.ndarray) -> np.ndarray:

@@ -167,9 +167,12 @@ def _same(
     """
     loose = replace(DEFAULT_SETTINGS, bending=smoothness * DEFAULT_SETTINGS.bending)
     field = _by_edges(view, start, steps, loose, progress, None if strangers is None else strangers.early)
-    if (strangers is not None and strangers.found) or view.size(field) > _LITTLE:
+    if strangers is not None and strangers.found:
         return field
     none, chosen = torch.zeros_like(field), loose
+    # what moves far for edges' sake while intensities agree less has followed edges without a partner
+    if view.size(field) > _LITTLE and view.information(field) > view.information(none):
+        return field
     for times in _STIFF:
         how = replace(loose, bending=times * loose.bending)
         stiff = _by_edges(view, none, steps, how, progress)
