@@ -172,6 +172,16 @@ def turned(pair: Pair, rng: np.random.Generator) -> Pair:
     return _by_header(pair, motion)
 
 
+def on_its_side(pair: Pair, rng: np.random.Generator) -> Pair:
+    """A header that has lost the orientation: the moving image's axes are read as others, in cyclic order."""
+    assert pair.targets is not None
+    motion = np.eye(4)
+    motion[:3, :3] = np.roll(np.eye(3), rng.integers(1, 3), 0) @ np.diag([(1, 1, 1), (-1, -1, 1)][rng.integers(2)])
+    centre = pair.targets.mean(0)
+    motion[:3, 3] = centre - motion[:3, :3] @ centre
+    return _by_header(pair, motion)
+
+
 def not_searched(pair: Pair, rng: np.random.Generator) -> Pair:
     """The same, with the start taken from the headers (`OPTIONS`): most of these must go wrong."""
     return turned(pair, rng)
@@ -220,6 +230,7 @@ KINDS: dict[str, Callable[[Pair, np.random.Generator], Pair]] = {
     "tiny": tiny,
     "thick": thick,
     "turned": turned,
+    "on-its-side": on_its_side,
     "not-searched": not_searched,
     "wrong-size": wrong_size,
     "noisy": noisy,

@@ -51,8 +51,8 @@ def at(image: np.ndarray, affine: np.ndarray, positions: np.ndarray) -> np.ndarr
 
 
 def kinds_with_truth() -> list[str]:
-    names = ["full", "slab-moving", "slab-fixed", "slab-thin", "slab-oblique", "cut", "tiny", "turned", "not-searched"]
-    return [*names, "wrong-size", "noisy", "thick", "aligned", "moved", "identical"]
+    names = ["full", "slab-moving", "slab-fixed", "slab-thin", "slab-oblique", "cut", "tiny", "turned", "on-its-side"]
+    return [*names, "not-searched", "wrong-size", "noisy", "thick", "aligned", "moved", "identical"]
 
 
 def test_every_kind_is_tested(kinds: ModuleType) -> None:
@@ -112,3 +112,41 @@ def test_the_verdict_is_judged_by_what_it_says_of_right_and_wrong(monkeypatch: p
     assert run.is_wrong({"error_mm": 2.9, "error_p95_mm": 7.9}) is False
     assert run.is_wrong({"error_mm": 2.9, "error_p95_mm": 8.1}) is True
     assert run.is_wrong({"verdict": "pass"}) is True
+
+
+def a_head() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two contrasts of a ball of a brain in a shell, with air around, and the brain."""
+    rng = np.random.default_rng(5)
+    off = np.linalg.norm(np.moveaxis(np.indices((60, 60, 60)), 0, -1) - 29.5, axis=-1)
+    brain, scalp = off < 15, (off >= 17) & (off < 22)
+    images = [0.5 * brain + level * scalp + rng.uniform(0, 0.02, off.shape) for level in (0.9, 0.3)]
+    return images[0], images[1], brain
+
+
+def test_what_is_done_to_a_head_leaves_its_brain_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = _load("heads", monkeypatch)
+    fixed, moving, brain = a_head()
+    for change in heads.VARIANTS.values():
+        one, other, same = change((fixed, moving, brain), np.random.default_rng(0))
+        assert same is brain
+        np.testing.assert_allclose(one[brain] / one[brain].mean(), fixed[brain] / fixed[brain].mean(), rtol=1e-6)
+        np.testing.assert_array_equal(other[brain], moving[brain])
+
+
+def test_heads_are_changed_as_they_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = _load("heads", monkeypatch)
+    fixed, moving, brain = a_head()
+    made = {
+        name: change((fixed, moving, brain), np.random.default_rng(0))[:2] for name, change in heads.VARIANTS.items()
+    }
+    scalp = fixed > 0.8
+    for at, image in enumerate((fixed, moving)):
+        assert made["dark"][at][scalp].mean() < 0.15 * image[scalp].mean()
+        assert made["bright"][at][scalp].mean() > 2.8 * image[scalp].mean()
+    air = (fixed < 0.1) & ~brain
+    assert made["noise-around"][0][air].std() > 0.2
+    assert fixed[air].std() < 0.01
+    assert not made["stripped"][1][~brain].any()
+    shown = made["widely"][0] > 0
+    assert shown[brain].all()
+    assert 0 < np.count_nonzero(shown & scalp) < np.count_nonzero(scalp)

@@ -27,7 +27,7 @@ _NOTHING = 0.1  # voxels: no reason to sample the image anew
 # shares of the found map's score that a rigid one must keep, at the search's resolution and on the images' own voxels,
 # to be believed: rigid motion of one person keeps 0.98 and more, another person's brain 0.956 at most
 _RIGID, _RIGID_FINEST = 0.97, 0.95
-_PART = 0.8  # of what the other image shows, below which an image that is cut off counts as a part of it
+_PART = 0.9  # of what the other image shows, below which an image that is cut off counts as a part of it
 _RIGID_ALONE = 0.98  # share of a fitted affine map's score that a rigid one must keep to be taken for it
 
 Init = str | os.PathLike[str] | Transform | Chain | None
