@@ -36,7 +36,7 @@ def brains_of(pair: Mapping[str, Scan], options: Options) -> tuple[dict[str, Sca
     """The brains in scans of heads, the rest of each head background.
 
     Only like is compared with like: both scans are left as they are where one of them is neither a brain already nor a
-    head whose whole brain is in view (a slab of a head, or no head at all).
+    head, or shows too little of one to be known. A brain that was stripped widely counts as a head.
 
     Args:
         pair: ``fixed`` and ``moving``.
@@ -63,7 +63,7 @@ def _seems_a_brain(scan: Scan) -> bool:
 
 
 def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] | None:
-    """The scan itself where it shows a brain already, else the brain found in it; None where it shows no whole one."""
+    """The scan itself where it shows a brain already, else the brain found in it; None where none is known."""
     image, content = scan.image, scan.content
     if scan.is_masked:
         return scan, None

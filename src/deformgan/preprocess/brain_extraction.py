@@ -134,7 +134,7 @@ def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
     found = _looked_at(image, content, model, np.eye(3))
     if found.certainty < _CERTAIN and found.brain.any():
         ways = [found, *(_looked_at(image, content, model, turn) for turn in _HALF_TURNS)]
-        second, found = sorted(ways, key=_certainty)[-2:]
+        found, second = sorted(ways, key=_certainty, reverse=True)[:2]
         if found.certainty - second.certainty < _CLEARLY:
             turns = _likeliest_turns(image, content, model)
             found = max([found, *(_looked_at(image, content, model, turn) for turn in turns)], key=_certainty)
@@ -198,6 +198,7 @@ def _on_look_grid(
 
 
 def _seen_by(model: SeesAnatomy, tensor: Tensor, seen: Conformed) -> Anatomy:
+    """What S makes of voxels, which are those of ``seen`` or the same turned: then their certainty alone counts."""
     structures, brain = model.predict(tensor)
     return Anatomy(seen.grid, structures, _one_piece(brain[0, 0].numpy()), seen.mask[0, 0].numpy() > 0)
 
@@ -218,7 +219,7 @@ def _likeliest_turns(image: Image, content: Content, model: SeesAnatomy) -> list
         turned = seen.tensor[0, 0].permute(*axes.tolist()).flip([a for a in range(3) if turn[axes[a], a] < 0])
         return _seen_by(model, turned[None, None].contiguous(), seen).certainty
 
-    return sorted(turns, key=certainty)[-2:]
+    return sorted(turns, key=certainty, reverse=True)[:2]
 
 
 def _centre_of(mass: np.ndarray) -> np.ndarray:

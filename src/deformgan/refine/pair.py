@@ -161,7 +161,8 @@ def _same(
     progress: Callable[[int, int], None] | None,
     strangers: _Strangers | None = None,
 ) -> Tensor:
-    """With control points; where little moves, as stiffly as the images allow and as far as both directions agree.
+    """With control points; where little moves, or intensities agree less then, as stiffly as the images allow and as
+    far as both directions agree.
 
     Where ``strangers`` are found before the last level, what was found so far.
     """
