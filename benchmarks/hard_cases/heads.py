@@ -29,7 +29,7 @@ from deformgan.spatial.grid import Grid
 from deformgan.spatial.warp import warp
 from deformgan.workshop.datasets.heads import load_label_maps
 from deformgan.workshop.simulation.cases import SimulatedCase, write_case
-from deformgan.workshop.simulation.deformation import DeformationConfig, sample_deformation
+from deformgan.workshop.simulation.deformation import Deformation, DeformationConfig, sample_deformation
 from deformgan.workshop.simulation.head_scans import LabelMap, ScanConfig, draw_scan
 
 SCAN = ScanConfig((128, 160, 144), 1.5, rotation=0.0, log_scale=0.0, shear=0.0, shift=0.0, elastic=(0.0, 0.0),
@@ -100,24 +100,34 @@ def main() -> int:
     maps = load_label_maps(given.data / "synthseg_label_maps", files, given.out / "cache")
     for name, labels in zip(given.maps, maps, strict=True):
         for pair in given.pairs:
+            heads = drawn(labels, pair)
+            deformation = sample_deformation(
+                SCAN.shape, DEFORMATION, torch.Generator().manual_seed(3), _tensor(heads[2])
+            )
             for variant in given.variants:
                 folder = given.out / f"{name}_{pair}_{variant}"
                 folder.mkdir(parents=True, exist_ok=True)
-                write_case(case(labels, pair, variant, name), folder)
+                write_case(case(heads, deformation, variant, {"subject": name, "contrast": pair}), folder)
                 sys.stdout.write(f"{folder}\n")
     return 0
 
 
-def case(labels: LabelMap, pair: str, variant: str, name: str) -> SimulatedCase:
-    """One of them; the same map and pair have the same heads and deformation in every variant."""
+def drawn(labels: LabelMap, pair: str) -> Heads:
+    """The same head in both contrasts."""
     # one seed gives both contrasts the same geometry
     scans = [draw_scan(labels, torch.Generator().manual_seed(1), SCAN, contrast, False) for contrast in pair.split("-")]
-    brain = scans[0].mask[0, 0].numpy() > 0
-    heads = (*(scan.image[0, 0].numpy() for scan in scans), brain)
+    return scans[0].image[0, 0].numpy(), scans[1].image[0, 0].numpy(), scans[0].mask[0, 0].numpy() > 0
+
+
+def case(heads: Heads, deformation: Deformation, variant: str, of: dict[str, str]) -> SimulatedCase:
+    """One variant of a pair of heads.
+
+    Args:
+        of: What its record says of the pair.
+    """
     fixed, moving, _ = map(_tensor, VARIANTS[variant](heads, np.random.default_rng(2)))
-    mask = _tensor(brain)
-    deformation = sample_deformation(SCAN.shape, DEFORMATION, torch.Generator().manual_seed(3), mask)
-    meta = {"kind": "head", "subject": name, "contrast": pair, "variant": variant, "spacing_mm": SCAN.spacing}
+    mask = _tensor(heads[2])
+    meta = {"kind": "head", **of, "variant": variant, "spacing_mm": SCAN.spacing}
     return SimulatedCase(
         fixed=fixed,
         moving=warp(moving, deformation.inverse, mode="cubic").clamp_(0),

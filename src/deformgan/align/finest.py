@@ -58,7 +58,7 @@ class Finest:
         index = _drawn(fixed, scale)
         points = torch.from_numpy(fixed.image.grid.moved_by(scale).to_world(index) - centres[0]).float()
         volume, excluded, grid = _volume(moving, scale)
-        volumes = [np.count_nonzero(s.content.mask) * float(s.image.grid.spacing.prod()) for s in (fixed, moving)]
+        volumes = [s.content.volume_mm3(s.image.grid) for s in (fixed, moving)]
         bins = torch.from_numpy(_bins(fixed, index))
         level = level_of(points, bins, (volume, grid), centres[1], volumes, excluded)
         return cls(level, (centres[0], centres[1]), float(fixed.image.grid.spacing.mean()) / size)

@@ -101,8 +101,8 @@ def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -
 
 def _shows_part(scan: Scan, other: Scan) -> bool:
     """Whether a scan is cut off and shows much less than the other."""
-    litres = [int(np.count_nonzero(s.content.mask)) * float(s.image.grid.spacing.prod()) for s in (scan, other)]
-    return scan.content.field_of_view.is_limited and litres[0] < _PART * litres[1]
+    shown, whole = (s.content.volume_mm3(s.image.grid) for s in (scan, other))
+    return scan.content.field_of_view.is_limited and shown < _PART * whole
 
 
 def _linear(found: np.ndarray, stiff: np.ndarray, finest: Finest, *, rigid: bool, corrected: bool) -> np.ndarray:

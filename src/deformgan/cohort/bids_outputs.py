@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from deformgan import __version__
 from deformgan.cohort.bids import DESCRIPTION
 from deformgan.cohort.pair import Naming, Task
 from deformgan.io.atomic import atomic
 from deformgan.io.untrusted import parse_json, read_small
 from deformgan.output.folder import REPORT, staged_files, staged_folder
-from deformgan.preprocess.foreground import foreground
+from deformgan.preprocess.foreground import find_content
 
 if TYPE_CHECKING:
     from deformgan.output.registration import Registration
@@ -118,9 +116,8 @@ def _is_skull_stripped(task: Task, found: Registration) -> bool:
         pass
     if found.pair is None:
         return False
-    inside, flat, _ = foreground(found.pair[1])
-    litres = np.count_nonzero(inside) * float(np.prod(found.pair[1].grid.spacing)) / 1e6
-    return bool(flat and litres < _BRAIN_LITRES)
+    content = find_content(found.pair[1])
+    return content.zero_background and content.volume_mm3(found.pair[1].grid) / 1e6 < _BRAIN_LITRES
 
 
 def _write_sidecars(task: Task, staged: Path, names: dict[str, str], record: dict[str, Any], stripped: bool) -> None:

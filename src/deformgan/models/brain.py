@@ -58,7 +58,7 @@ def brains_of(pair: Mapping[str, Scan], options: Options) -> tuple[dict[str, Sca
 
 def _seems_a_brain(scan: Scan) -> bool:
     """Whether it has a mask, or a flat background and the size speak for a stripped brain, or something smaller."""
-    litres = int(np.count_nonzero(scan.content.mask)) * float(scan.original.grid.spacing.prod()) / 1e6
+    litres = scan.content.volume_mm3(scan.original.grid) / 1e6
     return scan.is_masked or bool(scan.content.zero_background and litres < _STRIPPED_LITRES)
 
 

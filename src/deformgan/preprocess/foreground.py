@@ -58,6 +58,10 @@ class Content:
             dense.append((int(first), int(last) + 1))
         return cls(mask, zero_background, background_value, box, dense, centre, counts, spacing)
 
+    def volume_mm3(self, grid: Grid) -> float:
+        """Volume of the foreground."""
+        return int(self.areas[0].sum()) * float(grid.spacing.prod())
+
     def centre_mm(self, grid: Grid) -> np.ndarray:
         """Centre of mass in world mm, (3,)."""
         return grid.to_world(self.centre)

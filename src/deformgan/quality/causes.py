@@ -41,7 +41,7 @@ class Shown:
     def of(cls, role: str, scan: Scan) -> Shown:
         """What a scan shows."""
         grid, content = scan.image.grid, scan.content
-        litres = float(np.count_nonzero(content.mask)) * float(grid.spacing.prod()) / 1e6
+        litres = content.volume_mm3(grid) / 1e6
         is_head = litres > _HEAD_LITRES or not content.zero_background
         side, thick = (float(x) for x in (grid.spacing.min(), grid.spacing.max()))
         return cls(role, litres, content.field_of_view.is_limited, is_head, thick, side)
