@@ -10,7 +10,8 @@ folder of OUT for each map, pair of contrasts (fixed, moving) and variant, as `d
 - ``bright``: the scalp three times as bright, as beside a receive coil;
 - ``noise-around``: air of the fixed image as bright as tissue, as MP2RAGE's ratio of two images has it;
 - ``stripped``: the moving brain stripped, the fixed image a head;
-- ``widely``: the fixed brain stripped 8 mm too far out, the moving image a head.
+- ``widely``: the fixed brain stripped 8 mm too far out, the moving image a head;
+- ``ct``: the fixed image's values as CT has them: a brain within 40 of 2000, in bone, air at -1000.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SCAN = ScanConfig((128, 160, 144), 1.5, rotation=0.0, log_scale=0.0, shear=0.0, 
                   stripped=0.0, slices=1.5, cropped=0.0)  # fmt: skip
 DEFORMATION = DeformationConfig(14.0, (1.5, 3.0), (9.0, 12.0), 5.0, (8.0, 8.0, 8.0), 0.02, 0.01)
 DARK, BRIGHT, WIDELY_MM = 0.05, 3.0, 8.0
+BRAIN_HU, SKULL_HU, AIR_HU, NOISE_HU, SKULL_MM = 40, 900, -1000, 8, (3.0, 9.0)
 
 Array = np.ndarray
 Heads = tuple[Array, Array, Array]  # fixed, moving (still undeformed), and the brain
@@ -59,10 +61,8 @@ def bright(heads: Heads, rng: np.random.Generator) -> Heads:
 def noise_around(heads: Heads, rng: np.random.Generator) -> Heads:
     """Noise from 0 to 1 where the fixed image shows air."""
     fixed, moving, brain = heads
-    shows = ndimage.gaussian_filter(fixed, 1) > 2 * _air(fixed, brain)
-    inside = ndimage.binary_fill_holes(ndimage.binary_opening(shows | brain))
     shown = fixed / np.quantile(fixed[brain], 0.99) * 0.8
-    return np.where(inside, shown, rng.uniform(0, 1, fixed.shape)), moving, brain
+    return np.where(_shows(fixed, brain), shown, rng.uniform(0, 1, fixed.shape)), moving, brain
 
 
 def stripped(heads: Heads, rng: np.random.Generator) -> Heads:
@@ -77,6 +77,15 @@ def widely(heads: Heads, rng: np.random.Generator) -> Heads:
     return fixed * (ndimage.distance_transform_edt(~brain) * SCAN.spacing <= WIDELY_MM), moving, brain
 
 
+def ct(heads: Heads, rng: np.random.Generator) -> Heads:
+    """Hounsfield units: soft tissue as the fixed image has it, but hardly apart, bone around the brain, air."""
+    fixed, moving, brain = heads
+    tissue = BRAIN_HU * np.clip(fixed / np.quantile(fixed[brain], 0.99), 0, 1.2) + rng.normal(0, NOISE_HU, fixed.shape)
+    away = ndimage.distance_transform_edt(~brain) * SCAN.spacing
+    shown = np.where((away > SKULL_MM[0]) & (away <= SKULL_MM[1]), SKULL_HU, tissue)
+    return np.where(_shows(fixed, brain), shown, AIR_HU), moving, brain
+
+
 VARIANTS: dict[str, Callable[[Heads, np.random.Generator], Heads]] = {
     "plain": plain,
     "dark": dark,
@@ -84,6 +93,7 @@ VARIANTS: dict[str, Callable[[Heads, np.random.Generator], Heads]] = {
     "noise-around": noise_around,
     "stripped": stripped,
     "widely": widely,
+    "ct": ct,
 }
 
 
@@ -149,6 +159,12 @@ def _scalp(heads: Heads, times: float) -> Heads:
         for image in (fixed, moving)
     )
     return one, other, brain
+
+
+def _shows(image: Array, brain: Array) -> Array:
+    """Where an image shows a head."""
+    shown = ndimage.gaussian_filter(image, 1) > 2 * _air(image, brain)
+    return np.asarray(ndimage.binary_fill_holes(ndimage.binary_opening(shown | brain)))
 
 
 def _air(image: Array, brain: Array) -> float:

@@ -171,6 +171,30 @@ def test_a_scalp_that_outshines_the_brain_hides_none(monkeypatch: pytest.MonkeyP
     assert overlap(scans["moving"].content.mask, brain) > 0.95
 
 
+def test_the_brain_of_a_ct_is_looked_at_in_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First as one grey between bone and air, then alone, which is what S is believed of."""
+    spreads: list[float] = []
+
+    class Spreads(ByBrightness):
+        def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            middle = image[(0, 0, *(slice(2 * n // 5, 3 * n // 5) for n in image.shape[2:]))]
+            spreads.append(float(middle.std()))
+            return super().predict(image)
+
+    monkeypatch.setattr(module, "shipped_models", lambda role: ["anatomy"])
+    monkeypatch.setattr(module, "load_anatomy_model", lambda name, _: Spreads())
+    image, brain = head(contrast=30.0)
+    hounsfield = np.where(image.data == 0, -1000, np.where(brain, image.data - 480, 1000)).astype(np.float32)
+    ct = Image(hounsfield, image.grid, "ct")
+    scans, found = looked_at(ct)
+    assert "moving" in found
+    kept = scans["moving"]
+    assert overlap(kept.content.mask, brain) > 0.95
+    inside = kept.content.mask & brain
+    assert np.corrcoef(kept.image.data[inside], hounsfield[inside])[0, 1] > 0.98
+    assert spreads[-1] > 5 * min(spreads)
+
+
 @pytest.mark.usefixtures("shipped")
 def test_a_head_beside_what_is_no_head_is_taken_as_it_is() -> None:
     ball = head(contrast=0.0)[0]

@@ -64,6 +64,42 @@ def test_outside_a_mask_is_background(phantom: Phantom, rng: np.random.Generator
     np.testing.assert_array_equal(cut.mask, stripped.mask)
 
 
+def test_a_brain_in_ct_keeps_its_contrast(phantom: Phantom, rng: np.random.Generator) -> None:
+    """Air lies 1000 below a brain whose tissues differ by 30, and a mask's border has bone 1000 above it."""
+    brain = phantom.labels > 0
+    tissue = (30 * phantom.t1 + rng.normal(0, 3, SHAPE)).astype(np.float32)
+    ct = np.where(brain, tissue, np.where(shell(brain), 1000, -1000)).astype(np.float32)
+    bone = brain & (rng.random(SHAPE) < 0.02)
+    ct[bone] = 1000
+    mask, other = image(brain.astype(np.uint8), phantom), image(phantom.t2, phantom)
+    cut = Scan.of(image(ct, phantom)).masked("fixed", other, mask)
+    np.testing.assert_array_equal(cut.image.data > 0, brain)
+    shown = brain & ~bone
+    assert np.corrcoef(cut.image.data[shown], tissue[shown])[0, 1] > 0.97
+    low, high = np.quantile(cut.image.data[shown], (0.05, 0.95))
+    assert high - low > 0.4 * cut.image.data.max()
+
+
+def test_a_brain_cut_out_of_ct_keeps_its_contrast(phantom: Phantom, rng: np.random.Generator) -> None:
+    """Values that an unsigned file holds: 0 for what was cut off, soft tissue 1024 above air."""
+    brain = phantom.labels > 0
+    tissue = (1024 + 30 * phantom.t1 + rng.normal(0, 3, SHAPE)).astype(np.float32)
+    scan = Scan.of(image(np.where(brain, tissue, 0).astype(np.float32), phantom))
+    np.testing.assert_array_equal(scan.content.mask, brain)
+    low, high = np.quantile(scan.image.data[brain], (0.05, 0.95)) - scan.content.background_value
+    assert high - low > 0.4 * high
+    assert np.corrcoef(scan.image.data[brain], tissue[brain])[0, 1] > 0.97
+
+
+def test_few_values_that_differ_are_kept_in_a_mask(phantom: Phantom) -> None:
+    brain = phantom.labels > 0
+    flat = np.where(brain, 1000, 0).astype(np.float32)
+    flat[tuple(np.argwhere(brain)[:5].T)] = 500
+    one, other = image(flat, phantom), image(phantom.t2, phantom)
+    cut = Scan.of(one).masked("fixed", other, image(brain.astype(np.uint8), phantom))
+    np.testing.assert_array_equal(cut.image.data, flat)
+
+
 def shell(brain: np.ndarray) -> np.ndarray:
     """A skull: two voxels around the brain, two voxels away."""
     near, far = (torch.from_numpy(brain).float()[None, None] for _ in range(2))

@@ -84,6 +84,15 @@ def test_what_is_no_padding_stays(phantom: Phantom, rng: np.random.Generator) ->
         assert without_rims(given) is given
 
 
+def test_flat_air_beside_the_soft_tissue_of_ct_is_no_padding(rng: np.random.Generator) -> None:
+    """Bone makes the range of values so wide that skin and brain are as near each other as air's noise is."""
+    off = np.linalg.norm(np.moveaxis(np.indices((60, 60, 60)), 0, -1) - 29.5, axis=-1)
+    tissue = np.where((off > 19) & (off < 23), 900, 30 + rng.normal(0, 8, off.shape))
+    given = image(np.where(off < 26, tissue, -1000).astype(np.float32))
+    assert without_rims(given) is given
+    np.testing.assert_array_equal(find_content(given).mask, off < 26)
+
+
 def test_a_mask_grows_along_the_axes() -> None:
     mask = np.zeros((5, 5, 5), bool)
     mask[2, 2, 2] = True

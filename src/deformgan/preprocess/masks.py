@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _APART = 0.25  # of a voxel, that a mask's corners may lie from its image's
 LEAST_MASK = 0.1  # share of the content; what keeps less is a lesion given as a mask, or another's mask
+_MOST_VALUES = (0.05, 0.95)  # quantiles: bone and air at a mask's border lie beyond
+_SAMPLE = 100_000  # values that are enough for them
+_LEAST_CONTRAST = 0.15  # between them, as a share of the upper one above the background: .07 in CT, .28 and more in MRI
+_MARGIN = 0.5  # what is kept beyond them, as a share of what lies between
 MOST_LESION = 0.5  # share of the content; what leaves out more is a mask given as a lesion
 _SMALL_HOLE_MM3 = 100.0  # in a mask: a slip of the tool that made it
 _TWIN = {"fixed": "moving", "moving": "fixed"}
@@ -55,6 +59,9 @@ def cut_by_mask(role: str, image: Image, kept: np.ndarray, content: Content) -> 
     background_value, values = content.background_value, image.data[inside].astype(np.float32)
     if not content.zero_background:
         background_value = min(background_value, float(np.quantile(values, OUTLIER_FRACTION)))
+    if (window := window_of(values, background_value)) is not None:
+        background_value = window[0]
+        np.minimum(values, window[1], out=values)
     values -= np.float32(background_value)
     data = np.zeros(image.data.shape, np.float32, order="F")
     # dark voxels inside are not background
@@ -62,6 +69,17 @@ def cut_by_mask(role: str, image: Image, kept: np.ndarray, content: Content) -> 
     if shown.min() == shown.max():
         raise InputError(f"`{role}_mask` keeps a part of {image.name} that is constant", "give a mask of anatomy")
     return Image(data, image.grid, image.name), Content.of(inside, True, 0.0, image.grid.spacing)
+
+
+def window_of(values: np.ndarray, background_value: float) -> tuple[float, float] | None:
+    """The range in which a brain's values lie, where that is as narrow as in CT, whose air lies 1000 below it.
+
+    None where they take up a good share of what is above the background already, as in MRI.
+    """
+    low, high = np.quantile(values[:: max(1, len(values) // _SAMPLE)].astype(np.float32), _MOST_VALUES)
+    if low == high or high - low >= _LEAST_CONTRAST * (high - background_value):
+        return None
+    return float(low - _MARGIN * (high - low)), float(high + _MARGIN * (high - low))
 
 
 def read_lesion(

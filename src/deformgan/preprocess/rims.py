@@ -20,6 +20,8 @@ _LIKE_AIR = 0.7  # share of the voxels beside a rim that are air
 _BOX = 0.7  # share of its bounding box that what a rim leaves fills: a box or a cylinder does, a brain does not
 _LARGE_LITRES = 2.5  # a brain is smaller
 _FLAT_AIR = 0.33  # share of what a rim leaves that has one and the same value
+_WITHIN = (0.01, 0.99)  # of what is shown, along each axis, that says where it lies
+_HOLLOW = 0.5  # share of the middle of that, below which it is a shell
 _BLURRED = 2  # voxels beside a rim that interpolation may have mixed with it
 _FEWEST = 64  # voxels beside a rim that say what lies there
 
@@ -80,8 +82,21 @@ def _beside(sample: np.ndarray, rim: np.ndarray, blurred: int) -> tuple[np.ndarr
     if flat > _LIKE_AIR and np.count_nonzero(inside == air) >= _FLAT_AIR * inside.size:
         return beside[beside == air], flat  # whatever lies below it
     like = np.abs(beside - air) <= near
-    is_air = air - lowest <= near
+    is_air = air - lowest <= near and not _is_shell(within & (np.abs(sample - air) > near))
     return beside[like] if is_air else beside[:0], float(like.mean())
+
+
+def _is_shell(shown: np.ndarray) -> bool:
+    """Whether what differs from the air surrounds what does not: bone in CT, where soft tissue lies beside flat air."""
+    if not shown.any():
+        return False
+    middle = []
+    for axis in range(3):
+        share = np.cumsum(shown.sum(tuple(a for a in range(3) if a != axis))) / np.count_nonzero(shown)
+        first, last = np.searchsorted(share, _WITHIN)
+        quarter = (last - first) // 4
+        middle.append(slice(first + quarter, last + 1 - quarter))
+    return bool(np.mean(shown[tuple(middle)]) < _HOLLOW)
 
 
 def _is_whole_scan(sample: np.ndarray, rim: np.ndarray, air: np.ndarray, spacing: np.ndarray) -> bool:

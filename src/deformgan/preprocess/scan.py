@@ -12,7 +12,7 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.foreground import Content, find_content
-from deformgan.preprocess.masks import cut_by_mask, merged_lesion, read_lesion, read_mask
+from deformgan.preprocess.masks import cut_by_mask, merged_lesion, read_lesion, read_mask, window_of
 from deformgan.preprocess.rims import without_rims
 from deformgan.spatial.grid import Grid
 
@@ -42,7 +42,10 @@ class Scan:
     def of(cls, image: Image, lesion: Image | None = None) -> Scan:
         """An image without a mask."""
         shown = without_rims(image)
-        return cls(image, shown, find_content(shown), lesion)
+        content = find_content(shown)
+        if content.zero_background and window_of(shown.data[content.mask], content.background_value):
+            shown, content = cut_by_mask("fixed", shown, content.mask, content)  # one grey, as of a brain cut out of CT
+        return cls(image, shown, content, lesion)
 
     @property
     def path(self) -> str | None:
