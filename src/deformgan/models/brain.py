@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deformgan.align.options import Options
-from deformgan.io.image import Image
 from deformgan.models.anatomy import load_anatomy_model
 from deformgan.models.load import shipped_models
-from deformgan.preprocess.foreground import find_content
-from deformgan.preprocess.masks import LEAST_MASK, cut_by_mask, window_of
+from deformgan.preprocess.masks import LEAST_MASK, cut_by_mask
 from deformgan.preprocess.scan import Scan
 
 DEFAULT_ANATOMY = "anatomy"
@@ -74,12 +72,6 @@ def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] 
 
     model = load_anatomy_model(DEFAULT_ANATOMY, device)
     anatomy = find_anatomy(image, model)
-    shown = image.data[brain_mask(anatomy, image).data > 0]
-    # in CT a brain is one grey between bone and air: S sees more of it in a window
-    if shown.size and (window := window_of(shown, content.background_value)):
-        image = Image(np.clip(image.data, *window), image.grid, image.name)
-        content = find_content(image)
-        anatomy = find_anatomy(image, model)
     if not anatomy.is_known:
         return None
     # scalp may be as dark as the air, whose noise then tells a head from a brain that was stripped

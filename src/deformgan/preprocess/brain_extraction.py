@@ -15,6 +15,7 @@ from torch import Tensor
 from deformgan.io.image import Image
 from deformgan.preprocess.conform import Conformed, on_grid
 from deformgan.preprocess.foreground import Content, find_content
+from deformgan.preprocess.masks import window_of
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.grid import Grid, Shape
 
@@ -129,9 +130,15 @@ def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
     Headers that have a head upside down or back to front are common; S knows heads as they should be. Where it is
     uncertain of what it sees, it looks again after each half-turn, and what it is most certain of counts. Where that
     is no clear choice, the head may lie on its side, as without a header: every orientation is looked at coarsely.
+
+    In CT a brain is one grey between bone and air: S is shown it in a window, then.
     """
     content = find_content(image)
     found = _looked_at(image, content, model, np.eye(3))
+    if found.brain.any() and (window := window_of(_values_in(found, image), content.background_value)):
+        image = Image(np.clip(image.data, *window), image.grid, image.name)
+        content = find_content(image)
+        found = _looked_at(image, content, model, np.eye(3))
     if found.certainty < _CERTAIN and found.brain.any():
         ways = [found, *(_looked_at(image, content, model, turn) for turn in _HALF_TURNS)]
         found, second = sorted(ways, key=_certainty, reverse=True)[:2]
@@ -147,6 +154,13 @@ def brain_mask(anatomy: Anatomy, image: Image) -> Image:
     around = anatomy.grid.padded((1, 1, 1))
     brain = resampled(torch.from_numpy(np.pad(anatomy.probability, 1)), around, image.grid) >= _LIMIT
     return Image(brain.astype(np.uint8), image.grid, f"the brain in {image.name}")
+
+
+def _values_in(anatomy: Anatomy, image: Image) -> np.ndarray:
+    """The image's values at voxels of the brain that was found in it."""
+    index = np.rint(image.grid.to_index(anatomy.grid.to_world(np.argwhere(anatomy.brain)))).astype(int)
+    index = index[((index >= 0) & (index < image.grid.shape)).all(1)]
+    return image.data[tuple(index.T)]
 
 
 def _looked_at(image: Image, content: Content, model: SeesAnatomy, turn: np.ndarray) -> Anatomy:

@@ -76,6 +76,8 @@ def window_of(values: np.ndarray, background_value: float) -> tuple[float, float
 
     None where they take up a good share of what is above the background already, as in MRI.
     """
+    if not values.size:
+        return None
     low, high = np.quantile(values[:: max(1, len(values) // _SAMPLE)].astype(np.float32), _MOST_VALUES)
     if low == high or high - low >= _LEAST_CONTRAST * (high - background_value):
         return None
