@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 _APART = 0.25  # of a voxel, that a mask's corners may lie from its image's
 LEAST_MASK = 0.1  # share of the content; what keeps less is a lesion given as a mask, or another's mask
+MOST_LESION = 0.5  # share of the content; what leaves out more is a mask given as a lesion
 _MOST_VALUES = (0.05, 0.95)  # quantiles: bone and air at a mask's border lie beyond
 _SAMPLE = 100_000  # values that are enough for them
-_LEAST_CONTRAST = 0.15  # between them, as a share of the upper one above the background: .07 in CT, .28 and more in MRI
+# between them, as a share of the upper one above the background: at most .06 in CT, .6 and more in T1, T2 and FLAIR
+_LEAST_CONTRAST = 0.15
 _MARGIN = 0.5  # what is kept beyond them, as a share of what lies between
-MOST_LESION = 0.5  # share of the content; what leaves out more is a mask given as a lesion
 _SMALL_HOLE_MM3 = 100.0  # in a mask: a slip of the tool that made it
 _TWIN = {"fixed": "moving", "moving": "fixed"}
 _REACH = 3  # voxels beyond the content that a lesion at its rim may lie
@@ -51,6 +52,8 @@ def read_mask(
 
 def cut_by_mask(role: str, image: Image, kept: np.ndarray, content: Content) -> tuple[Image, Content]:
     """The image with 0 outside its mask and positive numbers inside, and its content.
+
+    Values that differ as little as in CT are clipped to a window around them (see `window_of`).
 
     Raises:
         InputError: What is kept is constant.

@@ -43,7 +43,7 @@ class Scan:
         """An image without a mask."""
         shown = without_rims(image)
         content = find_content(shown)
-        if content.zero_background and window_of(shown.data[content.mask], content.background_value):
+        if content.zero_background and window_of(_some_values(shown, content), content.background_value):
             shown, content = cut_by_mask("fixed", shown, content.mask, content)  # one grey, as of a brain cut out of CT
         return cls(image, shown, content, lesion)
 
@@ -77,6 +77,12 @@ class Scan:
         """The same voxels elsewhere: a 4×4 world-to-world matrix applied to their positions."""
         grid = self.image.grid.moved_by(matrix)
         return replace(self, image=Image(self.image.data, grid, self.image.name))
+
+
+def _some_values(image: Image, content: Content) -> np.ndarray:
+    """Values of the foreground, every third voxel along each axis."""
+    every = (slice(None, None, 3),) * 3
+    return image.data[every][content.mask[every]]
 
 
 def read_pair(
