@@ -432,6 +432,20 @@ def test_masks_are_read_again_by_their_paths(tmp_path: Path) -> None:
     assert asked == [{"path": str(path)}]
 
 
+def test_a_brain_in_ct_is_drawn_in_its_own_greys() -> None:
+    grid = Grid((60, 60, 60), np.eye(4))
+    away = np.linalg.norm(np.indices(grid.shape) - 29.5, axis=0)
+    tissue = 30 + 10 * np.sin(np.arange(60) / 3)[:, None, None] + np.zeros(grid.shape)
+    ct = np.where(away < 20, tissue, np.where(away < 24, 1000, -1000)).astype(np.float32)
+    head = np.where(away < 24, tissue, 0).astype(np.float32)
+    for fixed, moving, role in ((ct, head, "fixed"), (head, ct, "moving")):
+        low, high = Material(*(Image(data, grid) for data in (fixed, moving, moving)), Transform(np.eye(4))).windows[
+            role
+        ]
+        assert -40 < low < 20
+        assert 40 < high < 100
+
+
 @pytest.mark.parametrize("fat", [1.0, 5.0])
 def test_skull_and_fat_do_not_leave_the_brain_dark(fat: float) -> None:
     grid = Grid((60, 60, 60), np.eye(4))

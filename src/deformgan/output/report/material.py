@@ -25,6 +25,8 @@ _APART = 0.1  # share of the fixed content inside the moving image below which t
 # share of a window that the middle of what both images show must fill: skull and fat around a brain are brighter and
 # would leave it dark; the middle is what lies between these shares of the content along each axis
 _FILLED, _DIMMEST, _MIDDLE = 0.7, 0.2, (0.2, 0.8)
+# a brain in CT is one grey between bone and air: its window is around the middle's values, this much more either side
+_QUARTERS, _ONE_GREY, _CT_MARGIN = (0.25, 0.75), 0.05, 1.5
 _PROBES = 20_000  # voxels of the content that are asked where they come from
 
 
@@ -185,9 +187,13 @@ def _window(image: Image) -> tuple[float, float]:
 
 
 def _dimmer(window: tuple[float, float], shown: np.ndarray) -> tuple[float, float]:
-    """The window, narrower where values that are to be compared fill little of it."""
+    """The window, narrower where values that are to be compared fill little of it, and around them in CT."""
     low, high = window
     shown = shown[shown > low]
+    if shown.size > 7:
+        first, last = (float(value) for value in np.quantile(shown, _QUARTERS))
+        if 0 < last - first < _ONE_GREY * (last - low):
+            return first - _CT_MARGIN * (last - first), last + _CT_MARGIN * (last - first)
     top = float(np.quantile(shown, WHITE)) if shown.size > 7 else high
     return low, max(top, low + _DIMMEST * (high - low)) if top < low + _FILLED * (high - low) else high
 
