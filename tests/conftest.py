@@ -118,6 +118,14 @@ def _records_are_as_published() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _the_threads_stay() -> Iterator[None]:
+    """A command that is run here with ``--threads`` leaves that number to the tests after it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def _the_locale_stays() -> Iterator[None]:
     """ITK's reader of .vtk leaves the process in the locale C, in which text files are opened as ASCII."""
     before = locale.setlocale(locale.LC_ALL)

@@ -120,6 +120,8 @@ def test_the_saved_folder_is_the_command_s(pair_files: PairFiles, weights: Path,
     found.save(tmp_path / "python")
     names = {path.name for path in (tmp_path / "command").iterdir()}
     assert names == {path.name for path in (tmp_path / "python").iterdir()} == set(OUTPUTS)
+    moved = deformgan.load_image(tmp_path / "command" / "moved.nii.gz").data
+    np.testing.assert_array_equal(moved, deformgan.load_image(tmp_path / "python" / "moved.nii.gz").data)
     for name in names - {"registration.json", "report.html"}:
         assert (tmp_path / "command" / name).read_bytes() == (tmp_path / "python" / name).read_bytes(), name
     assert found.report(tmp_path / "page.html").stat().st_size > 100_000

@@ -10,7 +10,7 @@ import numpy as np
 from deformgan.align.options import Options
 from deformgan.models.anatomy import load_anatomy_model
 from deformgan.models.load import shipped_models
-from deformgan.preprocess.masks import LEAST_MASK, cut_by_mask
+from deformgan.preprocess.masks import LEAST_MASK, cut_out, is_constant
 from deformgan.preprocess.scan import Scan
 
 DEFAULT_ANATOMY = "anatomy"
@@ -49,7 +49,7 @@ def brains_of(pair: Mapping[str, Scan], options: Options) -> tuple[dict[str, Sca
         return dict(pair), {}
     if DEFAULT_ANATOMY not in shipped_models("S"):
         return dict(pair), {}
-    looked = {role: _look(role, scan, options.device) for role, scan in pair.items()}
+    looked = {role: _look(scan, options.device) for role, scan in pair.items()}
     if any(look is None for look in looked.values()):
         return dict(pair), {}
     scans = {role: look[0] for role, look in looked.items() if look is not None}
@@ -62,7 +62,7 @@ def _seems_a_brain(scan: Scan) -> bool:
     return scan.is_masked or bool(scan.content.zero_background and litres < _STRIPPED_LITRES)
 
 
-def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] | None:
+def _look(scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] | None:
     """The scan itself where it shows a brain already, else the brain found in it; None where none is known."""
     image, content = scan.image, scan.content
     if scan.is_masked:
@@ -71,7 +71,7 @@ def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] 
     from deformgan.preprocess.brain_extraction import brain_mask, find_anatomy
 
     model = load_anatomy_model(DEFAULT_ANATOMY, device)
-    anatomy = find_anatomy(image, model)
+    anatomy = find_anatomy(image, model, content)
     if not anatomy.is_known:
         return None
     # scalp may be as dark as the air, whose noise then tells a head from a brain that was stripped
@@ -81,6 +81,8 @@ def _look(role: str, scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] 
     # beside a very bright scalp Otsu's method takes the brain for background
     if content.zero_background and np.count_nonzero(kept & content.mask) < LEAST_MASK * np.count_nonzero(content.mask):
         return None
-    image, content = cut_by_mask(role, image, kept, content)
+    image, content = cut_out(image, kept, content)
+    if is_constant(image, content):
+        return None
     found = FoundBrain(round(anatomy.brain_litres, 3), round(anatomy.certainty, 3), model.sha256)
     return replace(scan, image=image, content=content), found

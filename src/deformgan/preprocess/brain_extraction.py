@@ -15,7 +15,7 @@ from torch import Tensor
 from deformgan.io.image import Image
 from deformgan.preprocess.conform import Conformed, on_grid
 from deformgan.preprocess.foreground import Content, find_content
-from deformgan.preprocess.masks import window_of
+from deformgan.preprocess.windows import window_of
 from deformgan.spatial.blockwise import resampled
 from deformgan.spatial.grid import Grid, Shape
 
@@ -124,7 +124,7 @@ class Anatomy:
         return self.is_known and self.outside_share > _HEAD_SHARE
 
 
-def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
+def find_anatomy(image: Image, model: SeesAnatomy, content: Content | None = None) -> Anatomy:
     """Look at an image of any contrast, orientation and spacing.
 
     Headers that have a head upside down or back to front are common; S knows heads as they should be. Where it is
@@ -132,8 +132,11 @@ def find_anatomy(image: Image, model: SeesAnatomy) -> Anatomy:
     is no clear choice, the head may lie on its side, as without a header: every orientation is looked at coarsely.
 
     In CT a brain is one grey between bone and air: S is shown it in a window, then.
+
+    Args:
+        content: What the image shows, where that is known.
     """
-    content = find_content(image)
+    content = find_content(image) if content is None else content
     found = _looked_at(image, content, model, np.eye(3))
     if found.brain.any() and (window := window_of(_values_in(found, image), content.background_value)):
         image = Image(np.clip(image.data, *window), image.grid, image.name)

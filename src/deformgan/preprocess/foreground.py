@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from deformgan.io.image import Image
+from deformgan.preprocess.extent import areas_of, extent
 from deformgan.preprocess.field_of_view import FieldOfView, find_field_of_view
 from deformgan.preprocess.rims import borders, counts_on_faces
 from deformgan.spatial.grid import Grid
@@ -45,17 +46,11 @@ class Content:
     @classmethod
     def of(cls, mask: np.ndarray, zero_background: bool, background_value: float, spacing: np.ndarray) -> Content:
         """Where a foreground lies that is not empty."""
-        counts = _projections(mask)
-        total = counts[0].sum()
-        centre = np.array([(np.arange(len(c)) * c).sum() / total for c in counts])
+        counts = areas_of(mask)
+        centre = np.array([(np.arange(len(c)) * c).sum() / c.sum() for c in counts])
         occupied = [np.flatnonzero(c) for c in counts]
         box = tuple(slice(int(o[0]), int(o[-1]) + 1) for o in occupied)
-        dense = []
-        for c in counts:
-            share = np.cumsum(c) / total
-            first = np.searchsorted(share, OUTLIER_FRACTION, "right")
-            last = np.searchsorted(share, 1 - OUTLIER_FRACTION, "left")
-            dense.append((int(first), int(last) + 1))
+        dense = [extent(c, (OUTLIER_FRACTION, 1 - OUTLIER_FRACTION)) for c in counts]
         return cls(mask, zero_background, background_value, box, dense, centre, counts, spacing)
 
     def volume_mm3(self, grid: Grid) -> float:
@@ -121,13 +116,3 @@ def _otsu(sample: np.ndarray, bins: int = 256) -> float:
     mean_below = sum_below / np.maximum(below, 1)
     mean_above = ((counts * centres).sum() - sum_below) / np.maximum(above, 1)
     return float(edges[1:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)])
-
-
-def _projections(mask: np.ndarray) -> list[np.ndarray]:
-    """Number of foreground voxels in each plane across each axis."""
-    plane = mask.sum(axis=2, dtype=np.int32)
-    return [
-        plane.sum(axis=1, dtype=np.int64),
-        plane.sum(axis=0, dtype=np.int64),
-        np.array([np.count_nonzero(mask[:, :, k]) for k in range(mask.shape[2])], np.int64),
-    ]

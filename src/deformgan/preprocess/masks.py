@@ -14,6 +14,7 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_mask
 from deformgan.preprocess.foreground import OUTLIER_FRACTION, Content
+from deformgan.preprocess.windows import window_of
 from deformgan.spatial.grid import Grid
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 _APART = 0.25  # of a voxel, that a mask's corners may lie from its image's
 LEAST_MASK = 0.1  # share of the content; what keeps less is a lesion given as a mask, or another's mask
 MOST_LESION = 0.5  # share of the content; what leaves out more is a mask given as a lesion
-_MOST_VALUES = (0.05, 0.95)  # quantiles: bone and air at a mask's border lie beyond
-_SAMPLE = 100_000  # values that are enough for them
-# between them, as a share of the upper one above the background: at most .06 in CT, .6 and more in T1, T2 and FLAIR
-_LEAST_CONTRAST = 0.15
-_MARGIN = 0.5  # what is kept beyond them, as a share of what lies between
 _SMALL_HOLE_MM3 = 100.0  # in a mask: a slip of the tool that made it
 _TWIN = {"fixed": "moving", "moving": "fixed"}
 _REACH = 3  # voxels beyond the content that a lesion at its rim may lie
@@ -51,40 +47,44 @@ def read_mask(
 
 
 def cut_by_mask(role: str, image: Image, kept: np.ndarray, content: Content) -> tuple[Image, Content]:
-    """The image with 0 outside its mask and positive numbers inside, and its content.
-
-    Values that differ as little as in CT are clipped to a window around them (see `window_of`).
+    """What a mask keeps, as `cut_out` has it.
 
     Raises:
         InputError: What is kept is constant.
     """
+    shown = cut_out(image, kept, content)
+    if is_constant(*shown):
+        raise InputError(f"`{role}_mask` keeps a part of {image.name} that is constant", "give a mask of anatomy")
+    return shown
+
+
+def cut_out(image: Image, kept: np.ndarray, content: Content) -> tuple[Image, Content]:
+    """The image with 0 outside a mask and positive numbers inside, and its content.
+
+    Values that differ as little as in CT are clipped to a window around them (see `window_of`).
+
+    Args:
+        kept: (D, H, W) bool, meets the content.
+        content: What the image shows.
+    """
     inside = kept & content.mask if content.zero_background else kept
     background_value, values = content.background_value, image.data[inside].astype(np.float32)
-    if not content.zero_background:
-        background_value = min(background_value, float(np.quantile(values, OUTLIER_FRACTION)))
     if (window := window_of(values, background_value)) is not None:
         background_value = window[0]
         np.minimum(values, window[1], out=values)
+    elif not content.zero_background:
+        background_value = min(background_value, float(np.quantile(values, OUTLIER_FRACTION)))
     values -= np.float32(background_value)
     data = np.zeros(image.data.shape, np.float32, order="F")
     # dark voxels inside are not background
-    data[inside] = shown = np.maximum(values, 1e-6 * max(float(values.max()), np.finfo(np.float32).tiny))
-    if shown.min() == shown.max():
-        raise InputError(f"`{role}_mask` keeps a part of {image.name} that is constant", "give a mask of anatomy")
+    data[inside] = np.maximum(values, 1e-6 * max(float(values.max()), np.finfo(np.float32).tiny))
     return Image(data, image.grid, image.name), Content.of(inside, True, 0.0, image.grid.spacing)
 
 
-def window_of(values: np.ndarray, background_value: float) -> tuple[float, float] | None:
-    """The range in which a brain's values lie, where that is as narrow as in CT, whose air lies 1000 below it.
-
-    None where they take up a good share of what is above the background already, as in MRI.
-    """
-    if not values.size:
-        return None
-    low, high = np.quantile(values[:: max(1, len(values) // _SAMPLE)].astype(np.float32), _MOST_VALUES)
-    if low == high or high - low >= _LEAST_CONTRAST * (high - background_value):
-        return None
-    return float(low - _MARGIN * (high - low)), float(high + _MARGIN * (high - low))
+def is_constant(image: Image, content: Content) -> bool:
+    """Whether all that an image shows has one value."""
+    values = image.data[content.mask]
+    return bool(values.min() == values.max())
 
 
 def read_lesion(

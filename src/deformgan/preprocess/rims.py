@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from deformgan.io.image import Image
+from deformgan.preprocess.extent import areas_of, extent
 
 _MOST_VOXELS = 1_500_000  # that are looked at
 _MOST_RIMS = 4  # one around the other
@@ -90,13 +91,10 @@ def _is_shell(shown: np.ndarray) -> bool:
     """Whether what differs from the air surrounds what does not: bone in CT, where soft tissue lies beside flat air."""
     if not shown.any():
         return False
-    middle = []
-    for axis in range(3):
-        share = np.cumsum(shown.sum(tuple(a for a in range(3) if a != axis))) / np.count_nonzero(shown)
-        first, last = np.searchsorted(share, _WITHIN)
-        quarter = (last - first) // 4
-        middle.append(slice(first + quarter, last + 1 - quarter))
-    return bool(np.mean(shown[tuple(middle)]) < _HOLLOW)
+    ends = [extent(areas, _WITHIN) for areas in areas_of(shown)]
+    quarters = [(stop - 1 - start) // 4 for start, stop in ends]
+    middle = tuple(slice(start + q, stop - q) for (start, stop), q in zip(ends, quarters, strict=True))
+    return bool(np.mean(shown[middle]) < _HOLLOW)
 
 
 def _is_whole_scan(sample: np.ndarray, rim: np.ndarray, air: np.ndarray, spacing: np.ndarray) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 from deformgan.errors import InputError
 from deformgan.io.image import Image, load_image
 from deformgan.preprocess.foreground import Content, find_content
-from deformgan.preprocess.masks import cut_by_mask, merged_lesion, read_lesion, read_mask, window_of
+from deformgan.preprocess.masks import cut_by_mask, cut_out, merged_lesion, read_lesion, read_mask
 from deformgan.preprocess.rims import without_rims
+from deformgan.preprocess.windows import window_of
 from deformgan.spatial.grid import Grid
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Scan:
         shown = without_rims(image)
         content = find_content(shown)
         if content.zero_background and window_of(_some_values(shown, content), content.background_value):
-            shown, content = cut_by_mask("fixed", shown, content.mask, content)  # one grey, as of a brain cut out of CT
+            shown, content = cut_out(shown, content.mask, content)  # a brain that was cut out of CT
         return cls(image, shown, content, lesion)
 
     @property

@@ -13,7 +13,9 @@ import numpy as np
 from deformgan.errors import DeformganError
 from deformgan.io.image import Image, load_labels
 from deformgan.preprocess.conform import WHITE
+from deformgan.preprocess.extent import areas_of, extent
 from deformgan.preprocess.foreground import foreground
+from deformgan.preprocess.windows import window_of
 from deformgan.quality.measures import spread_voxels
 from deformgan.spatial.grid import Grid, box_corners
 from deformgan.transforms.transform import Transform
@@ -25,8 +27,6 @@ _APART = 0.1  # share of the fixed content inside the moving image below which t
 # share of a window that the middle of what both images show must fill: skull and fat around a brain are brighter and
 # would leave it dark; the middle is what lies between these shares of the content along each axis
 _FILLED, _DIMMEST, _MIDDLE = 0.7, 0.2, (0.2, 0.8)
-# a brain in CT is one grey between bone and air: its window is around the middle's values, this much more either side
-_QUARTERS, _ONE_GREY, _CT_MARGIN = (0.25, 0.75), 0.05, 1.5
 _PROBES = 20_000  # voxels of the content that are asked where they come from
 
 
@@ -69,10 +69,9 @@ class Material:
     @cached_property
     def box_mm(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest world position of the content with a margin, (3,) each."""
-        mask, ends = self.content.data, []
-        for axis in range(3):
-            first, last = _between(mask, axis, (_OUTLIER_FRACTION, 1 - _OUTLIER_FRACTION))
-            ends.append((first - 0.5, last - 0.5))
+        shares = (_OUTLIER_FRACTION, 1 - _OUTLIER_FRACTION)
+        planes = [extent(areas, shares) for areas in areas_of(self.content.data != 0)]
+        ends = [(first - 0.5, last - 0.5) for first, last in planes]
         world = self.content.grid.to_world(box_corners(ends))
         low, high = world.min(0), world.max(0)
         margin = _MARGIN_MM_SHARE * float((high - low).max())
@@ -85,7 +84,7 @@ class Material:
         fixed, moved = (image.data[::3, ::3, ::3] for image in (self.fixed, self.moved))
         if fixed.shape == moved.shape:
             content = self.content.data[::3, ::3, ::3] != 0
-            middle = tuple(slice(*_between(content, axis, _MIDDLE)) for axis in range(3))
+            middle = tuple(slice(*extent(areas, _MIDDLE)) for areas in areas_of(content))
             both = content[middle] & (moved[middle] > moved.min())
             values = {"fixed": fixed[middle][both], "moving": moved[middle][both]}
             windows = {role: _dimmer(window, values[role]) for role, window in windows.items()}
@@ -190,19 +189,7 @@ def _dimmer(window: tuple[float, float], shown: np.ndarray) -> tuple[float, floa
     """The window, narrower where values that are to be compared fill little of it, and around them in CT."""
     low, high = window
     shown = shown[shown > low]
-    if shown.size > 7:
-        first, last = (float(value) for value in np.quantile(shown, _QUARTERS))
-        if 0 < last - first < _ONE_GREY * (last - low):
-            return first - _CT_MARGIN * (last - first), last + _CT_MARGIN * (last - first)
+    if shown.size > 7 and (narrow := window_of(shown, low, with_bone=True)):
+        return narrow
     top = float(np.quantile(shown, WHITE)) if shown.size > 7 else high
     return low, max(top, low + _DIMMEST * (high - low)) if top < low + _FILLED * (high - low) else high
-
-
-def _between(mask: np.ndarray, axis: int, shares: tuple[float, float]) -> tuple[int, int]:
-    """The planes across an axis between two shares of a mask's voxels, ``start ≤ i < stop``; all of an empty one."""
-    counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
-    if not counts.any():
-        return 0, len(counts)
-    share = np.cumsum(counts) / int(counts.sum())
-    first, last = np.searchsorted(share, shares[0], "right"), np.searchsorted(share, shares[1], "left")
-    return int(first), min(int(last), len(counts) - 1) + 1
