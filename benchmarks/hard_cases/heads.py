@@ -11,7 +11,8 @@ folder of OUT for each map, pair of contrasts (fixed, moving) and variant, as `d
 - ``noise-around``: air of the fixed image as bright as tissue, as MP2RAGE's ratio of two images has it;
 - ``stripped``: the moving brain stripped, the fixed image a head;
 - ``widely``: the fixed brain stripped 8 mm too far out, the moving image a head;
-- ``ct``: the fixed image's values as CT has them: a brain within 40 of 2000, in bone, air at -1000.
+- ``ct``: the fixed image's values as CT has them: a brain within 40 of 2000, in bone, air at -1000;
+- ``again``: each image with a bias field and noise of its own, for pairs of one contrast (t1-t1), as of a second visit.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ SCAN = ScanConfig((128, 160, 144), 1.5, rotation=0.0, log_scale=0.0, shear=0.0, 
 DEFORMATION = DeformationConfig(14.0, (1.5, 3.0), (9.0, 12.0), 5.0, (8.0, 8.0, 8.0), 0.02, 0.01)
 DARK, BRIGHT, WIDELY_MM = 0.05, 3.0, 8.0
 BRAIN_HU, SKULL_HU, AIR_HU, NOISE_HU, SKULL_MM = 40, 900, -1000, 8, (3.0, 9.0)
+AGAIN_NOISE, BIAS, BIAS_MM = 0.03, 0.1, 40.0
 
 Array = np.ndarray
 Heads = tuple[Array, Array, Array]  # fixed, moving (still undeformed), and the brain
@@ -86,6 +88,18 @@ def ct(heads: Heads, rng: np.random.Generator) -> Heads:
     return np.where(_shows(fixed, brain), shown, AIR_HU), moving, brain
 
 
+def again(heads: Heads, rng: np.random.Generator) -> Heads:
+    """Both images as another visit's: a smooth factor and Rician noise of their own."""
+    fixed, moving, brain = heads
+    noise, shape = AGAIN_NOISE * float(np.quantile(fixed[brain], 0.99)), fixed.shape
+    visits = []
+    for image in (fixed, moving):
+        smooth = ndimage.gaussian_filter(rng.normal(size=shape), BIAS_MM / SCAN.spacing, mode="wrap")
+        shown = image * np.exp(BIAS * (smooth - smooth.mean()) / smooth.std())
+        visits.append(np.hypot(shown + rng.normal(0, noise, shape), rng.normal(0, noise, shape)))
+    return visits[0], visits[1], brain
+
+
 VARIANTS: dict[str, Callable[[Heads, np.random.Generator], Heads]] = {
     "plain": plain,
     "dark": dark,
@@ -94,6 +108,7 @@ VARIANTS: dict[str, Callable[[Heads, np.random.Generator], Heads]] = {
     "stripped": stripped,
     "widely": widely,
     "ct": ct,
+    "again": again,
 }
 
 
