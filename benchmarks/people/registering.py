@@ -15,7 +15,19 @@ from typing import Any
 
 import numpy as np
 
+RESULTS = Path(__file__).parent / "results"
 TOOLS = ("none", "deformgan", "greedy-nmi", "greedy-wncc", "ants-syn", "ants-syn-full", "niftyreg")
+
+
+def add_options(parser: argparse.ArgumentParser, tools: Sequence[str]) -> None:
+    """What every benchmark of this folder asks for; by default these tools."""
+    parser.add_argument("people", type=Path, nargs="+", metavar="PERSON")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--image", default="t1", help="what is moved")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=tools)
+    parser.add_argument("--arguments", nargs="*", default=[], help="more arguments of `deformgan register`")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that has the other tools")
+    parser.add_argument("--threads", type=int, default=2)
 
 
 def moved_labels(

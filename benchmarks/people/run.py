@@ -16,27 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from registering import TOOLS, dice, moved_labels, table
+from registering import RESULTS, TOOLS, add_options, dice, moved_labels, table
 
 from deformgan.io.image import load_labels
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep, machine
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def main() -> int:
     """Register every pair by every tool, score and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("people", type=Path, nargs="+", metavar="PERSON")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--image", default="t1", help="what is moved")
+    add_options(parser, TOOLS)
     parser.add_argument("--onto", default="t1", help="the image that it is moved onto")
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
-    parser.add_argument("--arguments", nargs="*", default=[], help="more arguments of `deformgan register`")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that has the other tools")
-    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     if len(given.people) % 2:
         parser.error("people come in pairs")

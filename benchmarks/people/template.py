@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from registering import TOOLS, dice, moved_labels, table
+from registering import RESULTS, TOOLS, add_options, dice, moved_labels, table
 from scipy import ndimage
 
 from deformgan.io.image import Image, load_image, load_labels
@@ -28,27 +28,21 @@ from deformgan.io.templates import located
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import keep, machine
 
-RESULTS = Path(__file__).parent / "results"
 CLOSED_MM = 6.0
 
 
 def main() -> int:
     """Register every person by every tool, score every pair and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("people", type=Path, nargs="+", metavar="PERSON")
-    parser.add_argument("-o", "--out", type=Path, required=True)
+    add_options(parser, TOOLS[1:])
     parser.add_argument("--template", default="MNI152")
-    parser.add_argument("--image", default="t1", help="what is moved")
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS[1:])
-    parser.add_argument("--arguments", nargs="*", default=[], help="more arguments of `deformgan register`")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that has the other tools")
-    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     rows = []
     for tool in given.tools:
         rows += _pairs(tool, [_moved(tool, person, given) for person in given.people])
         sys.stderr.write("".join(json.dumps(row) + "\n" for row in rows if row["tool"] == tool))
-    result = {"machine": machine(), "threads": given.threads, "template": given.template, "rows": rows}
+    result = {"machine": machine(), "threads": given.threads, "template": given.template}
+    result |= {"arguments": given.arguments, "rows": rows}
     (given.out / "template.json").write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(f"{table(rows)}{keep('template', result, RESULTS)}\n")
     return 0
