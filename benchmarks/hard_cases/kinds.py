@@ -12,13 +12,23 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import (
+    affine_transform,
+    binary_erosion,
+    binary_fill_holes,
+    binary_opening,
+    gaussian_filter,
+    map_coordinates,
+)  # fmt: skip
 
 SHARE = 0.4  # of the brain along z, that a slab shows
 CUT = 0.75  # of it, that is left where its top is cut off
 THIN_MM, TILT_DEGREES = 40.0, 25.0
 TINY, WRONG_SIZE = 0.1, 1.25
 MOVED_DEGREES, MOVED_MM = 15.0, 12.0
+STIRRED_DEGREES, STIRRED_MM = 1.5, (1.0, 2.0)  # a motion that was missed when one mask was made for both images
+BENT = 0.25  # of the deformation, that is left between them
+EMPTY, TIGHTER = 0.02, 2  # white that is background there, and voxels by which the mask is tighter than the brain
 POINTS = 20_000
 
 Array = np.ndarray
@@ -34,6 +44,7 @@ class Pair:
         points, targets: (N, 3) RAS+ mm, in the fixed brain and their true partners; ``targets`` is None where there are
             none: nothing that is found can be right.
         moving_true: Voxels of the moving image before it was deformed, on the fixed grid.
+        field: (X, Y, Z, 3), what deformed it, voxels.
         size: Of the anatomy relative to an adult's: errors are divided by it.
     """
 
@@ -44,6 +55,7 @@ class Pair:
     points: Array
     targets: Array | None
     moving_true: Array
+    field: Array
     size: float = 1.0
 
     def where(self, kept: Array) -> Pair:
@@ -61,9 +73,9 @@ def read(folder: Path) -> Pair:
     affine = images["fixed"].affine
     index = np.argwhere(data["mask"] > 0)
     index = index[:: max(1, len(index) // POINTS)]
-    field = data["true_field"].reshape(*data["mask"].shape, 3)[tuple(index.T)]
-    points, targets = (nib.affines.apply_affine(affine, at) for at in (index, index + field))
-    return Pair(data["fixed"], data["moving"], affine, affine, points, targets, data["moving_true"])
+    whole = data["true_field"].reshape(*data["mask"].shape, 3)
+    points, targets = (nib.affines.apply_affine(affine, at) for at in (index, index + whole[tuple(index.T)]))
+    return Pair(data["fixed"], data["moving"], affine, affine, points, targets, data["moving_true"], whole)
 
 
 def save(pair: Pair, folder: Path) -> tuple[Path, Path]:
@@ -91,11 +103,45 @@ def aligned(pair: Pair, rng: np.random.Generator) -> Pair:
 
 def moved(pair: Pair, rng: np.random.Generator) -> Pair:
     """The same, but who was scanned moved in between: turned about any axis and shifted, with correct headers."""
+    return _moved(pair, rng.normal(size=3), rng.uniform(0, MOVED_DEGREES), rng.uniform(-MOVED_MM, MOVED_MM, 3))
+
+
+def one_mask(pair: Pair, rng: np.random.Generator) -> Pair:
+    """Brought together but for a little, then stripped by one mask, as patients' contrasts are: borders coincide."""
+    way = rng.normal(size=3)
+    shift = rng.uniform(*STIRRED_MM) * way / np.linalg.norm(way)
+    return _masked_alike(_moved(pair, rng.normal(size=3), rng.uniform(0, STIRRED_DEGREES), shift))
+
+
+def one_mask_bent(pair: Pair, rng: np.random.Generator) -> Pair:
+    """The same, but what is left is a part of the deformation."""
+    field = BENT * np.stack([gaussian_filter(pair.field[..., axis], 2) for axis in range(3)])
+    index = np.indices(pair.moving_true.shape, np.float64)
+    scan = map_coordinates(pair.moving_true, index + field, order=3)
+    at = nib.affines.apply_affine(np.linalg.inv(pair.fixed_affine), pair.points)
+    there = at
+    for _ in range(30):  # the position from which the field leads to each point
+        there = at - np.stack([map_coordinates(part, there.T, order=1) for part in field], 1)
+    targets = nib.affines.apply_affine(pair.fixed_affine, there)
+    return _masked_alike(replace(pair, moving=scan.clip(0, 1), moving_affine=pair.fixed_affine, targets=targets))
+
+
+def _masked_alike(pair: Pair) -> Pair:
+    """Both images within one mask, and the points in it."""
+    shown = binary_fill_holes(pair.fixed > 0) & binary_fill_holes(pair.moving > EMPTY)
+    mask = binary_erosion(binary_opening(shown, iterations=2), iterations=TIGHTER)
+    at = np.rint(nib.affines.apply_affine(np.linalg.inv(pair.fixed_affine), pair.points)).astype(int)
+    fixed, moving = (np.where(mask, np.maximum(one, 1e-3), 0) for one in (pair.fixed, pair.moving))
+    return replace(pair, fixed=fixed, moving=moving).where(mask[tuple(at.T)])
+
+
+def _moved(pair: Pair, axis: Array, degrees: float, shift: Array) -> Pair:
+    """The moving image before it was deformed after a turn about the middle of the brain and a shift in mm."""
     assert pair.targets is not None
     centre, motion = np.eye(4), np.eye(4)
     centre[:3, 3] = pair.points.mean(0)
-    motion[:3, :3] = rotation(rng.normal(size=3), rng.uniform(0, MOVED_DEGREES))
-    motion[:3, 3] = rng.uniform(-MOVED_MM, MOVED_MM, 3)
+    motion[:3, :3] = rotation(axis, degrees)
+    motion[:3, 3] = shift
     motion = centre @ motion @ np.linalg.inv(centre)
     back = np.linalg.inv(pair.moving_affine) @ np.linalg.inv(motion) @ pair.fixed_affine
     scan = affine_transform(pair.moving_true, back[:3, :3], back[:3, 3], output_shape=pair.moving.shape, order=3)
@@ -221,6 +267,8 @@ KINDS: dict[str, Callable[[Pair, np.random.Generator], Pair]] = {
     "full": full,
     "aligned": aligned,
     "moved": moved,
+    "one-mask": one_mask,
+    "one-mask-bent": one_mask_bent,
     "identical": identical,
     "slab-moving": slab_moving,
     "slab-fixed": slab_fixed,

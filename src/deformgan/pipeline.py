@@ -26,6 +26,7 @@ from deformgan.output.run import Run
 from deformgan.preprocess.conform import WORKING_SHAPE, WORKING_SPACING, Pair, conform_pair
 from deformgan.preprocess.finer import finer_pair
 from deformgan.preprocess.input_warnings import pair_warnings
+from deformgan.preprocess.one_mask import without_shared_border
 from deformgan.preprocess.scan import Scan, read_pair
 from deformgan.quality import Evidence, Quality, error_map, examine, explained, judge
 from deformgan.refine.pair import Refined, refine_pair
@@ -86,7 +87,7 @@ def register(
     )  # fmt: skip
     loaded = _loading(model, run)
     with run.stage("read"):  # image, foreground and lesion of either; of a head, its brain
-        scan, other = _brains(read_pair((fixed, fixed_mask, fixed_lesion), (moving, moving_mask, moving_lesion)), run)
+        scan, other = _known(read_pair((fixed, fixed_mask, fixed_lesion), (moving, moving_mask, moving_lesion)), run)
         carried = Carried.read(other.original, moving_labels, moving_points)
     network = loaded()  # T, or None where the map is linear
     with run.stage("align"):
@@ -105,13 +106,13 @@ def register(
                 field, sides = pair.lesions.fill_harmonic(refined.field.cpu()), refined.sides
                 run.settle(subject=refined.subject, refine_steps=refined.steps)
     with run.stage("transform"):  # world mm from here on
-        found = _mapped(pair, field, start, linear=network is None)
-        found = compact(found, scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
+        inner = _mapped(pair, field, start, linear=network is None)
+        found = compact(start.completed(inner), scan.original.grid, pair.fixed.mask[0, 0].numpy(), pair.fixed.grid)
         moved, carried = found.apply(other.original, scan.original.grid), carried.through(found, scan.original.grid)
     again = _again(pair, prediction, network, run) if options.uncertainty else None
     with run.stage("assess"):
         apart = partial(structures_apart_mm, scan.image, other.image, found.map_points, options.device)
-        evidence, quality = _assessed(pair, (field, prediction), again, (scan, start), sides, apart, run)
+        evidence, quality = _assessed(pair, (field, prediction), again, (scan, start, inner), sides, apart, run)
         doubt = error_map(evidence, moved.grid) if options.uncertainty and evidence is not None else None
     return Registration(
         moved=moved, transform=found, quality=quality, provenance=run.record(network, pair.fixed.grid),
@@ -126,12 +127,15 @@ def _resolved(options: Options, model: str | os.PathLike[str] | Model) -> Option
     return replace(options, device=device, precision=pick_precision(options.precision, device))
 
 
-def _brains(pair: tuple[Scan, Scan], run: Run) -> tuple[Scan, Scan]:
+def _known(pair: tuple[Scan, Scan], run: Run) -> tuple[Scan, Scan]:
+    """The brains of heads, and no border where one mask cut both images."""
     scans, found = brains_of(dict(zip(("fixed", "moving"), pair, strict=True)), run.options)
     for role, brain in found.items():
         run.warn([f"the {role} image shows a head: its brain ({brain.litres:.2f} l) is what is registered"])
     run.settle(**({"brains": {role: asdict(brain) for role, brain in found.items()}} if found else {}))
-    return scans["fixed"], scans["moving"]
+    one, other = without_shared_border(scans["fixed"], scans["moving"])
+    run.settle(**({} if one.within is None else {"one_mask": True}))
+    return one, other
 
 
 def _loading(model: str | os.PathLike[str] | Model, run: Run) -> Callable[[], Model | None]:
@@ -153,7 +157,7 @@ def _refined(pair: Pair, field: Tensor, scans: tuple[Scan, Scan], network: Model
     a, b = pair.seen_tensors
     fixed, moving, mask, start = (one.to(device) for one in (*pair.compared_tensors, pair.fixed.mask, field))
     return refine_pair(
-        fixed, moving, start, mask=mask, lesions=pair.excluded.to(device), steps=options.refine_steps,
+        fixed, moving, start, mask=mask, lesions=pair.not_compared.to(device), steps=options.refine_steps,
         subject=options.subject, smoothness=options.smoothness, fine=lambda: finer_pair(scans, pair),
         mirrored=lambda: network.predict(a, b.flip(2), options.precision), progress=run.step,
     )  # fmt: skip
@@ -176,24 +180,24 @@ def _again(pair: Pair, field: Tensor | None, network: Model | None, run: Run) ->
         fixed, moving, start = (one.to(device) for one in (*pair.compared_tensors, field))
         masks = pair.fixed.mask.to(device), pair.moving.mask.to(device)
         found = perturbed(
-            fixed, moving, start, backward, masks=masks, lesions=pair.excluded.to(device), steps=options.refine_steps,
-            subject=run.settled["subject"],
+            fixed, moving, start, backward, masks=masks, lesions=pair.not_compared.to(device),
+            steps=options.refine_steps, subject=run.settled["subject"],
         )  # fmt: skip
         return backward.cpu(), found.cpu()
 
 
 def _mapped(pair: Pair, field: Tensor, start: Start, *, linear: bool) -> Transform:
-    """The whole map, fixed to moving in world mm; of a field, its affine part is that of the foreground."""
+    """The map from fixed to ``start.moving`` in world mm; of a field, its affine part is that of the foreground."""
     if linear:
-        return start.completed(Transform(start.fixed_to_moving))
-    return start.completed(transform_of_field(pair.fixed.grid, pair.moving.grid, field, pair.fixed.mask))
+        return Transform(start.fixed_to_moving)
+    return transform_of_field(pair.fixed.grid, pair.moving.grid, field, pair.fixed.mask)
 
 
 def _assessed(
     pair: Pair,
     fields: tuple[Tensor, Tensor | None],
     again: tuple[Tensor, Perturbed | None] | None,
-    placed: tuple[Scan, Start],
+    placed: tuple[Scan, Start, Transform],
     sides: tuple[float, float] | None,
     apart_mm: Callable[[], float | None],
     run: Run,
@@ -203,13 +207,12 @@ def _assessed(
     Args:
         fields: The result, and T's own.
         again: What `_again` found, if the expected error is wanted.
-        placed: The fixed scan, and where the moving one starts.
+        placed: The fixed scan, where the moving one starts, and the map between them.
         sides: How well the moving image and its mirror image matched in refinement, if that was asked.
         apart_mm: Gives how far apart the structures lie that are seen in both images.
     """
-    (field, prediction), (scan, start), (backward, around) = fields, placed, again or (None, None)
-    given = scan, start.moving, start.fixed_to_moving
-    mirrored = beside(lambda: mirrored_agreement(*given))
+    (field, prediction), (scan, start, found), (backward, around) = fields, placed, again or (None, None)
+    mirrored = beside(lambda: mirrored_agreement(scan, start.moving, start.fixed_to_moving))
     if prediction is not None:  # the verdict was calibrated at no finer resolution than T's
         field = resize(field, tuple(map(min, field.shape[2:], prediction.shape[2:])))
     evidence = examine(pair.fixed, pair.moving, field, backward, pair.excluded, around)
@@ -219,5 +222,5 @@ def _assessed(
         quality = quality.with_sides(mirrored(), sides)
         searched = run.options.transform != "deform"
         if not searched:
-            quality = quality.with_place(*agreement_elsewhere(*given))
+            quality = quality.with_place(*agreement_elsewhere(scan, start.moving, found.affine))
         return evidence, explained(quality, scan, start.moving, subject=subject, searched=searched)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deformgan.align.parameters import AFFINE, Maps
-from deformgan.align.similarity import Level, nmi_slope
 from deformgan.spatial.adam import adam
 
 _DECAYS = (0.8, 0.95)  # of Adam's moments: there are few steps
@@ -28,7 +28,20 @@ class Round:
     rate_mm: float
 
 
-def improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, dof: int) -> tuple[Tensor, Tensor]:
+class Measure(Protocol):
+    """What a map is judged by."""
+
+    @property
+    def points(self) -> Tensor:
+        """(N, 3), where the images are compared."""
+        ...
+
+    def slope(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """How good each of the maps (B, 3, 4) is, (B,), larger being better, and its derivative, (B, 3, 4)."""
+        ...
+
+
+def improved(level: Measure, all_rotations: Tensor, theta: Tensor, one: Round, dof: int) -> tuple[Tensor, Tensor]:
     """Every candidate after gradient ascent (Adam, the rate falling), and its score."""
     free = (torch.arange(theta.shape[1]) < dof).float()
     theta, moments = theta.clone(), (torch.zeros_like(theta), torch.zeros_like(theta))
@@ -36,7 +49,7 @@ def improved(level: Level, all_rotations: Tensor, theta: Tensor, one: Round, dof
     best, best_score = theta, torch.full((len(theta),), -1.0)
     for step in range(1, one.steps + 2):
         maps = Maps(all_rotations, theta)
-        parts = [nmi_slope(level, part) for part in maps.matrices.split(size)]
+        parts = [level.slope(part) for part in maps.matrices.split(size)]
         score, slope = (torch.cat(both) for both in zip(*parts, strict=True))
         slope = maps.to_parameters(slope) * free
         better = score > best_score
@@ -61,7 +74,7 @@ def centred(matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray]) -> Te
 
 
 def improved_map(
-    level: Level, matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray], one: Round, dof: int
+    level: Measure, matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray], one: Round, dof: int
 ) -> np.ndarray:
     """A 4×4 map after one round's ascent at a level of the pair."""
     start = centred(matrix, centres_mm)

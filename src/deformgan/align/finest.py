@@ -28,6 +28,7 @@ _SHELL = 3  # voxels of background around the foreground that are compared too: 
 _MARGIN = 8  # voxels of background around the moving content that are kept
 _ROUND = Round(_APART_MM, _POINTS, 1, AFFINE, 24, 0.5)
 _DRAWN = 4  # times as many voxels are drawn, of which those near the foreground stay
+_TRUST = 0.99  # share of the found map's score that suffices for the start: half a millimetre costs a hundredth
 _EVERY = 7  # voxel of the foreground tells how bright white is
 
 
@@ -68,6 +69,11 @@ class Finest:
         world = self.level.points.numpy() + self.centres_mm[0]
         there = world @ matrix[:3, :3].T + matrix[:3, 3]
         return float(np.linalg.norm(there - world, axis=1).mean()) / self.voxel_mm
+
+    @property
+    def trust(self) -> float:
+        """Share of the best map's score from which on the images stay where they are."""
+        return _TRUST
 
     @one_thread()
     def score(self, matrix: np.ndarray) -> float:

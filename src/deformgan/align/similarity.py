@@ -43,6 +43,10 @@ class Level:
     needed: float
     excluded: Tensor | None = None
 
+    def slope(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """See `nmi_slope`."""
+        return nmi_slope(self, matrices)
+
 
 def make_level(
     fixed: Subsampled,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deformgan.align.edges import Edges
 from deformgan.align.finest import Finest
 from deformgan.align.options import TransformKind
 from deformgan.align.placement import adult_sized, headers_win, subsampled_pair
@@ -22,7 +23,7 @@ from deformgan.transforms.chain import Chain, single
 from deformgan.transforms.transform import Transform, load_transform
 
 _TRUST = 0.98  # share of the found map's score that suffices for the start: joint leaves its voxels as they are
-_TRUST_FINEST = 0.99  # the same on the images' own voxels, where half a millimetre costs a hundredth
+_ENOUGH_EDGES = 2000  # points: an adult's brain has 300 000
 _NOTHING = 0.1  # voxels: no reason to sample the image anew
 # shares of the found map's score that a rigid one must keep, at the search's resolution and on the images' own voxels,
 # to be believed: rigid motion of one person keeps 0.98 and more, another person's brain 0.956 at most
@@ -30,6 +31,7 @@ _RIGID, _RIGID_FINEST = 0.97, 0.95
 _PART = 0.9  # of what the other image shows, below which an image that is cut off counts as a part of it
 _RIGID_ALONE = 0.98  # share of a fitted affine map's score that a rigid one must keep to be taken for it
 
+_Measured = Finest | Edges
 Init = str | os.PathLike[str] | Transform | Chain | None
 
 
@@ -90,9 +92,9 @@ def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -
         found, score = without, score_of(without, *pair)
     stiff, alike = (found, score) if rigid else as_rigid(found, *pair)
     if transform != "joint":
-        found = _linear(found, stiff, Finest.of(fixed, moving, size), rigid=rigid, corrected=corrected)
+        found = _linear(found, stiff, _measured(fixed, moving, size), rigid=rigid, corrected=corrected)
     elif alike >= _RIGID * score:
-        found = _joint(found, stiff, Finest.of(fixed, moving, size))
+        found = _joint(found, stiff, _measured(fixed, moving, size))
     elif score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
     found[:3, 3] *= size
@@ -105,7 +107,14 @@ def _shows_part(scan: Scan, other: Scan) -> bool:
     return scan.content.field_of_view.is_limited and shown < _PART * whole
 
 
-def _linear(found: np.ndarray, stiff: np.ndarray, finest: Finest, *, rigid: bool, corrected: bool) -> np.ndarray:
+def _measured(fixed: Scan, moving: Scan, size: float) -> _Measured:
+    """What the map is judged by on the images' own voxels: where one mask cut both, by edges far enough from it."""
+    if fixed.within is not None and len((edges := Edges.of(fixed, moving, size)).points) >= _ENOUGH_EDGES:
+        return edges
+    return Finest.of(fixed, moving, size)
+
+
+def _linear(found: np.ndarray, stiff: np.ndarray, finest: _Measured, *, rigid: bool, corrected: bool) -> np.ndarray:
     """The rigid or affine map as far as the images show it; of the affine one no scales and shears that gain little.
 
     Args:
@@ -119,24 +128,25 @@ def _linear(found: np.ndarray, stiff: np.ndarray, finest: Finest, *, rigid: bool
     return stiff if finest.score(stiff) >= share * finest.score(wide) else wide
 
 
-def _joint(found: np.ndarray, stiff: np.ndarray, finest: Finest) -> np.ndarray:
+def _joint(found: np.ndarray, stiff: np.ndarray, finest: _Measured) -> np.ndarray:
     """The rigid map as far as the images show it, or the one that was found; none where that is as good."""
     best = finest.improved(stiff, rigid=True)
     score, other = finest.score(best), finest.score(found)
     if score < _RIGID_FINEST * other:
         best, score = found, other
-    as_good = finest.score(np.eye(4)) >= _TRUST_FINEST * score
+    as_good = finest.score(np.eye(4)) >= finest.trust * score
     return np.eye(4) if as_good or finest.moves(best) < _NOTHING else best
 
 
 def agreement_elsewhere(fixed: Scan, moving: Scan, fixed_to_moving: np.ndarray) -> tuple[float, float]:
-    """Agreement of the pair near a place that was not searched for, and the best from everywhere; in [0, 1].
+    """Agreement of the pair in a place that was not searched for, and the best from everywhere; in [0, 1].
 
     Args:
-        fixed_to_moving: 4×4, world mm (RAS+).
+        fixed_to_moving: 4×4, world mm (RAS+), the linear part of the result. A search near the start would not do: it
+            may find what the registration did not.
     """
     pair, _ = adult_sized(*subsampled_pair(fixed, moving.moved_by(np.linalg.inv(fixed_to_moving))))
-    return search(*pair, near=True)[1], search(*pair)[1]
+    return score_of(np.eye(4), *pair), search(*pair)[1]
 
 
 def _headers_or_centres(fixed: Scan, moving: Scan) -> np.ndarray:

@@ -16,7 +16,7 @@ from deformgan.preprocess.lesions import Lesions
 from deformgan.preprocess.scan import Scan
 from deformgan.preprocess.thick_slices import blurred, thickness
 from deformgan.preprocess.working_grid import Extent, fitted, working_grid
-from deformgan.spatial.blockwise import sample
+from deformgan.spatial.blockwise import resampled, sample
 from deformgan.spatial.continuation import continued, filled
 from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import affine_coordinates, antialiasing_sigma, axis_matrix, parallel_axes, separable
@@ -27,6 +27,7 @@ WORKING_SPACING = 1.5
 
 _BORDER = 1  # voxels of a field around the foreground where what T says holds
 _LEAST_SHOWN = 0.1  # share of what a voxel of the working grid was made of; it has no value below
+_INSIDE = 0.5  # share of a mask that makes a voxel of another grid one of it
 _SMOOTHING = 2  # rounds of averaging where an image is continued
 WHITE = 0.998  # quantile of the foreground that becomes 1
 
@@ -43,6 +44,8 @@ class Conformed:
         seen: (1, 1, D, H, W) float32, 1 where the image has data, else 0; None where it has data all over the grid, or
             its content ends before it does (see `deformgan.preprocess.field_of_view`).
         thickness: Of the image's voxels, see `deformgan.preprocess.thick_slices`.
+        within: (1, 1, D, H, W) float32, 1 within the mask that cut both images of a pair, else 0; None where none did
+            (see `deformgan.preprocess.one_mask`).
     """
 
     tensor: Tensor
@@ -51,11 +54,13 @@ class Conformed:
     zero_background: bool = True
     seen: Tensor | None = None
     thickness: tuple[float, ...] = (1.0, 1.0, 1.0)
+    within: Tensor | None = None
 
     @property
     def continued(self) -> Tensor:
         """The image continued smoothly beyond what it has data of, so that its end is no edge."""
-        return self.tensor if self.seen is None else filled(self.tensor, self.seen > 0, _SMOOTHING)
+        known = common(self.seen, self.within)
+        return self.tensor if known is None else filled(self.tensor, known > 0, _SMOOTHING)
 
 
 def conform(
@@ -108,6 +113,15 @@ class Pair:
     def excluded(self) -> Lesions:
         """The lesions, and all that either image has no data of."""
         return self.lesions.unseen(self.fixed.seen, self.moving.seen)
+
+    @property
+    def not_compared(self) -> Lesions:
+        """What refinement leaves out: `excluded`, and the fixed image's border where one mask cut both.
+
+        The moving image's border is compared with what it is continued by, or else whatever matches badly would match
+        better by being taken beyond it.
+        """
+        return self.excluded.unseen(self.fixed.within, None)
 
     @property
     def seen_tensors(self) -> tuple[Tensor, Tensor]:
@@ -175,28 +189,42 @@ def conform_pair(
     if np.array_equal(start[:3, :3], np.eye(3)) and start[:3, 3].any():  # where a shift leads voxels may meet voxels
         grid_m = working_grid(moving.image, shape, spacing, centre + start[:3, 3])
     return Pair(
-        on_grid(fixed.image, fixed.content, grid_f),
-        on_grid(moving.image, moving.content, grid_m),
+        on_grid(fixed.image, fixed.content, grid_f, fixed.within),
+        on_grid(moving.image, moving.content, grid_m, moving.within),
         Lesions.on_grids(fixed.lesion, moving.lesion, (grid_f, grid_m)),
     )
 
 
-def on_grid(image: Image, content: Content, grid: Grid) -> Conformed:
-    """An image on this grid and no other, see `conform`."""
+def on_grid(image: Image, content: Content, grid: Grid, within: np.ndarray | None = None) -> Conformed:
+    """An image on this grid and no other, see `conform`.
+
+    Args:
+        within: As `deformgan.preprocess.scan.Scan` has it.
+    """
     sigmas = [antialiasing_sigma(grid.spacing[0], own) for own in image.grid.spacing]
     source, source_grid = _cropped(image, content, grid, sigmas)
     values, covered = _resampled(source, source_grid, grid, sigmas)
     del source  # as large as the image, twice
-    seen = content.field_of_view.on(image.grid, grid)
-    if seen is not None and (shown := content.field_of_view.on(image.grid, source_grid)) is not None:
+    (seen, inside), (shown, inner) = (_seen_on(image.grid, content, within, one) for one in (grid, source_grid))
+    known, from_known = common(seen, inside), common(shown, inner)
+    if known is not None and from_known is not None:
         # where the data end voxels are not mixed with what lies beyond
-        share = _resampled(_volume(shown)[None], source_grid, grid, sigmas)[0].clamp_min(_LEAST_SHOWN)
-        values, covered = (torch.where(_volume(seen) > 0, one / share, one) for one in (values, covered))
+        share = _resampled(_volume(from_known)[None], source_grid, grid, sigmas)[0].clamp_min(_LEAST_SHOWN)
+        values, covered = (torch.where(_volume(known) > 0, one / share, one) for one in (values, covered))
     mask = covered >= 0.5
     values = _normalised(values, mask, content.zero_background)
     return Conformed(
-        _tensor(values), grid, _tensor(mask.float()), content.zero_background, seen, thickness(image.grid, grid)
+        _tensor(values), grid, _tensor(mask.float()), content.zero_background, seen, thickness(image.grid, grid), inside
     )
+
+
+def _seen_on(own: Grid, content: Content, within: np.ndarray | None, grid: Grid) -> tuple[Tensor | None, Tensor | None]:
+    """On a grid, where an image has data between the planes that it ends at, and within a mask."""
+    seen = content.field_of_view.on(own, grid)
+    if within is None:
+        return seen, None
+    inside = resampled(torch.from_numpy(within).float(), own, grid) >= _INSIDE
+    return seen, torch.from_numpy(inside).float()[None, None]
 
 
 def _cropped(image: Image, content: Content, grid: Grid, sigmas: list[float]) -> tuple[Tensor, Grid]:

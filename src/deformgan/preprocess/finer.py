@@ -26,5 +26,5 @@ def finer_pair(scans: tuple[Scan, Scan], pair: Pair) -> tuple[Tensor, Tensor] | 
         if float(coarse.grid.spacing[0]) < _WORTH * float(scan.image.grid.spacing.max()):
             return None
         shape = tuple(2 * round(FINER * n / 2) for n in coarse.grid.shape)
-        out.append(on_grid(scan.image, scan.content, coarse.grid.resized(shape)).continued)  # type: ignore[arg-type]
+        out.append(on_grid(scan.image, scan.content, coarse.grid.resized(shape), scan.within).continued)  # type: ignore[arg-type]
     return out[0], out[1]

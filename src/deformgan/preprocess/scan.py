@@ -31,6 +31,8 @@ class Scan:
         content: What ``image`` shows.
         lesion: uint8 on the image's grid, 1 where it has no counterpart in the other image, or None.
         is_masked: Whether a mask says what of the image is used.
+        within: (D, H, W) bool, outside of which nothing is known, not even that it is background; None where the
+            border of what the image shows is one (see `deformgan.preprocess.one_mask`).
     """
 
     original: Image
@@ -38,6 +40,7 @@ class Scan:
     content: Content
     lesion: Image | None = None
     is_masked: bool = False
+    within: np.ndarray | None = None
 
     @classmethod
     def of(cls, image: Image, lesion: Image | None = None) -> Scan:

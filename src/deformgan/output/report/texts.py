@@ -87,6 +87,8 @@ def methods(record: dict[str, Any], material: Material, names: dict[str, str]) -
             f"The brain in the {' and in the '.join(brains)} image was found by a network taught with made heads "
             f"(SHA-256 {weights}); what is outside it was not compared."
         )
+    if settings.get("one_mask"):
+        parts.append("One mask had cut both images; its border was not compared.")
     if not model:
         parts.append(f"{'An affine' if kind == 'affine' else 'A rigid'} map was searched over all rotations.")
     else:
