@@ -140,11 +140,11 @@ class Pair:
 
     @property
     def _seen(self) -> Tensor | None:
-        seen = common(self.fixed.seen, self.moving.seen)
-        if seen is None:
-            return None
-        whole = [float((i.mask * seen).sum()) > WHOLE * float(i.mask.sum()) for i in (self.fixed, self.moving)]
-        return None if all(whole) else seen
+        seen, within = common(self.fixed.seen, self.moving.seen), common(self.fixed.within, self.moving.within)
+        if seen is not None:
+            whole = [float((i.mask * seen).sum()) > WHOLE * float(i.mask.sum()) for i in (self.fixed, self.moving)]
+            seen = None if all(whole) else seen
+        return common(seen, within)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
