@@ -59,7 +59,8 @@ def collect(make: Callable[[], Iterable[Sample]], store: Path) -> list[Sample]:
     with np.load(store) as data:
         entries = json.loads(str(data["samples"]))
         return [
-            Sample(**{**e, "reasons": tuple(e["reasons"])}, voxels=data[f"voxels_{i}"]) for i, e in enumerate(entries)
+            Sample(**{**e, **{name: tuple(e[name]) for name in ("reasons", "doubts")}}, voxels=data[f"voxels_{i}"])
+            for i, e in enumerate(entries)
         ]
 
 

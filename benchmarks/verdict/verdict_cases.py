@@ -49,6 +49,7 @@ class Sample:
         voxels: (n, 1 + features) of some voxels: error in mm, then the local features; empty where not kept.
         refined_as: ``same`` person or ``other``: each has a model of its own.
         limits_mm: Mean and 95th percentile of the error, above which it is a failure.
+        doubts: Of the rules: what a person is to look at whatever the model says.
     """
 
     case: str
@@ -61,6 +62,7 @@ class Sample:
     voxels: np.ndarray
     refined_as: str = "same"
     limits_mm: tuple[float, float] = (MEAN_LIMIT_MM, P95_LIMIT_MM)
+    doubts: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "hard_cases"))
 from kinds import KINDS, OPTIONS, read, save
 from measuring import recorded_features
 
-_MODEL = "probability of a failure"  # in a reason that is the model's, not a rule's
+_MODEL = "probability of a failure", "more than in any right result"  # in what the model says, and not a rule
 
 
 def hard_samples(folder: Path) -> Iterator[Sample]:
@@ -44,18 +44,19 @@ def one_a_subject(folders: list[Path]) -> list[Path]:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Of a registration what a sample is made of: features of the verdict's model, and reasons of its rules alone."""
+    """Of a registration what a sample is made of: features of the verdict's model, and what its rules say."""
 
     done: deformgan.Registration
     features: dict[str, float | None]
     rules: tuple[str, ...]
     refined_as: str
+    doubts: tuple[str, ...]
 
     def sample(self, case: str, subject: str, kind: str, error_mm: tuple[float, float] | None, **limits: Any) -> Sample:
         """With what is known of its error: mean and 95th percentile, or None."""
         mean, p95 = error_mm or (None, None)
         told = self.features, self.rules, np.empty((0, 3)), self.refined_as
-        return Sample(case, subject, kind, mean, p95, *told, **limits)
+        return Sample(case, subject, kind, mean, p95, *told, doubts=self.doubts, **limits)
 
 
 def registered(fixed: Path, moving: Path, **options: Any) -> Kept | None:
@@ -67,9 +68,13 @@ def registered(fixed: Path, moving: Path, **options: Any) -> Kept | None:
             return None
     if done.quality.failure_probability is None:
         return None
-    rules = tuple(reason for reason in done.quality.reasons if _MODEL not in reason)
+    rules, doubts = (_of_rules(said) for said in (done.quality.reasons, done.quality.doubts))
     refined_as = "other" if done.provenance["settings"]["subject"] == "other" else "same"
-    return Kept(done, dict(features), rules, refined_as)
+    return Kept(done, dict(features), rules, refined_as, doubts)
+
+
+def _of_rules(said: Sequence[str]) -> tuple[str, ...]:
+    return tuple(one for one in said if not any(mark in one for mark in _MODEL))
 
 
 def _sample(folder: Path, subject: str, kind: str) -> Sample | None:

@@ -66,7 +66,7 @@ def verdict(sample: Sample, probability: float, calibration: Calibration) -> str
     limits = calibration.failure(sample.refined_as)
     if sample.reasons or probability >= limits.fail:
         return "fail"
-    return "look" if probability >= limits.look or limits.unseen(sample.features) else "pass"
+    return "look" if probability >= limits.look or limits.unseen(sample.features) or sample.doubts else "pass"
 
 
 def confusion(words: Sequence[str], failed: np.ndarray) -> dict[str, dict[str, int]]:

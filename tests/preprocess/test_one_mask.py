@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import Phantom
 
 from deformgan.io.image import Image
 from deformgan.preprocess.conform import conform_pair
 from deformgan.preprocess.one_mask import without_shared_border
 from deformgan.preprocess.scan import Scan
+from deformgan.refine.weights import Weight
 from deformgan.spatial.grid import Grid
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -71,7 +73,14 @@ def test_the_fixed_image_alone_leaves_it_out(phantom: Phantom) -> None:
     pair = scan(phantom.t2), scan(phantom.t1)
     cut = conform_pair(*without_shared_border(*pair), shape=(48, 48, 48), spacing=3.0)
     assert not cut.excluded  # the verdict was calibrated with borders
-    assert cut.not_compared.moving is None
+    left, ones = cut.not_compared, torch.ones(1, 1, 48, 48, 48)
+    assert left.fixed is None
+    assert left.moving is None
     assert cut.fixed.within is not None
-    np.testing.assert_array_equal(cut.not_compared.fixed, 1 - cut.fixed.within)
-    assert not conform_pair(*pair, shape=(48, 48, 48), spacing=3.0).not_compared
+    assert cut.moving.within is not None
+    for lesions, within in ((left, cut.fixed.within), (left.exchanged(), cut.moving.within)):
+        weight = Weight.of(ones, lesions)
+        assert weight.moving is None
+        assert bool((weight.fixed[within == 0] == 0).all())
+        assert 0.5 < float(weight.fixed.sum() / within.sum()) < 0.9  # without the outermost voxels
+    assert conform_pair(*pair, shape=(48, 48, 48), spacing=3.0).not_compared.borders == (None, None)

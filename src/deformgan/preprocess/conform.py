@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -116,12 +116,9 @@ class Pair:
 
     @property
     def not_compared(self) -> Lesions:
-        """What refinement leaves out: `excluded`, and the fixed image's border where one mask cut both.
-
-        The moving image's border is compared with what it is continued by, or else whatever matches badly would match
-        better by being taken beyond it.
-        """
-        return self.excluded.unseen(self.fixed.within, None)
+        """What refinement leaves out: `excluded`, and the border of a mask that cut both images."""
+        fixed, moving = (None if one.within is None else 1 - one.within for one in (self.fixed, self.moving))
+        return replace(self.excluded, borders=(fixed, moving))
 
     @property
     def seen_tensors(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ is what the field around it says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,20 @@ class Lesions:
 
     Args:
         fixed, moving: (1, 1, D, H, W) float32 on the working grids, 1 inside, else 0; None for none.
+        borders: The same of what lies outside a mask that cut both: it is left out of the image that is the fixed one,
+            but where the moving one leads there it is compared, or else what matches badly would be taken there.
     """
 
     fixed: Tensor | None = None
     moving: Tensor | None = None
+    borders: tuple[Tensor | None, Tensor | None] = (None, None)
 
     @classmethod
     def on_grids(cls, fixed: Image | None, moving: Image | None, grids: tuple[Grid, Grid]) -> Lesions:
         """From masks on the images' own grids, to the fixed and the moving working grid."""
-        return cls(
-            *(None if one is None else _on_grid(one, grid) for one, grid in zip((fixed, moving), grids, strict=True))
-        )
+        pairs = zip((fixed, moving), grids, strict=True)
+        one, other = (None if lesion is None else _on_grid(lesion, grid) for lesion, grid in pairs)
+        return cls(one, other)
 
     def unseen(self, fixed: Tensor | None, moving: Tensor | None) -> Lesions:
         """The same with all that either image has no data of, which cannot be compared either.
@@ -49,14 +52,22 @@ class Lesions:
             fixed, moving: (1, 1, D, H, W), 1 where that image has data on its working grid; None for everywhere.
         """
         pairs = zip((self.fixed, self.moving), (fixed, moving), strict=True)
-        return Lesions(*(_either(lesion, None if seen is None else 1 - seen) for lesion, seen in pairs))
+        fixed, moving = (_either(lesion, None if seen is None else 1 - seen) for lesion, seen in pairs)
+        return replace(self, fixed=fixed, moving=moving)
+
+    def exchanged(self) -> Lesions:
+        """With the moving image as the fixed one."""
+        return Lesions(self.moving, self.fixed, (self.borders[1], self.borders[0]))
 
     def __bool__(self) -> bool:
         return self.fixed is not None or self.moving is not None
 
     def to(self, device: str | torch.device) -> Lesions:
         """The same on a device."""
-        return Lesions(*(None if one is None else one.to(device) for one in (self.fixed, self.moving)))
+        fixed, moving, *borders = (
+            None if one is None else one.to(device) for one in (self.fixed, self.moving, *self.borders)
+        )
+        return Lesions(fixed, moving, (borders[0], borders[1]))
 
     def along(self, field: Tensor) -> Tensor:
         """Either lesion in fixed space, (1, 1, d, h, w) in {0, 1} on the field's grid: the moving one as it is mapped.

@@ -229,7 +229,7 @@ class _View:
 
     def exchanged(self) -> _View:
         """The moving image as the fixed one; little moves, so that the mask stays."""
-        return _View(self.moving, self.fixed, self.mask, Lesions(self.lesions.moving, self.lesions.fixed))
+        return _View(self.moving, self.fixed, self.mask, self.lesions.exchanged())
 
     def mirrored(self) -> _View:
         """The moving image mirrored along its first axis, and what of it is left out."""

@@ -107,7 +107,7 @@ def perturbed(
     given = {"mask": masks[0], "lesions": lesions}
     found = [way(fixed, moving, start, **given) for way in ways]
     found += [usual(noisy(fixed), noisy(moving), start, **given) for _ in range(_NOISY)]
-    exchanged = {"mask": masks[1], "lesions": Lesions(lesions.moving, lesions.fixed)}
+    exchanged = {"mask": masks[1], "lesions": lesions.exchanged()}
     back = usual(moving, fixed, backward, **exchanged)
     inside = F.adaptive_avg_pool3d(masks[0].float(), list(shape))  # type: ignore[arg-type]
     return Perturbed(tuple(resize(one.float(), shape) for one in found), resize(back.float(), shape), inside)

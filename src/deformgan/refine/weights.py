@@ -82,7 +82,9 @@ class Weight:
     def of(cls, mask: Tensor, lesions: Lesions) -> Weight:
         """From the mask of a level and what is excluded in either image."""
         shape = tuple(mask.shape[2:])
-        own = mask if lesions.fixed is None else mask * valid_mask(lesions.fixed, shape)
+        own = mask
+        for excluded in (lesions.fixed, lesions.borders[0]):
+            own = own if excluded is None else own * valid_mask(excluded, shape)
         return cls(own, None if lesions.moving is None else valid_mask(lesions.moving, shape))
 
     def at(self, field: Tensor) -> Tensor:
