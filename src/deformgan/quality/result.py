@@ -9,8 +9,8 @@ MAX_INVERSE_RESIDUAL_MM = 3.0  # a voxel of the half-resolution field: finer tha
 
 # of 33 pairs that are the right way round none had more than 1.01; pairs of one person, mirrored, have 1.08 to 1.39
 MIRRORED, SURELY_MIRRORED = 1.05, 1.10
-# a search from everywhere that agrees so much better than the linear part of the result has found another place: right
-# results of training people leave 1.02 to 1.10 of it, wrong ones 1.48 and more
+# a search from everywhere that agrees so much better than the linear part of the result has found another place: it
+# does by 1.02 to 1.10 where results of training people are right, by 1.48 and more where they are wrong
 BETTER_ELSEWHERE = 1.25
 _LEAST_AGREEMENT = 0.05  # below which the sides say nothing
 _WORDS = ("reasons", "doubts", "causes")
