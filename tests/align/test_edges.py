@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import affine_transform, binary_erosion
-from scipy.spatial.transform import Rotation
+from anatomies import displaced, miss_mm, motion, two_contrasts
+from scipy.ndimage import binary_erosion
 
 import deformgan
 from deformgan.align.edges import Edges
@@ -16,41 +16,13 @@ from deformgan.align.start import agreement_elsewhere, find_start
 from deformgan.io.image import Image
 from deformgan.preprocess.one_mask import without_shared_border
 from deformgan.preprocess.scan import Scan
-from deformgan.spatial.grid import Grid
-from deformgan.transforms.transform import Transform
-from deformgan.workshop.simulation.anatomy import load_anatomy
 
 pytestmark = pytest.mark.searches
-APART = 2.0  # mm
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def contrasts() -> tuple[Image, Image]:
-    """The shipped anatomy at 2 mm in two contrasts that no straight line joins."""
-    anatomy = load_anatomy()
-    labels = anatomy.data[::2, ::2, ::2].astype(int)
-    grid = Grid(labels.shape, anatomy.grid.affine @ np.diag([APART, APART, APART, 1.0]))
-
-    def contrast(seed: int) -> Image:
-        rng = np.random.default_rng(seed)
-        table = rng.uniform(0.2, 1, labels.max() + 1)
-        return Image(((table[labels] + rng.normal(0, 0.02, labels.shape)) * (labels > 0)).astype(np.float32), grid)
-
-    return contrast(1), contrast(2)
-
-
-def motion(grid: Grid, degrees: float, shift: float) -> np.ndarray:
-    """A turn about an oblique axis through the middle, and a shift along another."""
-    centre, inner = np.eye(4), np.eye(4)
-    centre[:3, 3] = grid.centre_mm
-    inner[:3, :3] = Rotation.from_rotvec(np.radians(degrees) * np.array([0.6, -0.48, 0.64])).as_matrix()
-    inner[:3, 3] = shift * np.array([0.48, 0.6, 0.64])
-    return centre @ inner @ np.linalg.inv(centre)
-
-
-def displaced(image: Image, moved: np.ndarray) -> Image:
-    to = np.linalg.inv(image.grid.affine) @ np.linalg.inv(moved) @ image.grid.affine
-    return Image(affine_transform(image.data, to[:3, :3], to[:3, 3], order=1), image.grid)
+    return two_contrasts()
 
 
 def cut_alike(fixed: Image, moving: Image) -> tuple[Image, Image]:
@@ -59,16 +31,9 @@ def cut_alike(fixed: Image, moving: Image) -> tuple[Image, Image]:
     return one, other
 
 
-def miss_mm(found: np.ndarray, truth: np.ndarray, image: Image) -> float:
-    points = image.grid.to_world(np.argwhere(image.data > 0)[::50])
-    return float(
-        np.linalg.norm(Transform(found).map_points(points) - Transform(truth).map_points(points), axis=1).mean()
-    )
-
-
 @pytest.mark.parametrize("transform", ["joint", "affine", "rigid"])
 def test_what_one_mask_hides_is_found(contrasts: tuple[Image, Image], transform: str) -> None:
-    truth = motion(contrasts[0].grid, 1.2, 1.8)
+    truth = motion(contrasts[0], 1.2, 1.8)
     fixed, moving = cut_alike(contrasts[0], displaced(contrasts[1], truth))
     pair = Scan.of(fixed), Scan.of(moving)
     assert miss_mm(np.eye(4), truth, fixed) > 1.5
@@ -85,7 +50,7 @@ def test_what_lies_as_it_should_stays(contrasts: tuple[Image, Image]) -> None:
 
 
 def test_a_small_brain_is_seen_in_its_own_voxels(contrasts: tuple[Image, Image]) -> None:
-    truth, size = motion(contrasts[0].grid, 1.2, 1.8), 0.1
+    truth, size = motion(contrasts[0], 1.2, 1.8), 0.1
     shrink = np.diag([size] * 3 + [1.0])
     cut = cut_alike(contrasts[0], displaced(contrasts[1], truth))
     small = [Scan.of(Image(one.data, one.grid.moved_by(shrink))) for one in cut]
@@ -95,7 +60,7 @@ def test_a_small_brain_is_seen_in_its_own_voxels(contrasts: tuple[Image, Image])
 
 def test_the_slope_is_that_of_the_score(contrasts: tuple[Image, Image]) -> None:
     edges = Edges.of(*without_shared_border(*map(Scan.of, cut_alike(*contrasts))))
-    matrices = torch.tensor(motion(contrasts[0].grid, 0.7, 0.9)[None, :3]).float()
+    matrices = torch.tensor(motion(contrasts[0], 0.7, 0.9)[None, :3]).float()
     matrices[:, :, 3] = torch.tensor([0.4, -0.3, 0.6])
     score, slope = edges.slope(matrices)
     assert 0 < float(score) < 1
@@ -137,8 +102,8 @@ def test_a_better_place_is_compared_with_the_result_and_not_with_what_a_search_f
     contrasts: tuple[Image, Image],
 ) -> None:
     fixed, moving = contrasts
-    turned = Scan.of(Image(moving.data, moving.grid.moved_by(motion(moving.grid, 35, 0))))
+    turned = Scan.of(Image(moving.data, moving.grid.moved_by(motion(moving, 35, 0))))
     here, elsewhere = agreement_elsewhere(Scan.of(fixed), turned, np.eye(4))
     assert elsewhere > 1.5 * here
-    here, elsewhere = agreement_elsewhere(Scan.of(fixed), turned, motion(moving.grid, 35, 0))
+    here, elsewhere = agreement_elsewhere(Scan.of(fixed), turned, motion(moving, 35, 0))
     assert here > 0.95 * elsewhere

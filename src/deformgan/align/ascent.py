@@ -73,6 +73,12 @@ def centred(matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray]) -> Te
     return torch.from_numpy(relative[None, :3]).float()
 
 
+def mean_shift_mm(points: Tensor, centre_mm: np.ndarray, matrix: np.ndarray) -> float:
+    """How far a 4×4 takes positions, (N, 3) about a centre in world mm (RAS+), on average."""
+    world = points.numpy() + centre_mm
+    return float(np.linalg.norm(world @ matrix[:3, :3].T + matrix[:3, 3] - world, axis=1).mean())
+
+
 def improved_map(
     level: Measure, matrix: np.ndarray, centres_mm: tuple[np.ndarray, np.ndarray], one: Round, dof: int
 ) -> np.ndarray:

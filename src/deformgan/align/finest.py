@@ -8,11 +8,12 @@ where the images show that much.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from deformgan.align.ascent import Round, centred, improved_map
+from deformgan.align.ascent import Round, centred, improved_map, mean_shift_mm
 from deformgan.align.parameters import AFFINE, RIGID
 from deformgan.align.placement import excluded_of
 from deformgan.align.similarity import Level, level_of, nmi_score
@@ -28,7 +29,6 @@ _SHELL = 3  # voxels of background around the foreground that are compared too: 
 _MARGIN = 8  # voxels of background around the moving content that are kept
 _ROUND = Round(_APART_MM, _POINTS, 1, AFFINE, 24, 0.5)
 _DRAWN = 4  # times as many voxels are drawn, of which those near the foreground stay
-_TRUST = 0.99  # share of the found map's score that suffices for the start: half a millimetre costs a hundredth
 _EVERY = 7  # voxel of the foreground tells how bright white is
 
 
@@ -40,7 +40,13 @@ class Finest:
         level: As `deformgan.align.similarity` has it.
         centres_mm: Where the contents of the two have their centres, (3,) world mm (RAS+) each.
         voxel_mm: Of the fixed image, the mean of its three sides.
+
+    Attributes:
+        trust: Share of the best map's score from which on images stay where they are: half a millimetre costs a
+            hundredth.
     """
+
+    trust: ClassVar[float] = 0.99
 
     level: Level
     centres_mm: tuple[np.ndarray, np.ndarray]
@@ -66,14 +72,7 @@ class Finest:
 
     def moves(self, matrix: np.ndarray) -> float:
         """How far a 4×4 takes the points from where they are, on average, in voxels of the fixed image."""
-        world = self.level.points.numpy() + self.centres_mm[0]
-        there = world @ matrix[:3, :3].T + matrix[:3, 3]
-        return float(np.linalg.norm(there - world, axis=1).mean()) / self.voxel_mm
-
-    @property
-    def trust(self) -> float:
-        """Share of the best map's score from which on the images stay where they are."""
-        return _TRUST
+        return mean_shift_mm(self.level.points, self.centres_mm[0], matrix) / self.voxel_mm
 
     @one_thread()
     def score(self, matrix: np.ndarray) -> float:
