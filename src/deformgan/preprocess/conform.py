@@ -220,7 +220,11 @@ def _seen_on(own: Grid, content: Content, within: np.ndarray | None, grid: Grid)
     seen = content.field_of_view.on(own, grid)
     if within is None:
         return seen, None
-    inside = resampled(torch.from_numpy(within).float(), own, grid) >= _INSIDE
+    box = tuple(slice(max(0, one.start - 1), one.stop + 1) for one in content.box)  # of a large image a part
+    to_image = np.eye(4)
+    to_image[:3, 3] = [one.start for one in box]
+    cut = torch.from_numpy(within[box]).float()
+    inside = resampled(cut, Grid(cut.shape, own.affine @ to_image), grid) >= _INSIDE  # type: ignore[arg-type]
     return seen, torch.from_numpy(inside).float()[None, None]
 
 
