@@ -26,7 +26,7 @@ CUT = 0.75  # of it, that is left where its top is cut off
 THIN_MM, TILT_DEGREES = 40.0, 25.0
 TINY, WRONG_SIZE = 0.1, 1.25
 MOVED_DEGREES, MOVED_MM = 15.0, 12.0
-STIRRED_DEGREES, STIRRED_MM = 1.5, (1.0, 2.0)  # a motion that was missed when one mask was made for both images
+RESIDUAL_DEGREES, RESIDUAL_MM = 1.5, (1.0, 2.0)  # a motion that was missed when one mask was made for both images
 BENT = 0.25  # of the deformation, that is left between them
 EMPTY, TIGHTER = 0.02, 2  # white that is background there, and voxels by which the mask is tighter than the brain
 POINTS = 20_000
@@ -109,8 +109,8 @@ def moved(pair: Pair, rng: np.random.Generator) -> Pair:
 def one_mask(pair: Pair, rng: np.random.Generator) -> Pair:
     """Brought together but for a little, then stripped by one mask, as patients' contrasts are: borders coincide."""
     way = rng.normal(size=3)
-    shift = rng.uniform(*STIRRED_MM) * way / np.linalg.norm(way)
-    return _masked_alike(_moved(pair, rng.normal(size=3), rng.uniform(0, STIRRED_DEGREES), shift))
+    shift = rng.uniform(*RESIDUAL_MM) * way / np.linalg.norm(way)
+    return _masked_alike(_moved(pair, rng.normal(size=3), rng.uniform(0, RESIDUAL_DEGREES), shift))
 
 
 def one_mask_bent(pair: Pair, rng: np.random.Generator) -> Pair:

@@ -18,7 +18,7 @@ from torch import Tensor
 from deformgan.align.ascent import Round, centred, improved_map, mean_shift_mm
 from deformgan.align.parameters import AFFINE, RIGID
 from deformgan.align.placement import excluded_of
-from deformgan.align.similarity import about, sampled_at
+from deformgan.align.similarity import sampling_positions, volume_coordinates
 from deformgan.losses.gradient import image_gradient
 from deformgan.preprocess.conform import on_grid
 from deformgan.preprocess.scan import Scan
@@ -27,7 +27,7 @@ from deformgan.spatial.native.threads import one_thread
 from deformgan.spatial.warp import box_maximum
 
 _SPACING_MM = 1.5  # of an adult's brain
-_NOISE = 0.3  # of the middle length of a gradient, that counts half
+_NOISE = 0.3  # of the median length of a gradient, that counts half
 _DEEP = 3  # voxels from the mask's border: what few millimetres bring into it must not count
 _POINTS = 30_000
 _ROUND = Round(_SPACING_MM, _POINTS, 1, AFFINE, 24, 0.5)
@@ -78,7 +78,7 @@ class Edges:
         noise = _noise_of(there[0].flatten(1).T)
         edges = found / (found.square().sum(1, keepdim=True) + _noise_of(found) ** 2).sqrt().clamp_min(1e-9)
         voxel_mm = float(fixed.image.grid.spacing.mean()) / size
-        return cls(points, edges, there, about(moving_grid, centres[1]), noise, centres, voxel_mm)
+        return cls(points, edges, there, volume_coordinates(moving_grid, centres[1]), noise, centres, voxel_mm)
 
     def slope(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
         """The match of edges (B,) in [0, 1], and its derivative with respect to each map (B, 3, 4)."""
@@ -88,7 +88,7 @@ class Edges:
             return score.detach(), torch.autograd.grad(score.sum(), leaf)[0]
 
     def _match(self, matrices: Tensor) -> Tensor:
-        at = sampled_at(self.points, self.to_volume, matrices)
+        at = sampling_positions(self.points, self.to_volume, matrices)
         volume = self.volume.expand(len(matrices), -1, -1, -1, -1)
         there = F.grid_sample(volume, at[:, None, None], padding_mode="border", align_corners=False)[:, :, 0, 0]
         there = (matrices[:, :, :3].transpose(1, 2) @ there).transpose(1, 2)  # as the fixed image sees it

@@ -100,17 +100,17 @@ def level_of(
     """
     volume, grid = moving
     needed = _NEEDED * len(points) * min(1.0, volumes[1] / max(volumes[0], 1e-6))
-    return Level(points, bins, volume, about(grid, centre_mm), max(needed, 1.0), excluded)
+    return Level(points, bins, volume, volume_coordinates(grid, centre_mm), max(needed, 1.0), excluded)
 
 
-def about(grid: Grid, centre_mm: np.ndarray) -> Tensor:
+def volume_coordinates(grid: Grid, centre_mm: np.ndarray) -> Tensor:
     """(3, 4) float32 from world mm (RAS+) minus a centre to `grid_sample`'s coordinates in a grid's volume."""
     matrix = normalising(grid.shape) @ grid.world_to_index
     matrix[:, 3] = matrix @ np.append(centre_mm, 1)
     return torch.from_numpy(matrix[2::-1].copy()).float()
 
 
-def sampled_at(points: Tensor, to_volume: Tensor, matrices: Tensor) -> Tensor:
+def sampling_positions(points: Tensor, to_volume: Tensor, matrices: Tensor) -> Tensor:
     """Where maps (B, 3, 4) take points (N, 3), both about the images' centres, for `grid_sample`, (B, N, 3)."""
     linear = to_volume[:, :3] @ matrices[:, :, :3]
     offset = matrices[:, :, 3] @ to_volume[:, :3].T + to_volume[:, 3]
@@ -133,7 +133,7 @@ def nmi_score(level: Level, matrices: Tensor, threads: int = 1) -> Tensor:
     if usable(level.volume, matrices[:1]):
         to_voxels = _to_voxels(level, matrices)
         return shared_information(*_sampled(level), to_voxels, with_slope=False, threads=threads)[0]
-    at = sampled_at(level.points, level.to_volume, matrices)
+    at = sampling_positions(level.points, level.to_volume, matrices)
     count = len(matrices)
     inside = (at.detach().abs().amax(2) <= 1).float()
     if level.excluded is not None:

@@ -112,7 +112,7 @@ class Quality:
         return replace(found, doubts=(said, *self.doubts))
 
     def with_place(self, here: float, elsewhere: float) -> Quality:
-        """The same with how well the pair agrees near its start and where a search finds the best place for it."""
+        """The same with how well the pair agrees under the linear part of the result, and where a search finds best."""
         if elsewhere < BETTER_ELSEWHERE * here or elsewhere < _LEAST_AGREEMENT or self.reasons:
             return self
         said = f"the images agree better in another place than where they were put ({here:.3f} → {elsewhere:.3f})"
