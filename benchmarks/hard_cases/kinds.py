@@ -24,6 +24,8 @@ from scipy.ndimage import (
 SHARE = 0.4  # of the brain along z, that a slab shows
 CUT = 0.75  # of it, that is left where its top is cut off
 THIN_MM, TILT_DEGREES = 40.0, 25.0
+REGION_MM, SMALL_REGION_MM, TOP_MM = 80.0, 60.0, 45.0  # of what both images show
+OFF_MIDDLE_MM, APART_MM, WIDER_MM = 15.0, 6.0, 4.0  # where a region lies, and how the moving image's differs
 TINY, WRONG_SIZE = 0.1, 1.25
 MOVED_DEGREES, MOVED_MM = 15.0, 12.0
 RESIDUAL_DEGREES, RESIDUAL_MM = 1.5, (1.0, 2.0)  # a motion that was missed when one mask was made for both images
@@ -190,6 +192,24 @@ def cut(pair: Pair, rng: np.random.Generator) -> Pair:
     return _cropped(pair, "moving", low - 1000, low + CUT * (high - low))
 
 
+def region(pair: Pair, rng: np.random.Generator) -> Pair:
+    """Both images show a cube somewhere in the brain, not quite the same."""
+    return _region(pair, rng, REGION_MM)
+
+
+def region_small(pair: Pair, rng: np.random.Generator) -> Pair:
+    """The same, of `SMALL_REGION_MM`."""
+    return _region(pair, rng, SMALL_REGION_MM)
+
+
+def tops(pair: Pair, rng: np.random.Generator) -> Pair:
+    """Both images show the upper `TOP_MM` of the brain."""
+    assert pair.targets is not None
+    for which, along in (("fixed", pair.points[:, 2]), ("moving", pair.targets[:, 2])):
+        pair = _cropped(pair, which, along.max() - TOP_MM, along.max() + 1000)
+    return pair
+
+
 def tiny(pair: Pair, rng: np.random.Generator) -> Pair:
     """Voxels and brain a tenth the size: a mouse."""
     scaled = np.diag([TINY, TINY, TINY, 1])
@@ -275,6 +295,9 @@ KINDS: dict[str, Callable[[Pair, np.random.Generator], Pair]] = {
     "slab-thin": slab_thin,
     "slab-oblique": slab_oblique,
     "cut": cut,
+    "region": region,
+    "region-small": region_small,
+    "tops": tops,
     "tiny": tiny,
     "thick": thick,
     "turned": turned,
@@ -297,17 +320,30 @@ def _slab(pair: Pair, which: str, share: float) -> Pair:
     return _cropped(pair, which, middle - half, middle + half)
 
 
-def _cropped(pair: Pair, which: str, low: float, high: float) -> Pair:
-    """One image from ``low`` to ``high`` mm along z, and the points that lie in it, a voxel from its ends."""
+def _cropped(pair: Pair, which: str, low: float, high: float, axis: int = 2) -> Pair:
+    """One image from ``low`` to ``high`` mm along an axis, and the points that lie in it, a voxel from its ends."""
     assert pair.targets is not None
     data, affine = (getattr(pair, name) for name in (which, f"{which}_affine"))
-    at = affine[2, 2] * np.arange(data.shape[2]) + affine[2, 3]
+    at = affine[axis, axis] * np.arange(data.shape[axis]) + affine[axis, 3]
     kept = np.flatnonzero((at >= low) & (at <= high))
-    shifted = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, kept[0]], [0, 0, 0, 1.0]])
-    shown = replace(pair, **{which: data[:, :, kept[0] : kept[-1] + 1], f"{which}_affine": shifted})
-    along = (pair.points if which == "fixed" else pair.targets)[:, 2]
-    margin = abs(affine[2, 2])
-    return shown.where((along >= at[kept[0]] + margin) & (along <= at[kept[-1]] - margin))
+    begins = np.eye(4)
+    begins[axis, 3] = kept[0]
+    shown = np.moveaxis(np.moveaxis(data, axis, 0)[kept[0] : kept[-1] + 1], 0, axis)
+    along = (pair.points if which == "fixed" else pair.targets)[:, axis]
+    ends, margin = np.sort(at[kept[[0, -1]]]), abs(affine[axis, axis])
+    seen = replace(pair, **{which: shown, f"{which}_affine": affine @ begins})
+    return seen.where((along >= ends[0] + margin) & (along <= ends[1] - margin))
+
+
+def _region(pair: Pair, rng: np.random.Generator, side: float) -> Pair:
+    """Both images cropped to cubes, mm, the moving one a little elsewhere and wider, and the points in both."""
+    assert pair.targets is not None
+    off = OFF_MIDDLE_MM * rotation(rng.normal(size=3), rng.uniform(0, 360))[0]
+    places = pair.points.mean(0) + off, pair.targets.mean(0) + off + rng.uniform(-APART_MM, APART_MM, 3)
+    for which, middle, half in zip(("fixed", "moving"), places, (side / 2, side / 2 + WIDER_MM), strict=True):
+        for axis in range(3):
+            pair = _cropped(pair, which, middle[axis] - half, middle[axis] + half, axis)
+    return pair
 
 
 def _by_header(pair: Pair, motion: Array) -> Pair:

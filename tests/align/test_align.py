@@ -14,6 +14,8 @@ from tiny import write_tiny_model
 
 import deformgan
 import deformgan.align.search as search_module
+from deformgan.align.options import TransformKind
+from deformgan.align.parts import Region, rated
 from deformgan.align.placement import Subsampled, adult_sized, subsample, subsampled_pair
 from deformgan.align.search import search
 from deformgan.align.similarity import make_level, nmi_score
@@ -108,6 +110,33 @@ def test_a_slab_is_found_in_a_brain_as_the_brain_is_in_the_slab(pair: tuple[Imag
     assert miss_mm(there, truth, whole) < 1.0
 
 
+@pytest.mark.parametrize("kind", ["joint", "rigid"])
+def test_a_region_cut_out_of_tissue_finds_its_place(pair: tuple[Image, Image], kind: TransformKind) -> None:
+    """Nothing around it is air: its darker tissue is no background, and nothing tells its size."""
+    fixed, moving = (cropped(image, half) for image, half in zip(pair, (11, 13), strict=True))
+    assert all(Scan.of(image).content.field_of_view.is_region for image in (fixed, moving))
+    moved, truth = rotated(moving, Rotation.from_euler("xyz", (8, -6, 10), degrees=True), 1.0, (4, -9, 7))
+    assert miss_mm(find_start(Scan.of(fixed), Scan.of(moved), kind).fixed_to_moving, truth, fixed) < 1.5
+
+
+def cropped(image: Image, half: int) -> Image:
+    """A box in the middle of what an image shows, ``2 half + 1`` voxels along each axis."""
+    first = np.rint(np.argwhere(image.data > 0).mean(0)).astype(int) - half
+    box = tuple(slice(start, start + 2 * half + 1) for start in first)
+    place = image.grid.affine.copy()
+    place[:3, 3] = image.grid.to_world(first)
+    return Image(image.data[box], Grid(image.data[box].shape, place))
+
+
+def test_what_is_thinner_than_the_voxels_of_the_search_is_compared(rng: np.random.Generator) -> None:
+    """As an angiogram of vessels alone."""
+    data = np.zeros((40, 40, 40), np.float32)
+    data[10:30, 20:22, 20:22] = data[20:22, 5:35, 24:26] = rng.uniform(0.5, 1, 1)
+    image = Image(data, Grid(data.shape, np.diag([1.0, 1, 1, 1])))
+    level = make_level(*subsampled_pair(Scan.of(image), Scan.of(image))[:2], 8.0, 400, (np.zeros(3), np.zeros(3)))
+    assert len(level.points)
+
+
 @pytest.mark.parametrize("size", [0.1, 0.5])
 def test_a_small_brain_is_found_as_well(pair: tuple[Image, Image], size: float) -> None:
     shrink = np.diag([size] * 3 + [1.0])
@@ -181,9 +210,9 @@ def test_of_parts_the_headers_orientation_and_what_distorts_little_are_preferred
     straight, turned, pressed = place(0.30), place(0.31, degrees=60), place(0.31, stretch=0.6)
     assert search_module._turned(search_module.Maps(*turned[:2]).matrices)[0] == pytest.approx(60, abs=0.01)
     for other in (turned, pressed):
-        assert search_module._best([straight, other]) is straight
+        assert search_module._best([straight, other], None) is straight
         better = (*other[:2], 0.40)
-        assert search_module._best([straight, better]) is better
+        assert search_module._best([straight, better], None) is better
 
 
 def test_the_size_of_a_small_brain_is_to_an_adults_as_their_lengths() -> None:
@@ -365,5 +394,16 @@ def test_a_map_that_distorts_must_fit_better() -> None:
     turned = search_module._rotations(5)[3:4] * 1.3
     stretched = turned @ torch.diag(torch.tensor([np.e, 1.0, 1.0])).float()
     maps = torch.cat([torch.cat([one, torch.full((1, 3, 1), 9.0)], 2) for one in (turned, stretched)])
-    rated = search_module._rated(torch.tensor([0.3, 0.3]), maps)
-    torch.testing.assert_close(rated, torch.tensor([0.3, 0.3 * (1 - 2 / 3)]), rtol=1e-4, atol=1e-6)
+    found = rated(torch.tensor([0.3, 0.3]), maps, None)
+    torch.testing.assert_close(found, torch.tensor([0.3, 0.3 * (1 - 2 / 3)]), rtol=1e-4, atol=1e-6)
+
+
+def test_of_a_region_one_scale_and_the_way_from_the_headers_must_fit_better_too() -> None:
+    """It meets parts of any size anywhere: a scale by s costs three times the square of its logarithm."""
+    region = Region(torch.tensor([9.0, 9.0, 5.0]), 10.0)
+    scaled = torch.cat([1.3 * torch.eye(3)[None], torch.full((1, 3, 1), 9.0)], 2)
+    found = rated(torch.tensor([0.3]), scaled, region)
+    expected = 0.3 * (1 - 3 * np.log(1.3) ** 2) * (1 - 0.4**2)
+    torch.testing.assert_close(found, torch.tensor([expected]).float(), rtol=1e-4, atol=1e-6)
+    far = torch.cat([torch.eye(3)[None], torch.full((1, 3, 1), 99.0)], 2)
+    assert float(rated(torch.tensor([0.3]), far, region)) == pytest.approx(0.15)  # lost headers

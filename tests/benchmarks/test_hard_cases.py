@@ -54,7 +54,7 @@ def at(image: np.ndarray, affine: np.ndarray, positions: np.ndarray) -> np.ndarr
 def kinds_with_truth() -> list[str]:
     names = ["full", "slab-moving", "slab-fixed", "slab-thin", "slab-oblique", "cut", "tiny", "turned", "on-its-side"]
     names += ["not-searched", "wrong-size", "noisy", "thick", "aligned", "moved", "one-mask", "one-mask-bent"]
-    return [*names, "identical"]
+    return [*names, "identical", "region", "region-small", "tops"]
 
 
 def test_every_kind_is_tested(kinds: ModuleType) -> None:
@@ -95,6 +95,12 @@ def test_a_slab_shows_less(kinds: ModuleType, kind: str) -> None:
     made = kinds.KINDS[kind](pair, np.random.default_rng(3))
     assert made.moving.shape[2] < pair.moving.shape[2]
     assert made.moving.shape[:2] == pair.moving.shape[:2]
+
+
+def test_both_images_show_a_region(kinds: ModuleType) -> None:
+    made = kinds.KINDS["region-small"](a_pair(kinds), np.random.default_rng(3))
+    assert max(made.fixed.shape) * 2.0 <= kinds.SMALL_REGION_MM + 2
+    assert max(made.moving.shape) * 2.0 <= kinds.SMALL_REGION_MM + 2 * kinds.WIDER_MM + 2
 
 
 @pytest.mark.parametrize("kind", ["mirrored", "unrelated"])

@@ -90,6 +90,18 @@ def test_padding_around_a_heads_own_air_hides_no_brain() -> None:
     assert np.count_nonzero(kept & brain) > 0.9 * np.count_nonzero(kept | brain)
 
 
+def test_of_a_region_within_a_brain_nothing_is_taken_out(shipped: list[str]) -> None:
+    """What S sees of it is cut off all around, and as likely its darker tissue as the brain."""
+    region = (slice(14, 38), slice(16, 44), slice(14, 38))
+    parts = []
+    for image in (head()[0], head(shift=4.0)[0]):
+        place = GRID.affine.copy()
+        place[:3, 3] = GRID.to_world(np.array([side.start for side in region]))
+        parts.append(Image(image.data[region], Grid(image.data[region].shape, place)))
+    assert looked_at(*parts)[1] == {}
+    assert shipped
+
+
 @pytest.mark.usefixtures("shipped")
 def test_the_brain_of_a_head_is_found() -> None:
     image, brain = head()

@@ -329,3 +329,26 @@ def test_patients_fit_and_fill_the_default_grid(shared_data: Path) -> None:
     volume = np.count_nonzero(fixed.data) * abs(np.linalg.det(fixed.grid.affine[:3, :3]))
     assert float(a.mask.sum()) * a.grid.spacing[0] ** 3 == pytest.approx(volume, rel=0.02)
     assert 0.2 < float(b.tensor[b.mask > 0].mean()) < 0.8
+
+
+# shares of the grid's 96 mm: .625 twice, then so coarse that nothing is gained, and .35
+@pytest.mark.parametrize(
+    ("side", "voxel", "expected"), [(60, 0.5, 1.042), (60, 1.25, 1.25), (60, 2.0, 1.5), (33.6, 2.1, 0.583)]
+)
+def test_what_is_cut_off_and_small_is_seen_as_finely_as_its_image(side: float, voxel: float, expected: float) -> None:
+    """As an animal's head whose neck is cut, or a region of a brain; much less than half of a brain is an animal's."""
+    count = round(side / voxel)
+    at = (np.indices((count,) * 3) + 0.5) * voxel - side / 2
+    data = 2.0 + np.sin(at / 5).prod(0)
+    image = Image(data.astype(np.float32), Grid(data.shape, np.diag([voxel] * 3 + [1.0])), "region")
+    assert find_content(image).field_of_view.is_limited
+    grid = conform(image, (64, 64, 64), 1.5).grid
+    np.testing.assert_allclose(grid.spacing, expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("shown", [np.s_[9:10, 9:10, 9:10], np.s_[9:10], np.s_[9:10, 9:10], np.s_[9:12, 9:12, 9:12]])
+def test_a_few_voxels_or_one_plane_of_them_are_refused(shown: tuple, rng: np.random.Generator) -> None:
+    data = np.zeros((20, 20, 20), np.float32)
+    data[shown] = rng.uniform(1, 2, data[shown].shape)
+    with pytest.raises(InputError, match="speck shows too little to be aligned"):
+        Scan.of(Image(data, Grid(data.shape, np.eye(4)), "speck"))

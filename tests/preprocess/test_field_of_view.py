@@ -41,6 +41,28 @@ def test_content_that_ends_by_itself_is_seen_whole(spacing: tuple) -> None:
     assert not view(image.data[content.box], image).is_limited
 
 
+def test_a_region_within_tissue_is_all_content(rng: np.random.Generator) -> None:
+    """Otsu's method calls its darker tissue background; air is darker still, or alike."""
+    tissue = ball().data[25:55, 25:55, 25:55] + 1.0
+    tissue[10:20, 10:20, 10:20] += 3.0
+    tissue += rng.normal(0, 0.3, tissue.shape).astype(np.float32)
+    found = find_content(Image(tissue, Grid(tissue.shape, np.eye(4)), "region"))
+    assert found.mask.all()
+    assert not found.zero_background
+    assert found.background_value == pytest.approx(np.quantile(tissue, 1e-3), abs=0.2)
+    assert found.field_of_view.is_region
+    # the same beside air, which may be noisy, or lie high, as CT's does
+    for air in (rng.uniform(0, 0.3, tissue.shape), rng.normal(-9, 0.5, tissue.shape)):
+        beside = np.concatenate([tissue, air.astype(np.float32)])
+        assert find_content(Image(beside, Grid(beside.shape, np.eye(4)), "beside")).mask[35:].mean() < 0.01
+
+
+def test_a_slab_is_no_region() -> None:
+    image = ball()
+    assert not view(image.data[:, :, 30:55], image).is_region
+    assert view(image.data[30:50, 30:50, 30:50], image).is_region
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_cut_is_found_at_a_face_and_in_padding(axis: int, padded: bool) -> None:

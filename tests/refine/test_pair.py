@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import deformgan.refine.pair as pair_module
+from deformgan.preprocess.lesions import NO_LESIONS
 from deformgan.refine import refine_pair
 from deformgan.refine.pair import consistent
+from deformgan.refine.view import View
 from deformgan.spatial.field import identity_positions, invert
-from deformgan.spatial.warp import warp
+from deformgan.spatial.warp import box_maximum, warp
 
 SHAPE = (48, 48, 48)
 
@@ -73,7 +75,7 @@ def test_one_person_whom_a_fluid_field_fits_better_is_told_by_the_mirror_image()
 
 def test_in_noise_one_person_is_told_by_the_mirror_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise matches either way alike, and weighs less at half resolution."""
-    monkeypatch.setattr("deformgan.refine.pair._View.gain", lambda *_: 1.0)
+    monkeypatch.setattr("deformgan.refine.view.View.gain", lambda *_: 1.0)
     fixed, moving, mask = pair(bumps(3.0, 4, 3))
     generator = torch.Generator().manual_seed(9)
     noisy = [(one + 0.1 * torch.randn(one.shape, generator=generator) * mask).clamp(0, 1) for one in (fixed, moving)]
@@ -89,7 +91,7 @@ def test_a_clear_answer_is_taken_before_the_last_level(monkeypatch: pytest.Monke
     zeros = torch.zeros(1, 3, 24, 24, 24)
     given = {"mask": mask, "mirrored": lambda: zeros, "steps": 50, "progress": lambda step, _: done.append(step)}
     for gain, last in ((1.0, 30), (0.06, 50)):
-        monkeypatch.setattr("deformgan.refine.pair._View.gain", lambda *_, gain=gain: gain)
+        monkeypatch.setattr("deformgan.refine.view.View.gain", lambda *_, gain=gain: gain)
         done.clear()
         found = refine_pair(fixed, (1.2 - anatomy(8)) * mask, zeros, **given)
         assert found.subject == "other"
@@ -99,7 +101,7 @@ def test_a_clear_answer_is_taken_before_the_last_level(monkeypatch: pytest.Monke
 
 
 def test_a_mirrored_person_matches_better_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deformgan.refine.pair._View.gain", lambda *_: 1.0)
+    monkeypatch.setattr("deformgan.refine.view.View.gain", lambda *_: 1.0)
     fixed, moving, mask = pair(bumps(3.0, 5, 3))
     found = sides_of(moving.flip(2), fixed, mask)
     assert found.sides is not None
@@ -166,6 +168,21 @@ def test_what_moves_far_against_the_intensities_is_not_kept(monkeypatch: pytest.
     assert mean_error(0 * wrong, wrong, mask) > pair_module._LITTLE
     none = torch.zeros(1, 3, 24, 24, 24)
     assert mean_error(refine_pair(fixed, moving, none, mask=mask, subject="same").field, 0 * wrong, mask) < 0.1
+
+
+def test_a_bright_rim_in_the_mask_does_not_speak_for_doing_nothing() -> None:
+    """What lies two voxels within and more decides where it speaks clearly: for the true field, not for a wrong one."""
+    image, mask = anatomy(1), (anatomy(1) > 0).float()
+    shift = torch.zeros(1, 3, *SHAPE)
+    shift[:, 2] = 1.2
+    rim = mask * box_maximum(1 - mask, 2)
+    moved = warp(1.2 - image, -shift)
+    bright = rim * torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(3))
+    view = View(image * (1 - rim) + bright, moved * mask * (1 - rim) + bright, mask, NO_LESIONS)
+    assert view.information(shift) < view.information(0 * shift)
+    assert view.agrees_better(shift, 0 * shift)
+    assert not view.agrees_better(-shift, 0 * shift)
+    assert not view.agrees_better(0 * shift, 0 * shift)
 
 
 def test_what_only_one_direction_finds_is_taken_back() -> None:

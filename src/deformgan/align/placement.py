@@ -36,12 +36,14 @@ class Subsampled:
         mask: (D, H, W) bool, the foreground.
         grid: Where these voxels lie.
         excluded: (D, H, W) bool, where there is nothing to compare, or None.
+        is_region: Whether the content is cut off on most sides, so that it does not tell how large it is.
     """
 
     values: Tensor
     mask: Tensor
     grid: Grid
     excluded: Tensor | None = None
+    is_region: bool = False
 
 
 def subsample(
@@ -72,7 +74,11 @@ def subsample(
 def subsampled_pair(fixed: Scan, moving: Scan) -> tuple[Subsampled, Subsampled, tuple[np.ndarray, np.ndarray]]:
     """Both images subsampled, and their contents' centres in world mm (RAS+), (3,) each."""
     one, other = (
-        subsample(s.image, s.content.mask, s.content.background_value, excluded_of(s)) for s in (fixed, moving)
+        replace(
+            subsample(s.image, s.content.mask, s.content.background_value, excluded_of(s)),
+            is_region=s.content.field_of_view.is_region,
+        )
+        for s in (fixed, moving)
     )
     return one, other, (fixed.content.centre_mm(fixed.image.grid), moving.content.centre_mm(moving.image.grid))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deformgan.align.ascent import CHUNK, Round, centred, improved, improved_map, world
 from deformgan.align.parameters import AFFINE, RADIUS_MM, RIGID, SIMILARITY, Maps
+from deformgan.align.parts import Region, compares_parts, is_partial, rated, volume_ratio
 from deformgan.align.placement import Subsampled
 from deformgan.align.similarity import Level, make_level, nmi_score
 from deformgan.spatial.native.threads import most_threads, one_thread
@@ -26,9 +27,7 @@ _SCALES = (0.82, 1.0, 1.22)  # tried beside the one that the foregrounds' volume
 _NEW = 0.05  # difference from them that makes it worth a trial
 _OFFSETS_MM = (-40.0, -20.0, 20.0, 40.0)  # from the centres, along each axis, where one image shows less of the brain
 _SCREEN = (8.0, 400)  # mm apart and points, when all starts are scored
-_PARTIAL = 1.25  # ratio of the foregrounds' volumes, at a scale, that says so
 _SLIDES_MM = (-30.0, -20.0, -10.0, 10.0, 20.0, 30.0)  # then, from what was found, along each axis
-_DISTORTION = 1.0  # then, share of the score that a map loses for the sum of squares of its log stretches
 _HEADERS = 1.05  # times as good is, in the end, what keeps the headers' orientation
 _ELSEWHERE = 40.0  # degrees from the headers' orientation, from which on a rotation is another one
 _CLEARLY = 1.15  # times the best score of those that the improved headers' or centres' place needs to be believed
@@ -77,7 +76,7 @@ def search(
         screen = make_level(fixed, moving, *_SCREEN, centres_mm)
         scores = _scored(screen, rotations, theta, threads)
         tried = [_pursued(*given, rotations[:2], theta[:2], rounds)]
-        partial = _is_partial(_ratio(fixed, moving))
+        partial = compares_parts(fixed, moving)
         elsewhere = scores[_angles(rotations) > _ELSEWHERE]
         beats = float(nmi_score(screen, Maps(*tried[0][:2]).matrices)[0]) >= _CLEARLY * float(elsewhere.amax())
         if beats and not partial:
@@ -88,8 +87,9 @@ def search(
         if not partial:
             return _found(max(tried, key=lambda one: one[2]), centres_mm)
         tried.append(_pursued(*given, rotations[:2], theta[:2], rounds[-3:]))
-        tried.append(_pursued(*given, *_slid(fixed, moving, *_best(tried)[:2]), rounds[-4:]))
-        return _found(_best(tried), centres_mm)
+        region = Region.of(*given[:3])
+        tried.append(_pursued(*given, *_slid(fixed, moving, *_best(tried, region)[:2]), rounds[-4:]))
+        return _found(_best(tried, region), centres_mm)
 
 
 def _found(place: _Place, centres_mm: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, float]:
@@ -97,15 +97,15 @@ def _found(place: _Place, centres_mm: tuple[np.ndarray, np.ndarray]) -> tuple[np
     return world(*place[:2], centres_mm), place[2]
 
 
-def _best(tried: list[_Place]) -> _Place:
+def _best(tried: list[_Place], region: Region | None) -> _Place:
     """By score less distortion; headers are right more often than not."""
 
-    def rated(one: _Place) -> float:
+    def worth(one: _Place) -> float:
         matrices = Maps(*one[:2]).matrices
         as_headers = float(_turned(matrices)[0]) <= _ELSEWHERE
-        return float(_rated(one[2], matrices)) * (_HEADERS if as_headers else 1.0)
+        return float(rated(one[2], matrices, region)) * (_HEADERS if as_headers else 1.0)
 
-    return max(tried, key=rated)
+    return max(tried, key=worth)
 
 
 def _pursued(
@@ -120,13 +120,14 @@ def _pursued(
 ) -> _Place:
     """The best of some starts after all rounds; all go on where there are no scores."""
     score = torch.zeros(len(rotations)) if score is None else score
-    partial, plain = _is_partial(_ratio(fixed, moving)), score
+    partial, region, plain = compares_parts(fixed, moving), Region.of(fixed, moving, centres_mm), score
     for one in rounds:
         best = _distinct(Maps(rotations, theta).matrices, score, one.keep)
         rotations, theta = rotations[best], theta[best]
         level = make_level(fixed, moving, one.spacing_mm, one.points, centres_mm)
-        theta, plain = improved(level, rotations, theta, one, min(one.dof, RIGID if rigid else AFFINE))
-        score = _rated(plain, Maps(rotations, theta).matrices) if partial else plain
+        stiff = rigid or (region is not None and one.dof == SIMILARITY)
+        theta, plain = improved(level, rotations, theta, one, min(one.dof, RIGID if stiff else AFFINE))
+        score = rated(plain, Maps(rotations, theta).matrices, region) if partial else plain
     best = int(score.argmax())
     return rotations[best : best + 1], theta[best : best + 1], float(plain[best])
 
@@ -134,29 +135,12 @@ def _pursued(
 def _slid(fixed: Subsampled, moving: Subsampled, rotation: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
     """A place (1, 3, 3) and (1, 13), and those beside it along the axes of the image that shows less."""
     axes = _axes(moving)
-    if _ratio(fixed, moving) > 1:
+    if volume_ratio(fixed, moving) > 1:
         axes = _axes(fixed) @ Maps(rotation, theta).matrices[0, :, :3].T
     offsets = torch.cat([torch.zeros(1, 3), *(mm * axes for mm in _SLIDES_MM)])
     beside = theta.repeat(len(offsets), 1)
     beside[:, :3] += offsets
     return rotation.repeat(len(offsets), 1, 1), beside
-
-
-def _rated(score: Tensor | float, matrices: Tensor) -> Tensor:
-    """Scores (B,) less what the maps (B, 3, 4) distort: their stretches but for one common scale."""
-    stretches = torch.linalg.svdvals(matrices[:, :, :3]).clamp_min(1e-6).log()
-    return score * (1 - _DISTORTION * (stretches - stretches.mean(1, keepdim=True)).square().sum(1))
-
-
-def _ratio(fixed: Subsampled, moving: Subsampled) -> float:
-    """Volume of the moving foreground over the fixed one's."""
-    volumes = [float(t.mask.sum()) * abs(np.linalg.det(t.grid.affine[:3, :3])) for t in (fixed, moving)]
-    return volumes[1] / max(volumes[0], 1e-6)
-
-
-def _is_partial(ratio: float) -> bool:
-    """Whether volumes of this ratio say that one image shows less of the brain."""
-    return max(ratio, 1 / max(ratio, 1e-6)) > _PARTIAL
 
 
 @one_thread()
@@ -192,17 +176,21 @@ def _starts(
     The ratio of the foregrounds' volumes says that the scale differs, or that one image shows less, or both: each scale
     is tried with the coverage that remains.
     """
-    ratio = _ratio(fixed, moving)
+    ratio = volume_ratio(fixed, moving)
     whole = float(np.clip(ratio ** (1 / 3), _SCALES[0], _SCALES[-1]))
     headers = torch.zeros(2, AFFINE)
     headers[0, :3] = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
     every = _rotations(_ROTATIONS)
     all_rotations, theta = [torch.eye(3).repeat(2, 1, 1)], [headers]
-    scales = [1.0] if rigid else [*_SCALES, *([whole] if min(abs(whole - s) for s in _SCALES) > _NEW else [])]
+    scales = (
+        [1.0]
+        if rigid or fixed.is_region or moving.is_region
+        else [*_SCALES, *([whole] if min(abs(whole - s) for s in _SCALES) > _NEW else [])]
+    )
     for scale in scales:
         shares = ratio / scale**3
         offsets = torch.zeros(1, 3)
-        if _is_partial(shares):
+        if is_partial(shares):
             offsets = torch.cat([offsets, *(mm * _axes(fixed if shares > 1 else moving) for mm in _OFFSETS_MM)])
         rotations = every.repeat(len(offsets), 1, 1)
         some = torch.zeros(len(rotations), AFFINE)

@@ -66,7 +66,9 @@ def make_level(
         leave_out: Of fixed world positions (N, 3), mm, whether they are not compared, (N,) bool.
     """
     (fixed_values, fixed_share, fixed_grid), (values, share, grid) = (_averaged(t, spacing_mm) for t in (fixed, moving))
-    near = box_maximum((fixed_share >= _SHELL).float(), _WIDE)
+    # what is thin, as vessels alone, fills no such voxel by half
+    shell = min(_SHELL, float(fixed_share.amax()) / 2)
+    near = box_maximum((fixed_share >= shell).float(), _WIDE)
     if (excluded := _excluded(fixed, spacing_mm)) is not None and bool((left := near * (excluded == 0)).any()):
         near = left
     index = torch.nonzero(near[0, 0])

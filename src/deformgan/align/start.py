@@ -88,6 +88,9 @@ def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -
         return np.linalg.inv(_found(moving, fixed, transform, near=near))
     pair, size = adult_sized(*subsampled_pair(fixed, moving))
     found, score = search(*pair, rigid=rigid, near=near)
+    if rigid and any(scan.content.field_of_view.is_limited for scan in (fixed, moving)):
+        # parts of which one shows a little more meet only where they may stretch
+        found, score = max((found, score), as_rigid(search(*pair, near=near)[0], *pair), key=lambda one: one[1])
     if corrected := (without := without_borders(found, *pair, rigid=rigid)) is not found:
         found, score = without, score_of(without, *pair)
     stiff, alike = (found, score) if rigid else as_rigid(found, *pair)

@@ -82,7 +82,8 @@ def _look(scan: Scan, device: str) -> tuple[Scan, FoundBrain | None] | None:
     if content.zero_background and np.count_nonzero(kept & content.mask) < LEAST_MASK * np.count_nonzero(content.mask):
         return None
     image, content = cut_out(image, kept, content)
-    if is_constant(image, content):
+    # of a region within the brain S sees too little
+    if is_constant(image, content) or content.field_of_view.is_region:
         return None
     found = FoundBrain(round(anatomy.brain_litres, 3), round(anatomy.certainty, 3), model.sha256)
     return replace(scan, image=image, content=content), found

@@ -25,6 +25,7 @@ _OCCUPIED = 0.02  # of the largest cross-section, from which on a plane holds co
 _CUT = 0.15  # of it, that a content's last plane shows where it is cut
 _ROUND = 10.0  # the same for thick planes, times their thickness over the content's size: the cap of a ball has 4
 _PARALLEL = np.cos(np.radians(10.0))  # between the normals of a plane and of a face that are one cut
+_REGION = 4  # planes that cut a region out of what goes on around it
 _SLACK = 1e-6  # voxels by which a plane's own voxels may be outside by rounding
 
 
@@ -45,6 +46,11 @@ class FieldOfView:
     def is_limited(self) -> bool:
         """Whether the content is cut off anywhere."""
         return bool(len(self._planes()))
+
+    @property
+    def is_region(self) -> bool:
+        """Whether the content is cut off on most sides, so that it does not tell how large it is."""
+        return len(self._planes()) >= _REGION
 
     def _planes(self) -> np.ndarray:
         """All of them, (N, 4), as ``oblique``."""

@@ -17,6 +17,9 @@ OUTLIER_FRACTION = 1e-3  # share of the foreground that may stick out at each en
 _CONSTANT_SHARE = 0.2  # share of voxels with one value, 0, the lowest or that of the faces, that makes it a background
 _COMPACT = 0.75  # borders between foreground and background for each foreground voxel; noise has more
 _WHITE = 0.998  # quantile of the values that bounds the histogram of Otsu's method
+# air's middle value above the lowest, of the range of values, and its median deviation, of the distance to what it
+# surrounds: air in 40 scans of heads, people's and animals', has at most .1 or .06, where tissue alone has both larger
+_AIR_LEVEL, _AIR_SPREAD = 0.12, 0.06
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +83,17 @@ def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
     """Foreground mask, whether the background is constant, and the value that becomes 0."""
     data = image.data
     sample = data[::2, ::2, ::2]
+    if sample.min() == sample.max():
+        sample = data
     for value in dict.fromkeys((0, sample.min(), _most_common_on_faces(sample))):
         if _is_constant_background(sample == value):
             below = value if sample.min() == value else np.quantile(sample[sample != value], OUTLIER_FRACTION)
             return data != value, True, float(min(value, below))
     threshold = _otsu(sample)
-    mask = data > threshold
-    return mask, False, float(np.median(sample[sample <= threshold]))
+    dark = sample <= threshold
+    if not _is_air(sample, dark):  # a region within tissue
+        return np.ones(data.shape, bool), False, float(np.quantile(sample, OUTLIER_FRACTION))
+    return data > threshold, False, float(np.median(sample[dark]))
 
 
 def _most_common_on_faces(sample: np.ndarray) -> float:
@@ -100,6 +107,17 @@ def _is_constant_background(candidate: np.ndarray) -> bool:
     if not _CONSTANT_SHARE * candidate.size <= flat < candidate.size:
         return False
     return bool(borders(candidate) <= _COMPACT * (candidate.size - flat))
+
+
+def _is_air(sample: np.ndarray, dark: np.ndarray) -> bool:
+    """Whether the darker values are air's, near the lowest there are or near each other, and not a darker tissue's."""
+    low, high = float(sample.min()), float(np.quantile(sample, _WHITE))
+    below, above = sample[dark].astype(np.float64), sample[~dark]
+    level = float(np.median(below))
+    if level - low <= _AIR_LEVEL * (high - low):
+        return True
+    spread = float(np.median(np.abs(below - level)))
+    return spread <= _AIR_SPREAD * (float(np.median(above)) - level)
 
 
 def _otsu(sample: np.ndarray, bins: int = 256) -> float:

@@ -20,6 +20,8 @@ from deformgan.spatial.grid import Grid
 if TYPE_CHECKING:
     from deformgan.io.image import ImageLike
 
+_FEWEST = 64  # foreground voxels, and two planes of them along each axis: less is no volume that could be aligned
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:
@@ -44,9 +46,14 @@ class Scan:
 
     @classmethod
     def of(cls, image: Image, lesion: Image | None = None) -> Scan:
-        """An image without a mask."""
+        """An image without a mask.
+
+        Raises:
+            InputError: It shows a few voxels, or one plane of them.
+        """
         shown = without_rims(image)
         content = find_content(shown)
+        _require_volume(image, content)
         if content.zero_background and window_of(_some_values(shown, content), content.background_value):
             shown, content = cut_out(shown, content.mask, content)  # a brain that was cut out of CT
         return cls(image, shown, content, lesion)
@@ -67,12 +74,14 @@ class Scan:
 
         Raises:
             InputError: One cannot be read, is not whole-numbered, is empty, lies elsewhere than the image, does not
-                meet its content, or covers so much or so little of it that it must be the wrong way round.
+                meet its content, covers so much or so little of it that it must be the wrong way round, or leaves a
+                few voxels or one plane of them.
         """
         image, shown, content, holes, marked = self.original, self.image, self.content, None, None
         if mask is not None:
             kept, holes = read_mask(role, image, other, mask, content)
             shown, content = cut_by_mask(role, shown, kept, content)
+            _require_volume(image, content)
         if lesion is not None:
             marked = read_lesion(role, image, other, lesion, content, masked=mask is not None)
         return Scan(image, shown, content, merged_lesion(role, image, holes, marked, content), mask is not None)
@@ -81,6 +90,17 @@ class Scan:
         """The same voxels elsewhere: a 4×4 world-to-world matrix applied to their positions."""
         grid = self.image.grid.moved_by(matrix)
         return replace(self, image=Image(self.image.data, grid, self.image.name))
+
+
+def _require_volume(image: Image, content: Content) -> None:
+    size = [side.stop - side.start for side in content.box]
+    count = int(content.areas[0].sum())
+    if min(size) < 2 or count < _FEWEST:
+        raise InputError(
+            f"{image.name} shows too little to be aligned: foreground voxels: {count}, in a box of "
+            f"{' × '.join(map(str, size))}",
+            "give an image of a volume; where a mask was given, check it",
+        )
 
 
 def _some_values(image: Image, content: Content) -> np.ndarray:

@@ -12,7 +12,7 @@ from deformgan.spatial.grid import Grid, Shape
 from deformgan.spatial.resample import parallel_axes
 
 _SMALL = 0.75  # of the grid's sides that a content fills, below which it is no adult's brain: a child's, or a mouse's
-_SMALL_PART = 0.4  # the same where it is cut off: it may be a part of one
+_SMALL_PART = 0.4  # the same where it is cut off, as it may be a part of one: above it no finer than the image itself
 _FILLED = 0.9  # of them that it fills then, as an adult's does
 _LOOKED_AT = 100_000  # voxels of the foreground, for how far it reaches along axes that are not the image's
 
@@ -23,22 +23,31 @@ class Extent:
 
     Args:
         ends: (2, 3) mm, the lowest and the highest place less the centre's.
-        small: Share of the grid's sides below which it is a small brain.
+        voxel: Size of the image's voxels in mm, of one that is cut off; 0 of others.
     """
 
     ends: np.ndarray
-    small: float
+    voxel: float
 
     @classmethod
     def of(cls, content: Content, grid: Grid, centre_mm: np.ndarray) -> Extent:
         """Of a content around a centre, mm; ``grid`` is its image's, placed in the fixed image's world."""
-        small = _SMALL_PART if content.field_of_view.is_limited else _SMALL
-        return cls(_ends_mm(content, grid) - centre_mm, small)
+        voxel = float(np.prod(grid.spacing)) ** (1 / 3) if content.field_of_view.is_limited else 0.0
+        return cls(_ends_mm(content, grid) - centre_mm, voxel)
 
-    def growth(self, sides: np.ndarray) -> float:
-        """By how much these sides (3,) of a grid must grow for the content to fit, or shrink where it is small."""
+    def growth(self, sides: np.ndarray, spacing: float) -> float:
+        """By how much the grid must grow for the content to fit, or shrink where it is small.
+
+        Args:
+            sides: (3,) mm, of the grid.
+            spacing: Of its voxels, mm.
+        """
         filled = float(((self.ends[1] - self.ends[0]) / sides).max())
-        return filled / _FILLED if filled < self.small else max(1.0, filled)
+        if filled >= _SMALL:
+            return max(1.0, filled)
+        if filled < _SMALL_PART:
+            return filled / _FILLED
+        return max(filled / _FILLED, min(1.0, round(self.voxel / spacing, 6)))  # equal voxels stay so
 
 
 def fitted(extents: list[Extent], shape: Shape, spacing: float, *, moves: bool = True) -> tuple[float, np.ndarray]:
@@ -48,7 +57,7 @@ def fitted(extents: list[Extent], shape: Shape, spacing: float, *, moves: bool =
         moves: Whether the grid's centre may lie elsewhere.
     """
     sides = np.array(shape) * spacing
-    factor = max(extent.growth(sides) for extent in extents)
+    factor = max(extent.growth(sides, spacing) for extent in extents)
     low = np.min([extent.ends[0] for extent in extents], 0)
     high = np.max([extent.ends[1] for extent in extents], 0)
     reach = (high - low) / 2 if moves else np.maximum(-low, high)

@@ -202,7 +202,7 @@ def features(evidence: Evidence) -> dict[str, float | None]:
         "agreement": _mean(m.agreement, seen),
         "pinning": _mean(m.pinning, seen),
         "gain": _mean(m.gain, seen),
-        "gain_p95": float(m.gain[seen].quantile(0.95)),
+        "gain_p95": float(m.gain[seen].quantile(0.95)) if bool(seen.any()) else 0.0,
         "shift": _mean(m.shift_mm, seen),
         "log_similarity": _log(after),
         "log_roughness": _log(measures.roughness(e.field, inside)),

@@ -14,19 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deformgan.align.options import DEFAULT_STEPS, Subject
-from deformgan.losses.gradient import GradientSimilarity
-from deformgan.losses.joint_histogram import normalised_mutual_information
 from deformgan.preprocess.lesions import NO_LESIONS, Lesions
 from deformgan.refine.fluid import refine_fluid
 from deformgan.refine.optimise import refine
 from deformgan.refine.settings import DEFAULT_FLUID, DEFAULT_SETTINGS, FLUID_SHARE, RefineSettings
-from deformgan.refine.weights import Compared, Weight
-from deformgan.spatial.field import resize
+from deformgan.refine.view import View
 from deformgan.spatial.warp import warp
 
-_PROBE_STEPS = 15
-# its own settings, on which the limit below rests
-_PROBE = replace(DEFAULT_FLUID, levels=((2, 1.0),), correlation=0.0, step=0.5, shorter=1.0, field_sigma=0.3)
 # as by default without the last level, and the share of the steps that is left then
 _FIRST_LEVELS = DEFAULT_SETTINGS.levels[:-1]
 _COARSE_SHARE = sum(share for _, share in _FIRST_LEVELS)
@@ -93,7 +87,7 @@ def refine_pair(
     """
     if steps == 0:
         return Refined(predicted, subject, 0)
-    view = _View(fixed, moving, mask, lesions)
+    view = View(fixed, moving, mask, lesions)
     start = view.better_start(predicted)
     strangers = _Strangers(view, mirrored, steps, smoothness)
     if subject != "other":
@@ -121,7 +115,7 @@ class _Strangers:
         sides: As in `Refined`.
     """
 
-    def __init__(self, view: _View, mirrored: Callable[[], Tensor] | None, steps: int, smoothness: float) -> None:
+    def __init__(self, view: View, mirrored: Callable[[], Tensor] | None, steps: int, smoothness: float) -> None:
         self._view, self._mirrored, self._steps, self._smoothness = view, mirrored, steps, smoothness
         self._coarse: Tensor | None = None
         self.found = False
@@ -154,7 +148,7 @@ class _Strangers:
 
 
 def _same(
-    view: _View,
+    view: View,
     start: Tensor,
     steps: int,
     smoothness: float,
@@ -181,11 +175,11 @@ def _same(
             field, chosen = stiff, how
             break
     field = consistent(field, _by_edges(view.exchanged(), none, steps, chosen, progress), view.mask)
-    return field if view.information(field) > view.information(none) else none
+    return field if view.agrees_better(field, none) else none
 
 
 def _by_edges(
-    view: _View,
+    view: View,
     start: Tensor,
     steps: int,
     how: RefineSettings,
@@ -214,84 +208,3 @@ def consistent(forward: Tensor, backward: Tensor, mask: Tensor) -> Tensor:
     common = float((forward * again * weight).sum())
     length = float(((forward.square() + again.square()) * weight).sum()) / 2
     return (forward + again) * (max(0.0, common / length) / 2 if length > 0 else 0.0)
-
-
-class _View:
-    """A pair, and how well a field fits it by measures that are compared and not optimised."""
-
-    def __init__(
-        self, fixed: Tensor, moving: Tensor, mask: Tensor, lesions: Lesions, compared: Compared | None = None
-    ) -> None:
-        self.fixed, self.moving, self.mask, self.lesions = fixed, moving, mask.to(fixed), lesions
-        self.compared = Compared(fixed, moving, self.mask) if compared is None else compared
-        self._weight = Weight.of(self.mask, lesions)
-        self._edges: tuple[Tensor, GradientSimilarity] | None = None
-
-    def exchanged(self) -> _View:
-        """The moving image as the fixed one; little moves, so that the mask stays."""
-        return _View(self.moving, self.fixed, self.mask, self.lesions.exchanged())
-
-    def mirrored(self) -> _View:
-        """The moving image mirrored along its first axis, and what of it is left out."""
-        lesion = self.lesions.moving
-        lesions = replace(self.lesions, moving=None if lesion is None else lesion.flip(2))
-        return _View(self.fixed, self.moving.flip(2), self.mask, lesions, self.compared.mirrored())
-
-    def edges(self, field: Tensor) -> float:
-        """Squared product of normalised gradients on the working grid, in [0, 1]."""
-        field = self._at_full(field)
-        f, m = self.compared.images()
-        weight = self._weight.at(field)
-        if self._edges is None or self._edges[0] is not weight:  # without a moving lesion it is always the same
-            self._edges = weight, GradientSimilarity(f, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)
-        return float(self._edges[1](warp(m, field)))
-
-    def information(self, field: Tensor) -> float:
-        """Normalised mutual information on the working grid, in [0, 1]."""
-        field = self._at_full(field)
-        return normalised_mutual_information(self.fixed, warp(self.moving, field), self._weight.at(field) > 0.5)
-
-    def better_start(self, predicted: Tensor) -> Tensor:
-        """T's field where both measures prefer it to none, else none: where T knows no such images it does harm."""
-        return _preferred(predicted, self.edges, self.information)
-
-    def better_coarse_start(self, predicted: Tensor) -> Tensor:
-        """The same at half resolution, which takes a tenth of the time."""
-        return _preferred(predicted, self.coarse_edges, self.coarse_information)
-
-    def size(self, field: Tensor) -> float:
-        """Mean displacement where the similarity counts, voxels of the working grid."""
-        field = self._at_full(field)
-        return float((field.square().sum(1, keepdim=True).sqrt() * self.mask).sum() / self.mask.sum().clamp_min(1))
-
-    def gain(self, field: Tensor) -> float:
-        """Share by which a few fluid steps by intensities alone better the match of edges at half resolution."""
-        given = {"mask": self.mask, "lesions": self.lesions, "compared": self.compared}
-        probe = refine_fluid(self.fixed, self.moving, field, _PROBE_STEPS, **given, settings=_PROBE)
-        return self.coarse_edges(probe) / max(self.coarse_edges(field), 1e-9) - 1
-
-    def coarse_edges(self, field: Tensor) -> float:
-        """The match of edges at half resolution, where noise counts less."""
-        fixed, moved, weight = self._coarse(field)
-        return float(GradientSimilarity(fixed, DEFAULT_SETTINGS.epsilon, squared=True, mask=weight)(moved))
-
-    def coarse_information(self, field: Tensor) -> float:
-        """Normalised mutual information at half resolution, in [0, 1]."""
-        fixed, moved, weight = self._coarse(field)
-        return normalised_mutual_information(fixed, moved, weight > 0.5)
-
-    def _coarse(self, field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The fixed and the moved image at half resolution, and how much each voxel counts."""
-        fixed, moving = self.compared.images(2)
-        field = resize(field, tuple(fixed.shape[2:]))
-        return fixed, warp(moving, field), Weight.of(self.compared.mask(2), self.lesions).at(field)
-
-    def _at_full(self, field: Tensor) -> Tensor:
-        return resize(field.float(), tuple(self.fixed.shape[2:]))
-
-
-def _preferred(predicted: Tensor, *measures: Callable[[Tensor], float]) -> Tensor:
-    """A field where every measure prefers it to none, else none."""
-    predicted = predicted.float()
-    none = torch.zeros_like(predicted)
-    return predicted if all(measure(predicted) > measure(none) for measure in measures) else none
