@@ -57,6 +57,16 @@ def test_a_region_within_tissue_is_all_content(rng: np.random.Generator) -> None
         assert find_content(Image(beside, Grid(beside.shape, np.eye(4)), "beside")).mask[35:].mean() < 0.01
 
 
+def test_bright_noise_around_an_object_is_air(rng: np.random.Generator) -> None:
+    """As a surface coil has it: neither dark nor alike, but on all faces and not in the middle."""
+    image = ball()
+    shown = image.data > 0
+    data = np.where(shown, 3 + image.data, rng.uniform(0, 2.4, image.data.shape)).astype(np.float32)
+    mask = find_content(Image(data, image.grid, "noisy")).mask
+    assert mask[shown].mean() > 0.9
+    assert mask[~shown].mean() < 0.1
+
+
 def test_a_slab_is_no_region() -> None:
     image = ball()
     assert not view(image.data[:, :, 30:55], image).is_region

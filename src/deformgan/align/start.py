@@ -82,13 +82,38 @@ def find_start(fixed: Scan, moving: Scan, transform: TransformKind = "joint", in
 
 def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -> np.ndarray:
     """The 4×4 that the affine stage ends with, fixed to moving."""
-    rigid = transform == "rigid"
+    if fixed.content.field_of_view.is_limited and moving.content.field_of_view.is_limited:
+        return _mutual(fixed, moving, transform, near=near)
     if _shows_part(moving, fixed):
         # where the part is the fixed image, nearly all that is compared lies in what both show
-        return np.linalg.inv(_found(moving, fixed, transform, near=near))
+        return np.linalg.inv(_found_from(moving, fixed, transform, near=near))
+    return _found_from(fixed, moving, transform, near=near)
+
+
+def _mutual(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -> np.ndarray:
+    """Of two parts the map, found from one or from the other, by which each agrees better with the other."""
+    ways = [
+        _found_from(fixed, moving, transform, near=near),
+        np.linalg.inv(_found_from(moving, fixed, transform, near=near)),
+    ]
+    _, size = adult_sized(*subsampled_pair(fixed, moving))
+    there, back = _measured(fixed, moving, size), _measured(moving, fixed, size)
+
+    def agreement(way: np.ndarray) -> float:
+        sized = way.copy()
+        sized[:3, 3] /= size
+        return there.score(sized) * back.score(np.linalg.inv(sized))
+
+    return max(ways, key=agreement)
+
+
+def _found_from(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -> np.ndarray:
+    """The same, compared where the fixed image shows something."""
+    rigid = transform == "rigid"
     pair, size = adult_sized(*subsampled_pair(fixed, moving))
     found, score = search(*pair, rigid=rigid, near=near)
-    if rigid and any(scan.content.field_of_view.is_limited for scan in (fixed, moving)):
+    parts = any(scan.content.field_of_view.is_limited for scan in (fixed, moving))
+    if rigid and parts:
         # parts of which one shows a little more meet only where they may stretch
         found, score = max((found, score), as_rigid(search(*pair, near=near)[0], *pair), key=lambda one: one[1])
     if corrected := (without := without_borders(found, *pair, rigid=rigid)) is not found:
@@ -100,6 +125,8 @@ def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -
         found = _joint(found, stiff, _measured(fixed, moving, size))
     elif score_of(np.eye(4), *pair) >= _TRUST * score:
         found = np.eye(4)
+    elif parts:  # a thin one may be drawn out, which the images' own voxels tell
+        found = max((found, stiff, np.eye(4)), key=_measured(fixed, moving, size).score)
     found[:3, 3] *= size
     return found
 

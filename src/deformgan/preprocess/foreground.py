@@ -20,6 +20,7 @@ _WHITE = 0.998  # quantile of the values that bounds the histogram of Otsu's met
 # air's middle value above the lowest, of the range of values, and its median deviation, of the distance to what it
 # surrounds: air in 40 scans of heads, people's and animals', has at most .1 or .06, where tissue alone has both larger
 _AIR_LEVEL, _AIR_SPREAD = 0.12, 0.06
+_AROUND = 0.95, 0.6  # shares of the faces that air around an object takes, at least, and of that in the middle, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +111,21 @@ def _is_constant_background(candidate: np.ndarray) -> bool:
 
 
 def _is_air(sample: np.ndarray, dark: np.ndarray) -> bool:
-    """Whether the darker values are air's, near the lowest there are or near each other, and not a darker tissue's."""
+    """Whether the darker values are air's: near the lowest there are, near each other, or around all else."""
     low, high = float(sample.min()), float(np.quantile(sample, _WHITE))
     below, above = sample[dark].astype(np.float64), sample[~dark]
     level = float(np.median(below))
     if level - low <= _AIR_LEVEL * (high - low):
         return True
     spread = float(np.median(np.abs(below - level)))
-    return spread <= _AIR_SPREAD * (float(np.median(above)) - level)
+    return spread <= _AIR_SPREAD * (float(np.median(above)) - level) or _lies_around(dark)
+
+
+def _lies_around(dark: np.ndarray) -> bool:
+    """Whether it takes the faces of an image, and much less of its middle."""
+    faces = np.concatenate([np.moveaxis(dark, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)]).mean()
+    middle = dark[tuple(slice(n // 4, n - n // 4) for n in dark.shape)].mean()
+    return bool(faces >= _AROUND[0] and middle <= _AROUND[1] * faces)
 
 
 def _otsu(sample: np.ndarray, bins: int = 256) -> float:
