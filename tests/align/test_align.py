@@ -14,6 +14,7 @@ from tiny import write_tiny_model
 
 import deformgan
 import deformgan.align.search as search_module
+import deformgan.align.start as start_module
 from deformgan.align.options import TransformKind
 from deformgan.align.parts import Region, rated
 from deformgan.align.placement import Subsampled, adult_sized, subsample, subsampled_pair
@@ -94,6 +95,40 @@ def test_a_slab_finds_its_place(pair: tuple[Image, Image]) -> None:
     part = Image(moving.data[:, :, start:], Grid(moving.data[:, :, start:].shape, moving.grid.affine @ slab))
     moved, truth = rotated(part, Rotation.from_euler("z", 30, degrees=True), 0.83, (0, 0, 80))
     assert miss_mm(search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))[0], truth, fixed) < 3
+
+
+def slab_of(image: Image, low: int, high: int) -> Image:
+    place = np.eye(4)
+    place[2, 3] = low
+    data = image.data[:, :, low:high]
+    return Image(data, Grid(data.shape, image.grid.affine @ place))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_of_two_parts_what_is_found_from_either_is_judged_from_both(
+    pair: tuple[Image, Image], lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one of them the search may be lost where the other part has nothing."""
+    fixed, moving = (Scan.of(slab_of(image, 18, 40)) for image in pair)
+    away = np.eye(4)
+    away[:3, 3] = (25, 0, 10)
+    found = [np.eye(4), np.eye(4)]
+    found[lost] = np.linalg.inv(away) if lost else away
+    monkeypatch.setattr(start_module, "_found_from", lambda one, *_, near: found[one.image.data is moving.image.data])
+    assert fixed.content.field_of_view.is_limited
+    np.testing.assert_allclose(find_start(fixed, moving, "joint").fixed_to_moving, np.eye(4), atol=1e-9)
+
+
+def test_a_map_that_draws_a_thin_part_out_gives_way_to_the_headers(
+    pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coarse voxels may prefer it; the images' own tell."""
+    drawn = np.diag([1.0, 1.0, 0.7, 1.0])
+    monkeypatch.setattr(start_module, "search", lambda *_, **__: (drawn, 0.9))
+    monkeypatch.setattr(start_module, "without_borders", lambda found, *_, **__: found)
+    monkeypatch.setattr(start_module, "as_rigid", lambda *_: (drawn, 0.1))
+    start = find_start(Scan.of(slab_of(pair[0], 24, 34)), Scan.of(slab_of(pair[1], 24, 34)), "joint")
+    np.testing.assert_array_equal(start.fixed_to_moving, np.eye(4))
 
 
 def test_a_slab_is_found_in_a_brain_as_the_brain_is_in_the_slab(pair: tuple[Image, Image]) -> None:

@@ -57,6 +57,13 @@ def test_a_head_onto_a_brain(phantom: Phantom, rng: np.random.Generator) -> None
     assert any("both images show more" in why for why in explained(FAILED, scan(noisy), scan(noisy)).causes)
 
 
+def test_a_region_is_no_head(rng: np.random.Generator) -> None:
+    region = scan((1 + rng.random((20, 20, 20))).astype(np.float32))
+    causes = explained(FAILED, region, region).causes
+    assert "fixed image shows a region alone" in causes[0]
+    assert not any("more than a brain" in why for why in causes)
+
+
 def test_thick_slices(phantom: Phantom) -> None:
     thick = phantom.t1[:, :, ::2].repeat(3, 0).repeat(3, 1)
     assert "slices of 8.0 mm" in first(scan(phantom.t2), scan(thick, (4 / 3, 4 / 3, 8.0)))

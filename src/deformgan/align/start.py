@@ -29,6 +29,7 @@ _NOTHING = 0.1  # voxels: no reason to sample the image anew
 # to be believed: rigid motion of one person keeps 0.98 and more, another person's brain 0.956 at most
 _RIGID, _RIGID_FINEST = 0.97, 0.95
 _PART = 0.9  # of what the other image shows, below which an image that is cut off counts as a part of it
+_DRAWN = 2.0  # share of their agreement that two parts' map loses for the sum of squares of its log stretches
 _RIGID_ALONE = 0.98  # share of a fitted affine map's score that a rigid one must keep to be taken for it
 
 _Measured = Finest | Edges
@@ -91,7 +92,10 @@ def _found(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -
 
 
 def _mutual(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) -> np.ndarray:
-    """Of two parts the map, found from one or from the other, by which each agrees better with the other."""
+    """Of two parts the map, found from one or from the other, by which each agrees better with the other.
+
+    Parts that are drawn out or made smaller find others to agree with.
+    """
     ways = [
         _found_from(fixed, moving, transform, near=near),
         np.linalg.inv(_found_from(moving, fixed, transform, near=near)),
@@ -102,7 +106,9 @@ def _mutual(fixed: Scan, moving: Scan, transform: TransformKind, *, near: bool) 
     def agreement(way: np.ndarray) -> float:
         sized = way.copy()
         sized[:3, 3] /= size
-        return there.score(sized) * back.score(np.linalg.inv(sized))
+        stretches = np.log(np.linalg.svd(way[:3, :3])[1])
+        straight = max(0.0, 1 - _DRAWN * float(np.square(stretches).sum()))
+        return there.score(sized) * back.score(np.linalg.inv(sized)) * straight
 
     return max(ways, key=agreement)
 

@@ -28,6 +28,7 @@ class Shown:
         is_cut: Whether the content goes on beyond the image.
         is_head: Whether it is more than a brain.
         slice_mm, side_mm: The largest and the smallest side of a voxel.
+        is_region: Whether it is cut off on most sides.
     """
 
     role: str
@@ -36,15 +37,17 @@ class Shown:
     is_head: bool
     slice_mm: float
     side_mm: float
+    is_region: bool = False
 
     @classmethod
     def of(cls, role: str, scan: Scan) -> Shown:
         """What a scan shows."""
         grid, content = scan.image.grid, scan.content
         litres = content.volume_mm3(grid) / 1e6
-        is_head = litres > _HEAD_LITRES or not content.zero_background
+        view = content.field_of_view
+        is_head = litres > _HEAD_LITRES or not (content.zero_background or view.is_region)
         side, thick = (float(x) for x in (grid.spacing.min(), grid.spacing.max()))
-        return cls(role, litres, content.field_of_view.is_limited, is_head, thick, side)
+        return cls(role, litres, view.is_limited, is_head, thick, side, view.is_region)
 
 
 def explained(quality: Quality, fixed: Scan, moving: Scan, *, subject: str = "auto", searched: bool = False) -> Quality:
@@ -71,6 +74,9 @@ def _causes(
     if quality.is_mirrored:
         yield "left and right are exchanged in one header: compare a side that is known, and correct that header"
     yield from _partial(quality, shown)
+    for one in shown:
+        if one.is_region:
+            yield f"the {one.role} image shows a region alone: give more of what is around it, if there is more"
     heads = [one for one in shown if one.is_head]
     ratio = moving.litres / max(fixed.litres, 1e-9)
     if len(heads) == 1:
