@@ -65,8 +65,12 @@ def _values_on_faces(sample: np.ndarray) -> np.ndarray:
 
 def counts_on_faces(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values on the six faces of (D, H, W), ascending, and how often each is there."""
-    faces = [np.moveaxis(sample, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)]
-    return np.unique(np.concatenate(faces), return_counts=True)
+    return np.unique(on_faces(sample), return_counts=True)
+
+
+def on_faces(sample: np.ndarray) -> np.ndarray:
+    """The values on the six faces of (D, H, W), (N,)."""
+    return np.concatenate([np.moveaxis(sample, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)])
 
 
 def _beside(sample: np.ndarray, rim: np.ndarray, blurred: int) -> tuple[np.ndarray, float]:
