@@ -90,9 +90,7 @@ def test_a_known_map_is_found(
 
 def test_a_slab_finds_its_place(pair: tuple[Image, Image]) -> None:
     fixed, moving = pair
-    slab = np.eye(4)
-    slab[2, 3] = start = moving.data.shape[2] // 2
-    part = Image(moving.data[:, :, start:], Grid(moving.data[:, :, start:].shape, moving.grid.affine @ slab))
+    part = slab_of(moving, moving.data.shape[2] // 2, moving.data.shape[2])
     moved, truth = rotated(part, Rotation.from_euler("z", 30, degrees=True), 0.83, (0, 0, 80))
     assert miss_mm(search(*subsampled_pair(Scan.of(fixed), Scan.of(moved)))[0], truth, fixed) < 3
 
@@ -135,9 +133,7 @@ def test_a_slab_is_found_in_a_brain_as_the_brain_is_in_the_slab(pair: tuple[Imag
     """Of the two the part is the one that is searched from, whichever is the fixed image."""
     whole, other = pair
     lower = other.data.shape[2] // 3
-    slab = np.eye(4)
-    slab[2, 3] = lower
-    part = Image(other.data[:, :, lower:-lower], Grid(other.data[:, :, lower:-lower].shape, other.grid.affine @ slab))
+    part = slab_of(other, lower, other.data.shape[2] - lower)
     moved, truth = rotated(part, Rotation.from_euler("xyz", (8, -6, 10), degrees=True), 1.0, (4, -9, 7))
     there = find_start(Scan.of(whole), Scan.of(moved), "rigid").fixed_to_moving
     back = find_start(Scan.of(moved), Scan.of(whole), "rigid").fixed_to_moving

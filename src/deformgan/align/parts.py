@@ -33,7 +33,7 @@ class Region:
     @classmethod
     def of(cls, fixed: Subsampled, moving: Subsampled, centres_mm: tuple[np.ndarray, np.ndarray]) -> Region | None:
         """None where both images show what ends within them."""
-        if not (fixed.is_region or moving.is_region):
+        if not has_region(fixed, moving):
             return None
         smaller = min(_volume_mm3(fixed), _volume_mm3(moving))
         return cls(torch.from_numpy(centres_mm[0] - centres_mm[1]).float(), max(smaller, 1e-6) ** (1 / 3))
@@ -60,7 +60,12 @@ def _volume_mm3(subsampled: Subsampled) -> float:
 
 def compares_parts(fixed: Subsampled, moving: Subsampled) -> bool:
     """Whether an image shows a part of what the other does, or both show parts that may differ."""
-    return is_partial(volume_ratio(fixed, moving)) or fixed.is_region or moving.is_region
+    return is_partial(volume_ratio(fixed, moving)) or has_region(fixed, moving)
+
+
+def has_region(fixed: Subsampled, moving: Subsampled) -> bool:
+    """Whether an image is cut off on most sides, so that nothing tells the pair's relative size."""
+    return fixed.is_region or moving.is_region
 
 
 def is_partial(ratio: float) -> bool:

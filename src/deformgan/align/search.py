@@ -5,7 +5,9 @@ Else rotations all over SO(3) are scored at low resolution, the best are improve
 while resolution and degrees of freedom rise, and the last few are compared where left and right, front and back differ.
 Where one image shows much less of the brain than the other, a part of it fits many places: then everything is searched,
 the headers' and the centres' places are improved at fine resolution too, the best of all is slid along the smaller
-image's axes and improved again, and maps that distort or leave the headers' orientation must fit better.
+image's axes and improved again, and maps that distort or leave the headers' orientation must fit better. The same where
+one is a region cut out on most sides, which tells no size: no other scales are tried, and maps far from the headers'
+place must fit better too.
 The map never mirrors: a header that does shows one hemisphere as the other, and nothing in a single brain tells.
 """
 
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from deformgan.align.ascent import CHUNK, Round, centred, improved, improved_map, world
 from deformgan.align.parameters import AFFINE, RADIUS_MM, RIGID, SIMILARITY, Maps
-from deformgan.align.parts import Region, compares_parts, is_partial, rated, volume_ratio
+from deformgan.align.parts import Region, compares_parts, has_region, is_partial, rated, volume_ratio
 from deformgan.align.placement import Subsampled
 from deformgan.align.similarity import Level, make_level, nmi_score
 from deformgan.spatial.native.threads import most_threads, one_thread
@@ -182,11 +184,9 @@ def _starts(
     headers[0, :3] = torch.from_numpy(centres_mm[0] - centres_mm[1]).float()
     every = _rotations(_ROTATIONS)
     all_rotations, theta = [torch.eye(3).repeat(2, 1, 1)], [headers]
-    scales = (
-        [1.0]
-        if rigid or fixed.is_region or moving.is_region
-        else [*_SCALES, *([whole] if min(abs(whole - s) for s in _SCALES) > _NEW else [])]
-    )
+    scales = [*_SCALES, *([whole] if min(abs(whole - s) for s in _SCALES) > _NEW else [])]
+    if rigid or has_region(fixed, moving):
+        scales = [1.0]
     for scale in scales:
         shares = ratio / scale**3
         offsets = torch.zeros(1, 3)

@@ -85,11 +85,11 @@ def foreground(image: Image) -> tuple[np.ndarray, bool, float]:
     """Foreground mask, whether the background is constant, and the value that becomes 0."""
     data = image.data
     sample = data[::2, ::2, ::2]
-    if sample.min() == sample.max():
-        sample = data
-    for value in dict.fromkeys((0, sample.min(), _most_common_on_faces(sample))):
+    if (low := sample.min()) == sample.max():
+        sample, low = data, data.min()
+    for value in dict.fromkeys((0, low, _most_common_on_faces(sample))):
         if _is_constant_background(sample == value):
-            below = value if sample.min() == value else np.quantile(sample[sample != value], OUTLIER_FRACTION)
+            below = value if low == value else np.quantile(sample[sample != value], OUTLIER_FRACTION)
             return data != value, True, float(min(value, below))
     threshold = _otsu(sample)
     dark = sample <= threshold
